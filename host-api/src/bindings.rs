@@ -1,0 +1,461 @@
+//! What an environment says about services and stores: the plain data that the configuration file is read into.
+//!
+//! Every struct refuses unknown keys. Relative paths are relative to the configuration file; [`Service::anchor`] makes them absolute.
+//!
+//! Text templates (commands, environment, URLs) may use: `{version}`, `{dir}` (a version's directory while it is installed),
+//! `{current}` (the installed version's directory), `{port}` and `{scratch}` (of a scratch instance), and `{place.SOURCE}`
+//! (a candidate's path or database name, in scratch; the live one elsewhere).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A service: what is preserved and recovered as one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Service {
+    /// Its sources by name.
+    #[serde(default)]
+    pub source: BTreeMap<String, Source>,
+    /// How the live service is started and stopped.
+    pub control: Option<Control>,
+    /// How versions are installed.
+    pub install: Option<Install>,
+    /// How it is started on a candidate.
+    pub scratch: Option<Scratch>,
+    /// Its HTTP endpoints by name.
+    #[serde(default)]
+    pub endpoint: BTreeMap<String, Endpoint>,
+    /// When it is ready.
+    pub ready: Option<Ready>,
+    /// Queries that policies may run by name.
+    #[serde(default)]
+    pub query: BTreeMap<String, NamedQuery>,
+    /// Known records: one value each, asked in the snapshot, kept in the manifest, asked again of a candidate.
+    #[serde(default)]
+    pub known: BTreeMap<String, NamedQuery>,
+    /// Time of the newest record: one value, ISO 8601 or Unix seconds.
+    pub newest: Option<NamedQuery>,
+    /// Checks between a database and a directory.
+    #[serde(default)]
+    pub reference: BTreeMap<String, Reference>,
+    /// What will run again after a promotion: one number each, shown to whoever is asked.
+    #[serde(default)]
+    pub rerun: BTreeMap<String, NamedQuery>,
+}
+
+/// A source of data.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Source {
+    /// A PostgreSQL database.
+    Postgres(PostgresSource),
+    /// An SQLite file.
+    Sqlite(SqliteSource),
+    /// A directory.
+    Files(FilesSource),
+}
+
+/// A PostgreSQL database and the way to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PostgresSource {
+    /// Host name or socket directory.
+    pub host: String,
+    /// Port.
+    #[serde(default = "default_postgres_port")]
+    pub port: u16,
+    /// The database.
+    pub database: String,
+    /// The role that dumps, restores and promotes.
+    pub user: String,
+    /// Its password.
+    pub password: Option<Secret>,
+    /// A database to connect to while the other is renamed or absent.
+    #[serde(default = "default_maintenance_database")]
+    pub maintenance_database: String,
+    /// Where `pg_dump`, `pg_restore` and `psql` are; otherwise the PATH decides.
+    pub bin_dir: Option<PathBuf>,
+    /// Command in front of every tool (`sudo -u postgres`), as a list.
+    #[serde(default)]
+    pub prefix: Vec<String>,
+}
+
+fn default_postgres_port() -> u16 {
+    5432
+}
+
+fn default_maintenance_database() -> String {
+    "postgres".into()
+}
+
+/// An SQLite file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SqliteSource {
+    /// The database file.
+    pub path: PathBuf,
+    /// How long a backup may hold a read lock where that blocks writers (rollback-journal mode), milliseconds. Above it, the copy is
+    /// made in steps that let writers in between, and may not come to an end under constant writes.
+    #[serde(default = "default_lock_budget_ms")]
+    pub lock_budget_ms: u64,
+}
+
+// SQLite clients commonly wait five seconds for a lock; a second of margin for a slow disk on top of that would be none.
+fn default_lock_budget_ms() -> u64 {
+    3_000
+}
+
+/// A directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FilesSource {
+    /// The directory.
+    pub path: PathBuf,
+}
+
+/// How a live service is controlled.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Control {
+    /// By commands of a service manager, which owns the process.
+    Command(CommandControl),
+    /// A child of `lifeboat serve`.
+    Child(ChildControl),
+}
+
+/// Commands of a service manager. Each is an argument list; no shell.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CommandControl {
+    /// Starts it.
+    pub start: Vec<String>,
+    /// Stops it.
+    pub stop: Vec<String>,
+    /// Exit code 0: running; 3 (as `systemctl is-active`): stopped; anything else: unknown.
+    pub status: Vec<String>,
+    /// How long start and stop may take.
+    #[serde(default = "default_control_timeout_s")]
+    pub timeout_s: u64,
+    /// Ports that are closed when it is stopped.
+    #[serde(default)]
+    pub ports: Vec<u16>,
+}
+
+/// A child process of `lifeboat serve`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ChildControl {
+    /// The command, an argument list; no shell.
+    pub command: Vec<String>,
+    /// Working directory.
+    pub directory: Option<PathBuf>,
+    /// Environment on top of a minimal one (PATH, HOME, LANG).
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Secrets for its environment.
+    #[serde(default)]
+    pub secret: BTreeMap<String, Secret>,
+    /// How long start and stop may take; then it is killed.
+    #[serde(default = "default_control_timeout_s")]
+    pub timeout_s: u64,
+    /// Ports that are closed when it is stopped.
+    #[serde(default)]
+    pub ports: Vec<u16>,
+}
+
+fn default_control_timeout_s() -> u64 {
+    60
+}
+
+/// How versions of a service are installed: each into `DIRECTORY/VERSION-ATTEMPT`, then one symbolic link `DIRECTORY/current`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Install {
+    /// Where versions live.
+    pub directory: PathBuf,
+    /// Proves, changing nothing, that `{version}` can be had (`pip download --no-deps …`).
+    pub installable: Vec<String>,
+    /// Installs `{version}` into `{dir}`, which exists and is empty.
+    pub command: Vec<String>,
+    /// Run after it: must succeed and print the version.
+    pub check: Vec<String>,
+    /// How long each may take.
+    #[serde(default = "default_install_timeout_s")]
+    pub timeout_s: u64,
+}
+
+fn default_install_timeout_s() -> u64 {
+    900
+}
+
+/// How the service is started on a candidate, in quarantine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Scratch {
+    /// The command, an argument list; no shell. Its working directory is `{scratch}`.
+    pub command: Vec<String>,
+    /// Environment on top of a minimal one: what switches worker, retention and outbound traffic off stands here.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Secrets for its environment.
+    #[serde(default)]
+    pub secret: BTreeMap<String, Secret>,
+    /// Where each file source belongs below the scratch directory; otherwise its own name.
+    #[serde(default)]
+    pub layout: BTreeMap<String, PathBuf>,
+    /// Statements run on a source of the candidate before the start.
+    #[serde(default)]
+    pub quarantine: BTreeMap<String, Vec<String>>,
+    /// Facts that must be the same after the stop as before the start.
+    #[serde(default)]
+    pub unchanged: BTreeMap<String, NamedQuery>,
+    /// How long start and stop may take.
+    #[serde(default = "default_control_timeout_s")]
+    pub timeout_s: u64,
+}
+
+/// An HTTP endpoint.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Endpoint {
+    /// Base URL of the live service, `http://127.0.0.1:8080`.
+    pub url: String,
+    /// Base URL of a scratch instance; `{port}` stands for the port it was given.
+    #[serde(default = "default_scratch_url")]
+    pub scratch_url: String,
+    /// Request headers whose values are secrets: `Authorization = { file = "…", prefix = "Bearer " }`.
+    #[serde(default)]
+    pub header: BTreeMap<String, Secret>,
+    /// PEM file with the roots to trust; otherwise no TLS endpoint can be reached.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with a client certificate and its key.
+    pub client_identity_file: Option<PathBuf>,
+    /// Values that may leave an answer, by name.
+    #[serde(default)]
+    pub capture: BTreeMap<String, Capture>,
+}
+
+fn default_scratch_url() -> String {
+    "http://127.0.0.1:{port}".into()
+}
+
+/// A value that a policy may learn from an answer; at most 256 bytes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Capture {
+    /// Method of the requests it applies to.
+    #[serde(default = "default_capture_method")]
+    pub method: String,
+    /// Path of the requests it applies to, exactly.
+    pub path: String,
+    /// JSON pointer of the value.
+    pub pointer: String,
+}
+
+fn default_capture_method() -> String {
+    "GET".into()
+}
+
+/// When a service is ready.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Ready {
+    /// Which endpoint to ask.
+    pub endpoint: String,
+    /// With which path.
+    pub path: String,
+    /// Values that its JSON answer must have, by JSON pointer; text may use `{version}`, `{scratch}` and `{place.SOURCE}`.
+    #[serde(default)]
+    pub equals: BTreeMap<String, serde_json::Value>,
+    /// How long to wait for all that.
+    #[serde(default = "default_control_timeout_s")]
+    pub timeout_s: u64,
+}
+
+/// One read-only statement on one source.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct NamedQuery {
+    /// Which source.
+    pub source: String,
+    /// One statement.
+    pub sql: String,
+    /// For people: what the value means.
+    pub words: Option<String>,
+}
+
+/// Each name that a query gives must be a file in a directory, and the reverse.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Reference {
+    /// The database source.
+    pub source: String,
+    /// Statement whose first column is a path relative to the directory.
+    pub sql: String,
+    /// The files source.
+    pub files: String,
+    /// How many files without a record, or records without a file, are fine (in-flight work at the time of the snapshot).
+    #[serde(default)]
+    pub tolerance: u64,
+}
+
+/// A secret, never in the configuration itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Secret {
+    /// A file that holds it; one line end at its end is cut.
+    pub file: Option<PathBuf>,
+    /// An environment variable of the engine that holds it.
+    pub env: Option<String>,
+    /// Text in front of it (`Bearer `).
+    #[serde(default)]
+    pub prefix: String,
+}
+
+/// A named place for backups.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Store {
+    /// A directory.
+    Directory(DirectoryStore),
+}
+
+/// A directory as a store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct DirectoryStore {
+    /// The directory; must exist, so that a mount that is missing is noticed instead of filled.
+    pub path: PathBuf,
+}
+
+impl Secret {
+    /// Reads it. Neither the value nor a part of it stands in any error.
+    pub fn read(&self) -> Result<String> {
+        let value = match (&self.file, &self.env) {
+            (Some(path), None) => std::fs::read_to_string(path)
+                .map(|text| {
+                    text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t)).unwrap_or(&text).to_owned()
+                })
+                .map_err(|e| Error::failed(format!("secret file {}: {e}", path.display())))?,
+            (None, Some(name)) => std::env::var(name)
+                .map_err(|_| Error::new(ErrorKind::NotFound, format!("environment variable {name} is not set")))?,
+            _ => return Err(Error::invalid("a secret needs exactly one of `file` and `env`")),
+        };
+        Ok(format!("{}{value}", self.prefix))
+    }
+
+    fn anchor(&mut self, base: &Path) {
+        if let Some(file) = &mut self.file {
+            *file = base.join(&*file);
+        }
+    }
+}
+
+impl Service {
+    /// Makes relative paths absolute, from the configuration file's directory.
+    pub fn anchor(&mut self, base: &Path) {
+        for source in self.source.values_mut() {
+            match source {
+                Source::Postgres(pg) => {
+                    if let Some(dir) = &mut pg.bin_dir {
+                        *dir = base.join(&*dir);
+                    }
+                    // A relative socket directory would depend on who starts us where.
+                    if pg.host.starts_with("./") || pg.host.starts_with("../") {
+                        pg.host = base.join(&pg.host).display().to_string();
+                    }
+                    if let Some(password) = &mut pg.password {
+                        password.anchor(base);
+                    }
+                }
+                Source::Sqlite(sqlite) => sqlite.path = base.join(&sqlite.path),
+                Source::Files(files) => files.path = base.join(&files.path),
+            }
+        }
+        if let Some(Control::Child(child)) = &mut self.control {
+            child.directory = Some(base.join(child.directory.as_deref().unwrap_or(Path::new(""))));
+            child.secret.values_mut().for_each(|s| s.anchor(base));
+        }
+        if let Some(install) = &mut self.install {
+            install.directory = base.join(&install.directory);
+        }
+        if let Some(scratch) = &mut self.scratch {
+            scratch.secret.values_mut().for_each(|s| s.anchor(base));
+        }
+        for endpoint in self.endpoint.values_mut() {
+            endpoint.header.values_mut().for_each(|s| s.anchor(base));
+            for path in [&mut endpoint.ca_file, &mut endpoint.client_identity_file].into_iter().flatten() {
+                *path = base.join(&*path);
+            }
+        }
+    }
+
+    /// Names of the sources in the order they are dumped: databases first, files after.
+    pub fn dump_order(&self) -> Vec<&String> {
+        let (databases, files): (Vec<_>, Vec<_>) =
+            self.source.iter().partition(|(_, s)| !matches!(s, Source::Files(_)));
+        databases.into_iter().chain(files).map(|(name, _)| name).collect()
+    }
+}
+
+impl Store {
+    /// Makes relative paths absolute, from the configuration file's directory.
+    pub fn anchor(&mut self, base: &Path) {
+        match self {
+            Self::Directory(dir) => dir.path = base.join(&dir.path),
+        }
+    }
+}
+
+/// Fills a text template; an unknown `{name}` is an error that lists the known ones.
+pub fn fill(template: &str, values: &BTreeMap<String, String>) -> Result<String> {
+    let mut out = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(open) = rest.find('{') {
+        out.push_str(&rest[..open]);
+        let after = &rest[open + 1..];
+        let Some(close) = after.find('}') else {
+            return Err(Error::invalid(format!("`{template}` has a `{{` without a `}}`")));
+        };
+        let name = &after[..close];
+        match values.get(name) {
+            Some(value) => out.push_str(value),
+            None => {
+                let known: Vec<_> = values.keys().map(|k| format!("{{{k}}}")).collect();
+                return Err(Error::invalid(format!("`{template}` uses `{{{name}}}`, which is not known here"))
+                    .hint(format!("known here: {}", known.join(", "))));
+            }
+        }
+        rest = &after[close + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_fill_or_name_what_is_known() {
+        let values = BTreeMap::from([("port".to_owned(), "80".to_owned())]);
+        assert_eq!(fill("http://x:{port}/", &values).unwrap(), "http://x:80/");
+        let error = fill("{prot}", &values).unwrap_err();
+        assert_eq!(error.hint.as_deref(), Some("known here: {port}"));
+        assert!(fill("{port", &values).is_err());
+    }
+
+    #[test]
+    fn a_secret_loses_one_line_end_and_gains_its_prefix() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "s3cret\n").unwrap();
+        let secret = Secret { file: Some(file.path().into()), env: None, prefix: "Bearer ".into() };
+        assert_eq!(secret.read().unwrap(), "Bearer s3cret");
+        let neither = Secret { file: None, env: None, prefix: String::new() };
+        assert!(neither.read().is_err());
+    }
+}

@@ -1,0 +1,363 @@
+//! Children: own process group, no shell, a minimal environment, stderr's tail kept, killed on deadline or cancellation.
+//!
+//! Exit code, signal and stderr decide what happened; a child is never left behind by a step that ends.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::context::StepContext;
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// How much of stderr is kept: enough for any honest error, bounded for any other.
+const STDERR_BYTES_MAX: usize = 64 * 1024;
+/// How often a watcher looks at deadline and cancellation.
+const WATCH_INTERVAL: Duration = Duration::from_millis(25);
+
+/// What to run.
+#[derive(Debug, Clone, Default)]
+pub struct Spec {
+    /// Program and arguments. Secrets never stand here.
+    pub arguments: Vec<OsString>,
+    /// Environment on top of the minimal one; secrets may stand here.
+    pub environment: BTreeMap<String, String>,
+    /// Working directory.
+    pub directory: Option<PathBuf>,
+}
+
+impl Spec {
+    /// A command of a program and its arguments.
+    pub fn new<S: Into<OsString>>(arguments: impl IntoIterator<Item = S>) -> Self {
+        Self { arguments: arguments.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Adds a variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.environment.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The program's name, for messages.
+    pub fn program(&self) -> String {
+        self.arguments.first().map_or_else(|| "(nothing)".into(), |p| p.to_string_lossy().into_owned())
+    }
+
+    /// A [`Command`] in its own process group with the minimal environment: PATH, HOME, LANG, USER, TMPDIR of ours, and what the spec adds.
+    pub fn command(&self) -> Result<Command> {
+        let [program, arguments @ ..] = self.arguments.as_slice() else {
+            return Err(Error::invalid("a command needs at least a program"));
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().process_group(0);
+        for name in ["PATH", "HOME", "LANG", "USER", "TMPDIR"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.envs(&self.environment);
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        Ok(command)
+    }
+}
+
+/// How a child ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// The end of what it wrote to stderr, at most 64 KiB.
+    pub stderr: String,
+}
+
+impl Ended {
+    /// Exit code 0.
+    pub fn success(&self) -> bool {
+        self.status.success()
+    }
+
+    /// `exit code 1` or `signal 9`.
+    pub fn how(&self) -> String {
+        match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "an unknown end".into(),
+        }
+    }
+
+    /// The last lines of stderr, for a message.
+    pub fn tail(&self) -> String {
+        let lines: Vec<&str> = self.stderr.lines().filter(|l| !l.trim().is_empty()).collect();
+        lines[lines.len().saturating_sub(5)..].join("; ")
+    }
+
+    /// An error unless the child succeeded.
+    pub fn require_success(&self, program: &str) -> Result<()> {
+        if self.success() {
+            return Ok(());
+        }
+        let tail = self.tail();
+        let said = if tail.is_empty() { "it said nothing on stderr".to_owned() } else { tail };
+        Err(Error::failed(format!("{program} ended with {}: {}", self.how(), crate::identifier::shown_long(&said))))
+    }
+}
+
+/// A running child.
+#[derive(Debug)]
+pub struct Child {
+    inner: std::process::Child,
+    program: String,
+    stderr: Option<JoinHandle<Vec<u8>>>,
+    watcher: Option<JoinHandle<()>>,
+    /// Tells the watcher that the child has been reaped, so that it kills no reused process id. Held locked while killing.
+    reaped: Arc<Mutex<bool>>,
+    /// Why the watcher killed it.
+    killed: Arc<Mutex<Option<Error>>>,
+    stop_watching: Arc<AtomicBool>,
+}
+
+impl Child {
+    /// Starts a child whose stdin and stdout are pipes; it is killed, with its group, when the context says so.
+    pub fn spawn(cx: &StepContext, spec: &Spec) -> Result<Self> {
+        cx.check()?;
+        let program = spec.program();
+        let mut inner = spec
+            .command()?
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| spawn_error(&program, &e))?;
+        let stderr = inner.stderr.take().expect("stderr is piped");
+        let stderr = std::thread::spawn(move || keep_tail(stderr));
+        let reaped = Arc::new(Mutex::new(false));
+        let killed = Arc::new(Mutex::new(None));
+        let stop_watching = Arc::new(AtomicBool::new(false));
+        let watcher = {
+            let (cx, reaped, killed, stop) = (cx.clone(), reaped.clone(), killed.clone(), stop_watching.clone());
+            let pid = inner.id();
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Acquire) {
+                    if let Err(why) = cx.check() {
+                        let reaped = reaped.lock().expect("no panic while held");
+                        if !*reaped {
+                            *killed.lock().expect("no panic while held") = Some(why);
+                            kill_group(pid);
+                        }
+                        return;
+                    }
+                    std::thread::park_timeout(WATCH_INTERVAL);
+                }
+            })
+        };
+        Ok(Self { inner, program, stderr: Some(stderr), watcher: Some(watcher), reaped, killed, stop_watching })
+    }
+
+    /// Its stdin; the child sees the end when it is dropped.
+    pub fn stdin(&mut self) -> ChildStdin {
+        self.inner.stdin.take().expect("stdin is taken once")
+    }
+
+    /// Its stdout.
+    pub fn stdout(&mut self) -> ChildStdout {
+        self.inner.stdout.take().expect("stdout is taken once")
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.inner.id()
+    }
+
+    /// Waits for its end. A child that was killed for deadline or cancellation is that error.
+    pub fn wait(mut self) -> Result<Ended> {
+        drop(self.inner.stdin.take());
+        let status = loop {
+            // Polled, so that the lock that guards against a reused pid is held only around the reaping itself.
+            let mut reaped = self.reaped.lock().expect("no panic while held");
+            if let Some(status) = self.inner.try_wait().doing(|| format!("waiting for {}", self.program))? {
+                *reaped = true;
+                break status;
+            }
+            drop(reaped);
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        self.stop();
+        let bytes = self.stderr.take().and_then(|t| t.join().ok()).unwrap_or_default();
+        if let Some(why) = self.killed.lock().expect("no panic while held").take() {
+            return Err(why.context(format!("{} was killed", self.program)));
+        }
+        Ok(Ended { status, stderr: String::from_utf8_lossy(&bytes).into_owned() })
+    }
+
+    fn stop(&mut self) {
+        self.stop_watching.store(true, Ordering::Release);
+        if let Some(watcher) = self.watcher.take() {
+            watcher.thread().unpark();
+            // A watcher that panicked has nothing left to do.
+            let _ = watcher.join();
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.stop();
+        let mut reaped = self.reaped.lock().expect("no panic while held");
+        if !*reaped {
+            kill_group(self.inner.id());
+            // Killed just now: the wait is short, and its result changes nothing.
+            let _ = self.inner.wait();
+            *reaped = true;
+        }
+    }
+}
+
+/// Runs a child to its end with this input; gives its stdout, at most `stdout_bytes_max`, and how it ended.
+pub fn run(cx: &StepContext, spec: &Spec, input: &[u8], stdout_bytes_max: usize) -> Result<(Vec<u8>, Ended)> {
+    let mut child = Child::spawn(cx, spec)?;
+    let mut stdin = child.stdin();
+    let input = input.to_vec();
+    let feeder = std::thread::spawn(move || {
+        // A child that does not read all of its input says so in its exit code.
+        let _ = std::io::Write::write_all(&mut stdin, &input);
+    });
+    let mut out = Vec::new();
+    let read = child.stdout().take(stdout_bytes_max as u64 + 1).read_to_end(&mut out);
+    if out.len() > stdout_bytes_max {
+        return Err(Error::failed(format!("{} wrote more than {stdout_bytes_max} bytes", spec.program())));
+    }
+    let ended = child.wait()?;
+    // The child is gone, so its end of the pipe is closed.
+    let _ = feeder.join();
+    read.doing(|| format!("reading from {}", spec.program()))?;
+    Ok((out, ended))
+}
+
+/// Runs a child that must succeed; gives its stdout as text.
+pub fn run_text(cx: &StepContext, spec: &Spec) -> Result<String> {
+    let (out, ended) = run(cx, spec, b"", 16 * 1024 * 1024)?;
+    ended.require_success(&spec.program())?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
+/// Sends SIGKILL to a process group.
+pub fn kill_group(pid: u32) {
+    signal_group(pid, rustix::process::Signal::KILL);
+}
+
+/// Sends a signal to a process group; one that is gone already is fine.
+pub fn signal_group(pid: u32, signal: rustix::process::Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(pid, signal);
+    }
+}
+
+/// Start time of a process in clock ticks since boot; with the pid, it identifies the process. None where it is gone.
+pub fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name may hold spaces and brackets; the fields are counted from the last bracket. Field 22 is the start time.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace();
+    // A zombie is gone for every purpose of ours.
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// Waits until a condition holds, looking every few milliseconds; false when the limit passed first.
+pub fn wait_until(cx: &StepContext, limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if holds() {
+            return true;
+        }
+        if Instant::now() >= end || cx.check().is_err() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn spawn_error(program: &str, e: &std::io::Error) -> Error {
+    match e.kind() {
+        std::io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("{program}: no such program"))
+            .hint("install it, or name its directory in the configuration"),
+        _ => Error::failed(format!("{program} can't be started: {e}")),
+    }
+}
+
+fn keep_tail(stderr: impl Read) -> Vec<u8> {
+    let mut kept: Vec<u8> = Vec::new();
+    let mut reader = BufReader::new(stderr);
+    loop {
+        let chunk = match reader.fill_buf() {
+            Ok([]) | Err(_) => return kept,
+            Ok(chunk) => chunk,
+        };
+        kept.extend_from_slice(chunk);
+        let used = chunk.len();
+        reader.consume(used);
+        if kept.len() > 2 * STDERR_BYTES_MAX {
+            kept.drain(..kept.len() - STDERR_BYTES_MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cx(ms: u64) -> StepContext {
+        StepContext::detached("test", Duration::from_millis(ms))
+    }
+
+    #[test]
+    fn output_and_exit_code_are_kept_apart() {
+        let (out, ended) = run(&cx(10_000), &Spec::new(["cat"]), b"hello", 100).unwrap();
+        assert_eq!(out, b"hello");
+        assert!(ended.success());
+        let error = run_text(&cx(10_000), &Spec::new(["ls", "/nowhere-at-all"])).unwrap_err();
+        assert!(error.message.contains("exit code 2"), "{error}");
+        assert!(error.message.contains("nowhere-at-all"), "{error}");
+    }
+
+    #[test]
+    fn a_deadline_kills_the_child() {
+        let began = Instant::now();
+        let error = run_text(&cx(200), &Spec::new(["sleep", "60"])).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::TimedOut, "{error}");
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn the_environment_is_minimal() {
+        // Set by cargo for every test.
+        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+        let text = run_text(&cx(10_000), &Spec::new(["env"]).env("OURS", "1")).unwrap();
+        assert!(text.contains("OURS=1") && !text.contains("CARGO_MANIFEST_DIR"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = run_text(&cx(1000), &Spec::new(["no-such-program-here"])).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NotFound);
+        assert!(error.message.contains("no-such-program-here"));
+    }
+}

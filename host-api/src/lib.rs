@@ -1,0 +1,113 @@
+//! Lifeboat's primitives: what a host can do to back up and recover a service, with no WASM in sight.
+//!
+//! Each interface of the contract in `wit/` has a module of the same name here with one trait; [`Primitives`] is all of
+//! them together, and [`real::RealHost`] the implementation that touches real databases, files, stores and services.
+//! The engine reaches a primitive only through these traits, so a simulated world is a drop-in.
+//!
+//! | layer | modules |
+//! | --- | --- |
+//! | the contract's traits and values | [`catalog`], [`dump`], [`upload`], [`restore`], [`scratch`], [`service`], [`promote`], [`delete`], [`http_check`], [`query`] |
+//! | what they stand on | [`sources`] (postgres, sqlite, files), [`stores`], [`manifest`], [`pipeline`], [`child`], [`control`] |
+//! | words | [`bindings`] (what an environment says), [`context`], [`error`], [`identifier`] |
+
+pub mod bindings;
+pub mod catalog;
+pub mod child;
+pub mod context;
+pub mod control;
+pub mod delete;
+pub mod dump;
+pub mod error;
+pub mod http_check;
+pub mod identifier;
+pub mod manifest;
+pub mod pipeline;
+pub mod promote;
+pub mod query;
+pub mod real;
+pub mod restore;
+pub mod scratch;
+pub mod service;
+pub mod sources;
+pub mod stores;
+pub mod upload;
+
+pub use context::StepContext;
+pub use error::{Error, ErrorKind, Result};
+
+use serde::{Deserialize, Serialize};
+
+/// Every primitive: what the engine needs of a world, real or simulated.
+pub trait Primitives:
+    catalog::Catalog
+    + dump::Dump
+    + upload::Upload
+    + restore::Restore
+    + scratch::Scratch
+    + service::ServiceControl
+    + promote::Promote
+    + delete::Delete
+    + http_check::HttpCheck
+    + query::Query
+{
+}
+
+impl<T> Primitives for T where
+    T: catalog::Catalog
+        + dump::Dump
+        + upload::Upload
+        + restore::Restore
+        + scratch::Scratch
+        + service::ServiceControl
+        + promote::Promote
+        + delete::Delete
+        + http_check::HttpCheck
+        + query::Query
+{
+}
+
+/// Something a person should know about data or a procedure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Which rule found it: a documented, growing set (`row-count`, `reference`, …).
+    pub rule: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What was found.
+    pub message: String,
+    /// What to do about it; may be empty.
+    pub fix: String,
+}
+
+/// How bad a finding is. A verification with an error has not passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Should be looked at.
+    Warning,
+    /// The data or procedure is not what it must be.
+    Error,
+}
+
+impl Finding {
+    /// A finding of severity error.
+    pub fn error(rule: &str, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::new(rule, Severity::Error, message, fix)
+    }
+
+    /// A finding of severity warning.
+    pub fn warning(rule: &str, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::new(rule, Severity::Warning, message, fix)
+    }
+
+    /// A finding of severity info.
+    pub fn info(rule: &str, message: impl Into<String>) -> Self {
+        Self::new(rule, Severity::Info, message, "")
+    }
+
+    fn new(rule: &str, severity: Severity, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { rule: rule.into(), severity, message: message.into(), fix: fix.into() }
+    }
+}

@@ -1,0 +1,73 @@
+//! The host that touches real databases, files, stores and services.
+//!
+//! Each interface's module holds its trait and, below it, this host's implementation of it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use crate::bindings::{Service, Source, Store};
+use crate::error::{Context, Error, Result};
+use crate::sources::{SourceDriver, files::FilesDriver, postgres::PostgresDriver, sqlite::SqliteDriver};
+
+/// Real services and stores, by the names that an environment gives them.
+pub struct RealHost {
+    /// Services by name.
+    pub(crate) services: BTreeMap<String, Service>,
+    /// Stores by name.
+    pub(crate) stores: BTreeMap<String, Arc<crate::stores::ObjectStore>>,
+    /// Private space of the engine (0700): `spool/` for objects on their way, `candidates/ID` for scratch candidates, `serve.sock`.
+    pub(crate) state_dir: PathBuf,
+    /// Services started in quarantine by this process; they end with it.
+    pub(crate) instances: Mutex<BTreeMap<String, crate::scratch::Running>>,
+}
+
+impl RealHost {
+    /// A host over these services and stores. `state_dir` is made if absent, with mode 0700.
+    pub fn new(
+        services: BTreeMap<String, Service>,
+        stores: &BTreeMap<String, Store>,
+        state_dir: &Path,
+    ) -> Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir)
+            .doing(|| format!("creating {}", state_dir.display()))?;
+        let stores = stores
+            .iter()
+            .map(|(name, store)| Ok((name.clone(), Arc::new(crate::stores::ObjectStore::open(name, store)?))))
+            .collect::<Result<_>>()?;
+        Ok(Self { services, stores, state_dir: state_dir.to_owned(), instances: Mutex::default() })
+    }
+
+    /// A service by name.
+    pub(crate) fn service(&self, name: &str) -> Result<&Service> {
+        self.services.get(name).ok_or_else(|| Error::unknown("service", name, self.services.keys()))
+    }
+
+    /// A store by name.
+    pub(crate) fn store(&self, name: &str) -> Result<Arc<crate::stores::ObjectStore>> {
+        self.stores.get(name).cloned().ok_or_else(|| Error::unknown("store", name, self.stores.keys()))
+    }
+
+    /// The driver of a service's source.
+    pub(crate) fn driver(&self, service: &str, source: &str) -> Result<Arc<dyn SourceDriver>> {
+        let sources = &self.service(service)?.source;
+        let binding = sources.get(source).ok_or_else(|| Error::unknown("source", source, sources.keys()))?;
+        Ok(match binding {
+            Source::Postgres(pg) => Arc::new(PostgresDriver::new(source, pg.clone())),
+            Source::Sqlite(sqlite) => Arc::new(SqliteDriver::new(source, sqlite.clone())),
+            Source::Files(files) => Arc::new(FilesDriver::new(source, files.clone())),
+        })
+    }
+}
+
+/// Runs blocking work on a thread made for it.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
+        let what = if e.is_panic() { "a bug: the step's thread panicked" } else { "the step's thread was stopped" };
+        Err(Error::failed(what))
+    })
+}

@@ -1,0 +1,220 @@
+//! Sources: PostgreSQL databases, SQLite files, directories; one driver each, behind one trait.
+//!
+//! Drivers are blocking code: they live in children, pipes and files. The primitives call them on threads made for that.
+//! A driver knows its own kind of data and nothing of manifests as a whole, stores, approvals or runs.
+
+pub mod files;
+pub mod postgres;
+pub mod sqlite;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Finding;
+use crate::context::StepContext;
+use crate::error::Result;
+use crate::manifest::{ObjectEntry, SourceFacts, SourceManifest};
+
+/// One row of an answer: each value as text, `None` for NULL.
+pub type Row = Vec<Option<String>>;
+
+/// A question in SQL that is answered inside the snapshot that is dumped, or on a candidate.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The name the answer goes by.
+    pub name: String,
+    /// One read-only statement.
+    pub sql: String,
+    /// More rows than this are an error.
+    pub rows_max: usize,
+}
+
+/// Answers by the question's name.
+pub type Answers = BTreeMap<String, Vec<Row>>;
+
+/// What a driver made of a dump.
+#[derive(Debug)]
+pub struct Dumped {
+    /// When the snapshot was taken, Unix milliseconds.
+    pub started_at_ms: u64,
+    /// The stored objects; the first is the data.
+    pub objects: Vec<ObjectEntry>,
+    /// What is true of the content.
+    pub facts: SourceFacts,
+    /// Answers to the questions asked, from the same snapshot.
+    pub answers: Answers,
+    /// Things a person should know.
+    pub findings: Vec<Finding>,
+}
+
+/// Where a driver writes what it dumps: each object is compressed, hashed, counted and stored as it streams.
+pub trait ObjectSink {
+    /// Begins an object. `expected_bytes`: size of the content where known, for progress.
+    fn create(&self, role: &str, extension: &str, expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>>;
+}
+
+/// An object being written. Dropped without [`ObjectWriter::finish`], it is aborted and nothing of it counts.
+pub trait ObjectWriter: Write + Send {
+    /// Ends the object: on disk, or in the store, when this answers.
+    fn finish(self: Box<Self>) -> Result<ObjectEntry>;
+}
+
+/// Where a driver reads a backup's objects from.
+pub trait ObjectSource: Send + Sync {
+    /// Fetches an object into a private file in the engine's scratch space, decompressed. Space is checked first; size and digest of
+    /// the stored bytes and of the content have been compared with the entry when this answers.
+    fn spool(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<SpooledFile>;
+
+    /// Streams an object's content, decompressed, without keeping it. Reading to the end compares digests and fails at the end if they
+    /// differ: only for readers that can throw away what they did.
+    fn stream(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<Box<dyn Read + Send>>;
+}
+
+/// A private file that goes away with this value.
+#[derive(Debug)]
+pub struct SpooledFile {
+    /// The file; mode 0600, in a directory of mode 0700.
+    pub file: tempfile::NamedTempFile,
+    /// Its size, bytes.
+    pub bytes: u64,
+}
+
+impl SpooledFile {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+}
+
+/// Where a candidate goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Into a private directory (files), or a database of its own: for drills, thrown away.
+    Scratch {
+        /// The candidate's own directory; exists, mode 0700.
+        dir: PathBuf,
+        /// Where in it this source belongs, relative (`.kneo/kneo_runs.sqlite`).
+        relative: PathBuf,
+    },
+    /// Next to the live data under a generated name; can be promoted.
+    Beside,
+}
+
+/// One source of a candidate, as restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Member {
+    /// The source's name.
+    pub source: String,
+    /// Where it is: an absolute path, or a database's name.
+    pub place: String,
+    /// What identifies it: `device`, `inode`; or `system-identifier`, `oid`, `database`.
+    pub identity: Identity,
+    /// True if it lies beside the live data (and could be promoted).
+    pub beside: bool,
+}
+
+/// Properties that together tell one thing from every other; compared as a whole.
+pub type Identity = BTreeMap<String, String>;
+
+/// Options of a restore.
+#[derive(Debug, Clone, Default)]
+pub struct StageOptions {
+    /// Parallel jobs, where the driver has such.
+    pub jobs: u32,
+}
+
+/// What reading a member back found.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// Deviations from the manifest.
+    pub findings: Vec<Finding>,
+    /// Rows compared.
+    pub rows: u64,
+    /// Files compared.
+    pub files: u64,
+    /// Answers to the questions asked.
+    pub answers: Answers,
+}
+
+/// A member that was swapped with the live data. Enough to recognise every half-way state, to undo and to drop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Swap {
+    /// The source's name.
+    pub source: String,
+    /// Where the live data are: an absolute path, or a database's name.
+    pub live_place: String,
+    /// Where the other side is: the previous while the promotion is in service, the promoted data after an undo. For files this is the
+    /// candidate's former place; for databases a generated name.
+    pub other_place: String,
+    /// Identity of what was live before; none where nothing was there (a lost database).
+    pub previous: Option<Identity>,
+    /// Identity of what was promoted.
+    pub promoted: Identity,
+    /// What else must be carried or put back, by name (`datallowconn`, …).
+    pub carried: BTreeMap<String, String>,
+}
+
+/// One kind of source. All methods block; all respect the context's deadline and cancellation, and kill their children then.
+pub trait SourceDriver: Send + Sync {
+    /// Everything that can be checked before a dump begins: tools, versions, reachability, rights. An error names what to do.
+    fn check(&self, cx: &StepContext) -> Result<()>;
+
+    /// Dumps one consistent snapshot into the sink and answers questions from the same snapshot. No object counts unless this succeeds.
+    fn dump(&self, cx: &StepContext, sink: &dyn ObjectSink, questions: &[Question]) -> Result<Dumped>;
+
+    /// Restores beside the live data or into scratch. `id` is the candidate's id, from which every name is generated. The data in the
+    /// objects have been digest-checked by the time a tool reads them. On failure nothing is left behind, or the error says what is.
+    fn stage(
+        &self,
+        cx: &StepContext,
+        source: &SourceManifest,
+        objects: &dyn ObjectSource,
+        id: &str,
+        target: &Target,
+        options: &StageOptions,
+    ) -> Result<Member>;
+
+    /// Reads a member back and compares it with the manifest. An error means the check could not run, never that it passed.
+    fn verify(
+        &self,
+        cx: &StepContext,
+        member: &Member,
+        source: &SourceManifest,
+        questions: &[Question],
+    ) -> Result<Verified>;
+
+    /// Answers one question, read-only, on a member or (`None`) on the live data.
+    fn query(&self, cx: &StepContext, member: Option<&Member>, question: &Question) -> Result<Vec<Row>>;
+
+    /// Runs statements on a member in one transaction (quarantine). Never on live data.
+    fn execute(&self, cx: &StepContext, member: &Member, statements: &[String]) -> Result<()>;
+
+    /// Removes a member; done already is fine. Refuses what is not a member of ours (identity differs).
+    fn discard(&self, cx: &StepContext, member: &Member) -> Result<()>;
+
+    /// Identity of the live data now; none where nothing is there.
+    fn live_identity(&self, cx: &StepContext) -> Result<Option<Identity>>;
+
+    /// Identity of a member now; an error where it is gone.
+    fn member_identity(&self, cx: &StepContext, member: &Member) -> Result<Identity>;
+
+    /// Checks rights, names and file systems for a promotion, changing nothing. No finding of severity error: it can be done.
+    fn preflight(&self, cx: &StepContext, member: &Member) -> Result<Vec<Finding>>;
+
+    /// What a promotion of this member will do, written down before it is done.
+    fn plan_swap(&self, cx: &StepContext, member: &Member) -> Result<Swap>;
+
+    /// Puts the member in service and keeps the previous at `swap.other_place`. Done already is fine: identities decide.
+    fn promote(&self, cx: &StepContext, member: &Member, swap: &Swap) -> Result<()>;
+
+    /// Swaps back: the previous in service, the promoted data at `swap.other_place`. Done already is fine: identities decide.
+    fn undo(&self, cx: &StepContext, swap: &Swap) -> Result<()>;
+
+    /// Removes what is at `swap.other_place`, if it is the previous. Done already is fine.
+    fn drop_previous(&self, cx: &StepContext, swap: &Swap) -> Result<()>;
+}

@@ -1,0 +1,80 @@
+//! `cargo xtask`: what has to be on the machine, and the few things one does with it.
+//!
+//! ```text
+//! cargo xtask setup       a compiler for guests, PostgreSQL, kneo-serv
+//! cargo xtask policies    build the policies and pack them
+//! cargo xtask test        all of that, then every test
+//! ```
+//!
+//! What is found on the machine is used; what is missing is installed below `target/`, or as a
+//! distribution package, and named before it is.
+
+mod command;
+mod policies;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::setup::guests::Preference;
+use crate::workspace::Workspace;
+
+/// Set-up, policies and tests of Lifeboat
+#[derive(Parser)]
+#[command(name = "cargo xtask", after_help = ENVIRONMENT)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Shown below the verbs: the switches that are not arguments.
+const ENVIRONMENT: &str = "\
+Environment:
+  LIFEBOAT_GUEST_TOOLCHAIN=packages  build guests with Debian's compiler, without asking rustup
+  CARGO_TARGET_DIR                   where everything built or installed goes (else target/)";
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what the tests need; prints the variables that tell them where it is
+    Setup {
+        /// Build guests with Debian's compiler, as LIFEBOAT_GUEST_TOOLCHAIN=packages does
+        #[arg(long)]
+        packages: bool,
+    },
+    /// Build the policies and the tests' guests, pack them into target/policies
+    Policies,
+    /// Set up, build the policies, run every test
+    Test {
+        /// Passed on to `cargo test --workspace`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: &Verb) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    match verb {
+        Verb::Setup { packages } => {
+            let preference = Preference::from_environment(*packages)?;
+            setup::guests::toolchain(&workspace, preference)?;
+            setup::services(&workspace)?.print();
+            Ok(())
+        }
+        Verb::Policies => policies::build(&workspace),
+        Verb::Test { args } => test::run(&workspace, args),
+    }
+}

@@ -1,0 +1,68 @@
+//! What has to be on the machine: a compiler for guests, PostgreSQL, the reference service.
+
+mod debian;
+pub mod guests;
+mod kneo;
+mod postgres;
+mod python;
+mod stamp;
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use crate::command::Run;
+use crate::workspace::Workspace;
+
+/// The services tests run against.
+pub struct Services {
+    postgres: postgres::Postgres,
+    kneo: kneo::Kneo,
+}
+
+/// Finds or installs the services.
+///
+/// # Errors
+///
+/// If PostgreSQL or a package of the reference service can't be had. A missing Python for the
+/// reference service is no error: see [`Services::skipped`].
+pub fn services(workspace: &Workspace) -> Result<Services> {
+    Ok(Services {
+        postgres: postgres::find_or_install(workspace)?,
+        kneo: kneo::find_or_install(workspace)?,
+    })
+}
+
+impl Services {
+    /// The variables by which tests find the services.
+    pub fn variables(&self) -> Vec<(&'static str, OsString)> {
+        let mut variables = vec![("LIFEBOAT_PG_BIN", self.postgres.bin.clone().into())];
+        if let Some(user) = &self.postgres.user {
+            variables.push(("LIFEBOAT_PG_USER", user.into()));
+        }
+        if let kneo::Kneo::At(folder) = &self.kneo {
+            variables.push(("LIFEBOAT_KNEO", folder.into()));
+        }
+        variables
+    }
+
+    /// What can't be tested here, and why.
+    pub fn skipped(&self) -> Option<&'static str> {
+        match self.kneo {
+            kneo::Kneo::At(_) => None,
+            kneo::Kneo::NoPython => Some(kneo::NO_PYTHON),
+        }
+    }
+
+    /// Prints the variables as lines for a shell: `eval "$(cargo xtask setup)"`.
+    pub fn print(&self) {
+        for (key, value) in self.variables() {
+            println!("export {key}='{}'", value.display());
+        }
+    }
+}
+
+/// Whether packages may be installed and PostgreSQL refuses to run as us.
+fn is_root() -> Result<bool> {
+    Ok(Run::new("id").arg("-u").output()? == "0")
+}
