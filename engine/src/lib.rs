@@ -1,1 +1,157 @@
-//! x
+//! Lifeboat's engine: loads recovery policies, WebAssembly components, into a sandbox, and runs them against a host's primitives with every
+//! step on record.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use engine::{Engine, config::Config};
+//!
+//! # async fn example() -> engine::Result<()> {
+//! let config = Config::load("lifeboat.toml".as_ref())?;
+//! let environment = config.environment(Some("staging"))?;
+//! let engine = Engine::builder().state_directory(config.state_directory()).build()?;
+//! let binding = environment.policy("backup")?;
+//! let module = engine.load(&binding.read_module()?)?;
+//! let parameters = binding.parameters(&module.inspected.description, &["service=notes".into()])?;
+//! let options = environment.run_options("backup", &binding, parameters, "embedded")?;
+//! let ended = engine.run(&module, options).await?;
+//! println!("{}: {}", ended.status.word(), ended.summary);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A host with primitives of its own implements [`host_api::Primitives`] and fills [`run::RunOptions`] itself.
+
+pub mod approvals;
+pub mod calls;
+pub mod config;
+pub mod contract;
+pub mod direct;
+mod dispatch;
+pub mod error;
+pub mod grants;
+pub mod journal;
+mod locks;
+mod obligations;
+pub mod observe;
+pub mod policy;
+pub mod reporting;
+pub mod run;
+pub mod sandbox;
+mod step;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use wasmtime::component::Linker;
+
+use approvals::{Confirmer, Nobody};
+pub use error::{Error, Result};
+use journal::State;
+use observe::{Observer, Unwatched};
+use policy::Module;
+use sandbox::Sandbox;
+use sandbox::linker::Guest;
+
+/// Loads and runs policies. Holds no global state: several may live in one process.
+pub struct Engine {
+    sandbox: Sandbox,
+    state: Arc<State>,
+    confirmer: Arc<dyn Confirmer>,
+    observer: Arc<dyn Observer>,
+    linkers: Mutex<BTreeMap<String, Arc<Linker<Guest>>>>,
+}
+
+/// Makes an [`Engine`].
+pub struct Builder {
+    state_directory: PathBuf,
+    compile_cache: bool,
+    confirmer: Arc<dyn Confirmer>,
+    observer: Arc<dyn Observer>,
+}
+
+impl Engine {
+    /// A builder; the state lies in `.lifeboat`, nobody is asked and nobody watches until it is told otherwise.
+    pub fn builder() -> Builder {
+        Builder {
+            state_directory: PathBuf::from(".lifeboat"),
+            compile_cache: true,
+            confirmer: Arc::new(Nobody),
+            observer: Arc::new(Unwatched),
+        }
+    }
+
+    /// Checks and compiles a module.
+    pub fn load(&self, bytes: &[u8]) -> Result<Module> {
+        Module::load(&self.sandbox, bytes)
+    }
+
+    /// The journal and what is derived from it.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// The sandbox.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    pub(crate) fn confirmer(&self) -> Arc<dyn Confirmer> {
+        self.confirmer.clone()
+    }
+
+    pub(crate) fn observer(&self) -> Arc<dyn Observer> {
+        self.observer.clone()
+    }
+
+    /// The linker of a world; built once.
+    pub(crate) fn linker(&self, world: &str) -> Result<Arc<Linker<Guest>>> {
+        let mut linkers = self.linkers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(linker) = linkers.get(world) {
+            return Ok(linker.clone());
+        }
+        let linker = Arc::new(self.sandbox.linker(world)?);
+        linkers.insert(world.to_owned(), linker.clone());
+        Ok(linker)
+    }
+}
+
+impl Builder {
+    /// Where journal, evidence, scratch space and compile cache lie.
+    #[must_use]
+    pub fn state_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.state_directory = directory.into();
+        self
+    }
+
+    /// Compiles anew each time.
+    #[must_use]
+    pub fn without_compile_cache(mut self) -> Self {
+        self.compile_cache = false;
+        self
+    }
+
+    /// Who is asked for consent.
+    #[must_use]
+    pub fn confirmer(mut self, confirmer: Arc<dyn Confirmer>) -> Self {
+        self.confirmer = confirmer;
+        self
+    }
+
+    /// Who watches.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// Opens the state and makes the engine.
+    pub fn build(self) -> Result<Engine> {
+        let state = Arc::new(State::open(&self.state_directory)?);
+        // Inside the state directory, which only its owner can enter: a compiled module from anyone else is never taken.
+        let cache = std::path::absolute(self.state_directory.join("compiled"))
+            .map_err(|e| Error::new(error::Kind::Configuration, format!("state directory: {e}")))?;
+        let sandbox = Sandbox::new(self.compile_cache.then_some(cache.as_path()))?;
+        Ok(Engine { sandbox, state, confirmer: self.confirmer, observer: self.observer, linkers: Mutex::default() })
+    }
+}

@@ -1,6 +1,7 @@
 //! What an environment says about services and stores: the plain data that the configuration file is read into.
 //!
-//! Every struct refuses unknown keys. Relative paths are relative to the configuration file; [`Service::anchor`] makes them absolute.
+//! Every struct refuses unknown keys. Relative paths are relative to the configuration file, and so are words of commands that begin with
+//! `./` or `../`; [`Service::anchor`] makes them absolute.
 //!
 //! Text templates (commands, environment, URLs) may use: `{version}`, `{dir}` (a version's directory while it is installed),
 //! `{current}` (the installed version's directory), `{port}` and `{scratch}` (of a scratch instance), and `{place.SOURCE}`
@@ -171,7 +172,7 @@ fn default_control_timeout_s() -> u64 {
     60
 }
 
-/// How versions of a service are installed: each into `DIRECTORY/VERSION-ATTEMPT`, then one symbolic link `DIRECTORY/current`.
+/// How versions of a service are installed: each into `DIRECTORY/VERSION@ATTEMPT`, then one symbolic link `DIRECTORY/current`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Install {
@@ -376,14 +377,24 @@ impl Service {
                 Source::Files(files) => files.path = base.join(&files.path),
             }
         }
+        if let Some(Control::Command(command)) = &mut self.control {
+            for words in [&mut command.start, &mut command.stop, &mut command.status] {
+                anchor_words(words, base);
+            }
+        }
         if let Some(Control::Child(child)) = &mut self.control {
+            anchor_words(&mut child.command, base);
             child.directory = Some(base.join(child.directory.as_deref().unwrap_or(Path::new(""))));
             child.secret.values_mut().for_each(|s| s.anchor(base));
         }
         if let Some(install) = &mut self.install {
             install.directory = base.join(&install.directory);
+            for words in [&mut install.installable, &mut install.command, &mut install.check] {
+                anchor_words(words, base);
+            }
         }
         if let Some(scratch) = &mut self.scratch {
+            anchor_words(&mut scratch.command, base);
             scratch.secret.values_mut().for_each(|s| s.anchor(base));
         }
         for endpoint in self.endpoint.values_mut() {
@@ -408,6 +419,12 @@ impl Store {
         match self {
             Self::Directory(dir) => dir.path = base.join(&dir.path),
         }
+    }
+}
+
+fn anchor_words(words: &mut [String], base: &Path) {
+    for word in words.iter_mut().filter(|w| w.starts_with("./") || w.starts_with("../")) {
+        *word = base.join(word.strip_prefix("./").unwrap_or(word)).display().to_string();
     }
 }
 

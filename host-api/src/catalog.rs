@@ -1,11 +1,19 @@
 //! Backups that exist: those whose manifest is in the store.
 
+pub(crate) mod manifests;
+pub(crate) mod records;
+#[cfg(test)]
+mod tests;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::Finding;
 use crate::context::StepContext;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::identifier::{check_id, check_name};
+use crate::real::{RealHost, blocking};
+use crate::stores::ObjectStore;
 
 /// A backup as policies and people see it: the contract's `types.backup`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,4 +74,165 @@ pub trait Catalog: Send + Sync {
     async fn hold(&self, cx: &StepContext, backup: &Backup, until_ms: u64, why: &str) -> Result<()>;
     /// Ends its holds.
     async fn unhold(&self, cx: &StepContext, backup: &Backup, why: &str) -> Result<()>;
+}
+
+/// Longest reason for a hold, bytes.
+const WHY_BYTES_MAX: usize = 500;
+
+#[async_trait]
+impl Catalog for RealHost {
+    async fn list(&self, cx: &StepContext, service: &str, store: &str) -> Result<Vec<Backup>> {
+        self.service(service)?;
+        let (cx, service, store) = (cx.clone(), service.to_owned(), self.store(store)?);
+        blocking(move || list(&cx, &store, &service)).await
+    }
+
+    async fn get(&self, cx: &StepContext, service: &str, store: &str, id: &str) -> Result<Backup> {
+        self.service(service)?;
+        let (cx, service, store, id) = (cx.clone(), service.to_owned(), self.store(store)?, id.to_owned());
+        blocking(move || get(&cx, &store, &service, &id)).await
+    }
+
+    async fn latest(&self, cx: &StepContext, service: &str, store: &str, verified: bool) -> Result<Option<Backup>> {
+        self.service(service)?;
+        let (cx, service, store) = (cx.clone(), service.to_owned(), self.store(store)?);
+        blocking(move || {
+            for backup in list(&cx, &store, &service)?.into_iter().rev() {
+                if !verified || state(&cx, &store, &backup)?.verified_at_ms.is_some() {
+                    return Ok(Some(backup));
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+
+    async fn state(&self, cx: &StepContext, backup: &Backup) -> Result<BackupState> {
+        let (cx, store, backup) = (cx.clone(), self.store(&backup.store)?, backup.clone());
+        blocking(move || state(&cx, &store, &backup)).await
+    }
+
+    async fn hold(&self, cx: &StepContext, backup: &Backup, until_ms: u64, why: &str) -> Result<()> {
+        let (cx, store, backup, why) = (cx.clone(), self.store(&backup.store)?, backup.clone(), why.to_owned());
+        blocking(move || hold(&cx, &store, &backup, until_ms, &why)).await
+    }
+
+    async fn unhold(&self, cx: &StepContext, backup: &Backup, why: &str) -> Result<()> {
+        let (cx, store, backup, why) = (cx.clone(), self.store(&backup.store)?, backup.clone(), why.to_owned());
+        blocking(move || unhold(&cx, &store, &backup, &why)).await
+    }
+}
+
+impl RealHost {
+    /// The backup that an attempt at a step made, if it came so far: how a step in doubt is decided. `attempt`:
+    /// [`StepContext::attempt_key`].
+    pub async fn backup_of_attempt(&self, service: &str, store: &str, attempt: &str) -> Result<Option<Backup>> {
+        self.service(service)?;
+        let (service, store, attempt) = (service.to_owned(), self.store(store)?, attempt.to_owned());
+        blocking(move || {
+            for (id, digest) in manifests::present(&store, &service)?.into_iter().rev() {
+                let manifest = manifests::read(&store, &service, &id, &digest)?;
+                if manifest.attempt == attempt {
+                    return Ok(Some(manifests::backup(&manifest, &digest, store.name())));
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+}
+
+fn list(cx: &StepContext, store: &ObjectStore, service: &str) -> Result<Vec<Backup>> {
+    let mut backups = Vec::new();
+    for (id, digest) in manifests::present(store, service)? {
+        cx.check()?;
+        let manifest = manifests::read(store, service, &id, &digest)?;
+        backups.push(manifests::backup(&manifest, &digest, store.name()));
+    }
+    backups.sort_by(|a, b| (a.taken_at_ms, &a.id).cmp(&(b.taken_at_ms, &b.id)));
+    Ok(backups)
+}
+
+fn get(cx: &StepContext, store: &ObjectStore, service: &str, id: &str) -> Result<Backup> {
+    cx.check()?;
+    check_id("backup", id)?;
+    let present = manifests::present(store, service)?;
+    let digest = present.get(id).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, format!("store {}: service {service} has no backup {id}", store.name()))
+            .hint("`lifeboat backups list` shows those there are")
+    })?;
+    Ok(manifests::backup(&manifests::read(store, service, id, digest)?, digest, store.name()))
+}
+
+/// Holds and verifications of a backup.
+pub(crate) fn state(cx: &StepContext, store: &ObjectStore, backup: &Backup) -> Result<BackupState> {
+    cx.check()?;
+    check(backup)?;
+    let records = records::read_all(store, &backup.service, &backup.id)?;
+    let held: Vec<_> = records.holds_in_force().map(|(_, hold)| hold).collect();
+    Ok(BackupState {
+        held_until_ms: held.iter().map(|hold| hold.until_ms).max(),
+        held_because: held.last().map(|hold| hold.why.clone()),
+        // What was verified are these bytes, not this name.
+        verified_at_ms: records.verified.iter().filter(|v| v.digest == backup.digest).map(|v| v.at_ms).max(),
+    })
+}
+
+fn hold(cx: &StepContext, store: &ObjectStore, backup: &Backup, until_ms: u64, why: &str) -> Result<()> {
+    cx.check()?;
+    check_words(why)?;
+    let now = crate::identifier::now_ms();
+    if until_ms <= now {
+        return Err(Error::invalid(format!("a hold until {} ends before it begins", crate::identifier::utc(until_ms)))
+            .hint("times are Unix milliseconds"));
+    }
+    require(store, backup)?;
+    let record = records::Hold::new(cx, backup, until_ms, why);
+    records::write(store, &backup.service, &backup.id, "hold", &record)?;
+    // A deletion writes its tombstone and then looks for holds; a hold is written and then looks for a tombstone. So at least one of the
+    // two sees the other.
+    require(store, backup).map_err(|e| e.context("the hold came too late"))
+}
+
+fn unhold(cx: &StepContext, store: &ObjectStore, backup: &Backup, why: &str) -> Result<()> {
+    cx.check()?;
+    check_words(why)?;
+    check(backup)?;
+    let records = records::read_all(store, &backup.service, &backup.id)?;
+    let ended: Vec<String> = records.holds_in_force().map(|(name, _)| name.clone()).collect();
+    if ended.is_empty() {
+        return Ok(());
+    }
+    records::write(store, &backup.service, &backup.id, "unhold", &records::Unhold::new(cx, backup, ended, why))
+}
+
+/// An error unless the backup's manifest is there and the backup is not being removed.
+pub(crate) fn require(store: &ObjectStore, backup: &Backup) -> Result<()> {
+    check(backup)?;
+    let key = manifests::key(&backup.service, &backup.id, &backup.digest);
+    let removed = records::read_tombstone(store, &backup.service, &backup.id)?.is_some();
+    if removed || store.size(&key)?.is_none() {
+        let what = if removed { "was removed, or is being removed" } else { "is not there" };
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("store {}: backup {} of service {} {what}", store.name(), backup.id, backup.service),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks what becomes part of object keys.
+pub(crate) fn check(backup: &Backup) -> Result<()> {
+    check_name("service", &backup.service)?;
+    check_id("backup", &backup.id)?;
+    manifests::check_digest(&backup.digest)
+}
+
+fn check_words(why: &str) -> Result<()> {
+    if why.is_empty() || why.len() > WHY_BYTES_MAX || why.chars().any(char::is_control) {
+        return Err(Error::invalid(format!(
+            "a reason is 1 to {WHY_BYTES_MAX} bytes of text without control characters"
+        )));
+    }
+    Ok(())
 }

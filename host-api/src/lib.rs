@@ -7,7 +7,7 @@
 //! | layer | modules |
 //! | --- | --- |
 //! | the contract's traits and values | [`catalog`], [`dump`], [`upload`], [`restore`], [`scratch`], [`service`], [`promote`], [`delete`], [`http_check`], [`query`] |
-//! | what they stand on | [`sources`] (postgres, sqlite, files), [`stores`], [`manifest`], [`pipeline`], [`child`], [`control`] |
+//! | what they stand on | [`sources`] (postgres, sqlite, files), [`stores`], [`manifest`], [`pipeline`], [`child`], [`control`], [`versions`] |
 //! | words | [`bindings`] (what an environment says), [`context`], [`error`], [`identifier`] |
 
 pub mod bindings;
@@ -24,13 +24,19 @@ pub mod manifest;
 pub mod pipeline;
 pub mod promote;
 pub mod query;
+mod questions;
 pub mod real;
+mod reference;
 pub mod restore;
 pub mod scratch;
 pub mod service;
 pub mod sources;
 pub mod stores;
+#[cfg(test)]
+mod testing;
 pub mod upload;
+pub mod versions;
+mod work;
 
 pub use context::StepContext;
 pub use error::{Error, ErrorKind, Result};

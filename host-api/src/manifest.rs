@@ -80,6 +80,7 @@ pub struct ObjectEntry {
 /// What is true of a source's content, by kind of source.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[expect(clippy::large_enum_variant, reason = "a manifest holds a handful of them")]
 pub enum SourceFacts {
     /// A PostgreSQL database.
     Postgres(PostgresFacts),

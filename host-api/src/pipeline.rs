@@ -1,1 +1,111 @@
-//! stub
+//! The byte pipeline between a source and a store, in bounded memory.
+//!
+//! Out ([`StoreSink`]): content → SHA-256 and count → zstd → SHA-256 and count → store. Back ([`StoreSource`]): store → SHA-256 and count →
+//! zstd → SHA-256 and count → a private file or a reader, and nothing is taken for whole before all four agree with the manifest.
+
+mod reading;
+#[cfg(test)]
+mod tests;
+mod writing;
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use crate::context::StepContext;
+use crate::error::{Error, ErrorKind};
+
+pub use reading::StoreSource;
+pub(crate) use reading::{Fault, check_content, check_size, check_stored};
+pub use writing::StoreSink;
+
+/// What moves through at once: large enough that system calls and channels cost nothing, small enough to hold a dozen.
+const CHUNK_BYTES: usize = 1024 * 1024;
+/// Longest silence in a step's progress while bytes move.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What an I/O error of ours was before it went through [`std::io`]: its kind and hint survive.
+pub fn error_of(e: std::io::Error) -> Error {
+    match e.downcast::<Error>() {
+        Ok(error) => error,
+        Err(e) if e.kind() == std::io::ErrorKind::StorageFull => Error::failed(e.to_string()).hint("free some space"),
+        Err(e) => Error::failed(e.to_string()),
+    }
+}
+
+/// Counts bytes and reports them, not more often than people can read.
+struct Meter {
+    cx: StepContext,
+    what: String,
+    done_bytes: u64,
+    total_bytes: Option<u64>,
+    reported: Instant,
+}
+
+impl Meter {
+    fn new(cx: &StepContext, what: String, total_bytes: Option<u64>) -> Self {
+        cx.report(&what, 0, total_bytes);
+        Self { cx: cx.clone(), what, done_bytes: 0, total_bytes, reported: Instant::now() }
+    }
+
+    /// Adds bytes; an error if the step should end.
+    fn add(&mut self, bytes: usize) -> Result<(), Error> {
+        self.done_bytes += bytes as u64;
+        if self.reported.elapsed() >= PROGRESS_INTERVAL {
+            self.reported = Instant::now();
+            self.cx.report(&self.what, self.done_bytes, self.total_bytes);
+        }
+        self.cx.check()
+    }
+
+    fn end(&self) {
+        self.cx.report(&self.what, self.done_bytes, Some(self.done_bytes));
+    }
+}
+
+/// SHA-256 and count of what goes by.
+#[derive(Default)]
+struct Tally {
+    sha256: Sha256,
+    bytes: u64,
+}
+
+impl Tally {
+    fn add(&mut self, bytes: &[u8]) {
+        self.sha256.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+
+    fn sha256(&self) -> String {
+        hex::encode(self.sha256.clone().finalize())
+    }
+}
+
+/// A store's object as it is read: tallied, and never longer than it may be.
+struct Tallied {
+    inner: Box<dyn Read + Send>,
+    tally: Tally,
+    bytes_max: u64,
+    /// Why the store could not be read: that says nothing about the object.
+    unreadable: Option<Error>,
+}
+
+impl Read for Tallied {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self.inner.read(buffer) {
+            Ok(count) => {
+                self.tally.add(&buffer[..count]);
+                if self.tally.bytes > self.bytes_max {
+                    return Err(std::io::Error::other("longer than its entry in the manifest says"));
+                }
+                Ok(count)
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => Err(e),
+            Err(e) => {
+                self.unreadable = Some(Error::new(ErrorKind::Failed, e.to_string()));
+                Err(e)
+            }
+        }
+    }
+}

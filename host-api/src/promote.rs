@@ -2,13 +2,20 @@
 //!
 //! Approvals are the engine's: by the time a call arrives here, its approval has been spent.
 
+mod describe;
+mod swap;
+#[cfg(test)]
+mod tests;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::Finding;
 use crate::context::StepContext;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::real::{RealHost, blocking};
 use crate::restore::{Candidate, Verification};
+use crate::service::ServiceControl;
 use crate::sources::Swap;
 
 /// A candidate that was put in service, with what was there before it: the contract's `types.promotion`.
@@ -62,4 +69,64 @@ pub struct Description {
     pub identities: std::collections::BTreeMap<String, crate::sources::Identity>,
     /// The consequence, a line each.
     pub consequence: Vec<String>,
+}
+
+#[async_trait]
+impl Promote for RealHost {
+    async fn preflight(&self, cx: &StepContext, candidate: &Candidate) -> Result<Vec<Finding>> {
+        let (work, cx, candidate) = (self.work(&candidate.service)?, cx.clone(), candidate.clone());
+        blocking(move || describe::preflight(&work, &cx, &candidate)).await
+    }
+
+    async fn describe(&self, cx: &StepContext, candidate: &Candidate) -> Result<Description> {
+        let (work, cx, candidate) = (self.work(&candidate.service)?, cx.clone(), candidate.clone());
+        blocking(move || describe::describe(&work, &cx, &candidate)).await
+    }
+
+    async fn plan(&self, cx: &StepContext, id: &str, candidate: &Candidate) -> Result<Promotion> {
+        let work = self.work(&candidate.service)?;
+        let (cx, id, candidate) = (cx.clone(), id.to_owned(), candidate.clone());
+        blocking(move || swap::plan(&work, &cx, &id, &candidate)).await
+    }
+
+    async fn promote(
+        &self,
+        cx: &StepContext,
+        candidate: &Candidate,
+        verification: Option<&Verification>,
+        plan: &Promotion,
+    ) -> Result<()> {
+        let work = self.work(&candidate.service)?;
+        self.require_stopped(cx, &candidate.service, "promote").await?;
+        let (cx, candidate, verification, plan) = (cx.clone(), candidate.clone(), verification.cloned(), plan.clone());
+        blocking(move || swap::promote(&work, &cx, &candidate, verification.as_ref(), &plan)).await
+    }
+
+    async fn undo(&self, cx: &StepContext, promotion: &Promotion) -> Result<()> {
+        let work = self.work(&promotion.service)?;
+        self.require_stopped(cx, &promotion.service, "undo").await?;
+        let (cx, promotion) = (cx.clone(), promotion.clone());
+        blocking(move || swap::undo(&work, &cx, &promotion)).await
+    }
+
+    async fn drop_previous(&self, cx: &StepContext, promotion: &Promotion) -> Result<()> {
+        let (work, cx, promotion) = (self.work(&promotion.service)?, cx.clone(), promotion.clone());
+        blocking(move || swap::drop_previous(&work, &cx, &promotion)).await
+    }
+}
+
+impl RealHost {
+    /// A service that writes while its data are swapped writes to both. Where lifeboat was not told how to see the service, the drivers'
+    /// own checks (sessions, locks) are what is left.
+    async fn require_stopped(&self, cx: &StepContext, service: &str, what: &str) -> Result<()> {
+        if self.service(service)?.control.is_none() {
+            return Ok(());
+        }
+        let status = ServiceControl::status(self, cx, service).await?;
+        if status.state == "stopped" {
+            return Ok(());
+        }
+        Err(Error::conflict(format!("service {service} is {}, and must be stopped to {what}", status.state))
+            .hint("stop it first; the data were not touched"))
+    }
 }

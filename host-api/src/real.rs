@@ -20,6 +20,8 @@ pub struct RealHost {
     pub(crate) state_dir: PathBuf,
     /// Services started in quarantine by this process; they end with it.
     pub(crate) instances: Mutex<BTreeMap<String, crate::scratch::Running>>,
+    /// HTTP clients, one an endpoint.
+    pub(crate) http: crate::http_check::Clients,
 }
 
 impl RealHost {
@@ -33,13 +35,24 @@ impl RealHost {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(state_dir)
+            .create(state_dir.join("spool"))
             .doing(|| format!("creating {}", state_dir.display()))?;
         let stores = stores
             .iter()
             .map(|(name, store)| Ok((name.clone(), Arc::new(crate::stores::ObjectStore::open(name, store)?))))
             .collect::<Result<_>>()?;
-        Ok(Self { services, stores, state_dir: state_dir.to_owned(), instances: Mutex::default() })
+        Ok(Self {
+            services,
+            stores,
+            state_dir: state_dir.to_owned(),
+            instances: Mutex::default(),
+            http: Default::default(),
+        })
+    }
+
+    /// Where objects lie on their way; private.
+    pub(crate) fn spool_dir(&self) -> PathBuf {
+        self.state_dir.join("spool")
     }
 
     /// A service by name.
@@ -58,8 +71,8 @@ impl RealHost {
         let binding = sources.get(source).ok_or_else(|| Error::unknown("source", source, sources.keys()))?;
         Ok(match binding {
             Source::Postgres(pg) => Arc::new(PostgresDriver::new(source, pg.clone())),
-            Source::Sqlite(sqlite) => Arc::new(SqliteDriver::new(source, sqlite.clone())),
-            Source::Files(files) => Arc::new(FilesDriver::new(source, files.clone())),
+            Source::Sqlite(sqlite) => Arc::new(SqliteDriver::new(source, sqlite.clone()).with_spool(&self.spool_dir())),
+            Source::Files(files) => Arc::new(FilesDriver::new(source, files.clone()).with_spool(&self.spool_dir())),
         })
     }
 }

@@ -1,13 +1,21 @@
 //! Candidates: backups restored beside the live data, not in service.
 
+mod stage;
+#[cfg(test)]
+mod tests;
+mod verify;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::Finding;
 use crate::catalog::Backup;
 use crate::context::StepContext;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::real::{RealHost, blocking};
 use crate::sources::{Member, Row};
+
+pub(crate) use stage::discard;
 
 /// A backup restored under generated names, as a set: the contract's `types.candidate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,4 +92,45 @@ pub trait Restore: Send + Sync {
     async fn query(&self, cx: &StepContext, candidate: &Candidate, name: &str) -> Result<Row>;
     /// Removes it; done already is fine.
     async fn discard(&self, cx: &StepContext, candidate: &Candidate) -> Result<()>;
+}
+
+#[async_trait]
+impl Restore for RealHost {
+    async fn stage(
+        &self,
+        cx: &StepContext,
+        candidate: &str,
+        backup: &Backup,
+        target: &str,
+        options: &Options,
+    ) -> Result<Candidate> {
+        let (work, store) = (self.work(&backup.service)?, self.store(&backup.store)?);
+        let (cx, candidate, backup) = (cx.clone(), candidate.to_owned(), backup.clone());
+        let (target, options) = (target.to_owned(), options.clone());
+        blocking(move || stage::stage(&work, &cx, &store, &candidate, &backup, &target, &options)).await
+    }
+
+    async fn verify(&self, cx: &StepContext, candidate: &Candidate) -> Result<Verification> {
+        let (work, store) = (self.work(&candidate.service)?, self.store(&candidate.store)?);
+        let (cx, candidate) = (cx.clone(), candidate.clone());
+        blocking(move || verify::verify(&work, &cx, &store, &candidate)).await
+    }
+
+    async fn query(&self, cx: &StepContext, candidate: &Candidate, name: &str) -> Result<Row> {
+        let work = self.work(&candidate.service)?;
+        let (cx, candidate, name) = (cx.clone(), candidate.clone(), name.to_owned());
+        blocking(move || {
+            cx.check()?;
+            let queries = &work.service.query;
+            let query = queries.get(&name).ok_or_else(|| Error::unknown("query", &name, queries.keys()))?;
+            work.ask(&cx, &name, query, Some(&candidate.members))
+        })
+        .await
+    }
+
+    async fn discard(&self, cx: &StepContext, candidate: &Candidate) -> Result<()> {
+        let work = self.work(&candidate.service)?;
+        let (cx, candidate) = (cx.clone(), candidate.clone());
+        blocking(move || discard(&work, &cx, &candidate.id, &candidate.members)).await
+    }
 }

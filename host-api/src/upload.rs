@@ -1,12 +1,21 @@
 //! Copies of backups in other stores.
 
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::Finding;
-use crate::catalog::Backup;
+use crate::catalog::{self, Backup, manifests};
 use crate::context::StepContext;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::manifest::{Manifest, ObjectEntry};
+use crate::pipeline::{Fault, check_content, check_size, check_stored};
+use crate::real::{RealHost, blocking};
+use crate::stores::{ObjectStore, Put};
 
 /// How deep to look at a stored backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,4 +36,102 @@ pub trait Upload: Send + Sync {
     async fn copy(&self, cx: &StepContext, backup: &Backup, store: &str) -> Result<Backup>;
     /// Looks at a backup where it lies. No finding: whole. A check that could not run is an error.
     async fn verify(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>>;
+}
+
+#[async_trait]
+impl Upload for RealHost {
+    async fn copy(&self, cx: &StepContext, backup: &Backup, store: &str) -> Result<Backup> {
+        let (from, to) = (self.store(&backup.store)?, self.store(store)?);
+        let (cx, backup) = (cx.clone(), backup.clone());
+        blocking(move || copy(&cx, &from, &to, &backup)).await
+    }
+
+    async fn verify(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>> {
+        let (cx, store, backup) = (cx.clone(), self.store(&backup.store)?, backup.clone());
+        blocking(move || verify(&cx, &store, &backup, depth)).await
+    }
+}
+
+/// Copies the objects, then the manifest. An object that is in the target already counts only after its bytes there were read and
+/// compared: a copy is a copy, not a name.
+fn copy(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, backup: &Backup) -> Result<Backup> {
+    catalog::require(from, backup)?;
+    if from.name() == to.name() {
+        return Err(Error::invalid(format!("backup {} lies in store {} already", backup.id, to.name())));
+    }
+    refuse_removed(to, backup)?;
+    let manifest = manifests::read(from, &backup.service, &backup.id, &backup.digest)?;
+    for entry in manifest.objects() {
+        copy_object(cx, from, to, entry).map_err(|e| e.context(format!("copy {} to {}", backup.id, to.name())))?;
+    }
+    cx.check()?;
+    // Removed meanwhile, here or there: then it must not come back.
+    catalog::require(from, backup)?;
+    refuse_removed(to, backup)?;
+    let digest = manifests::write(to, &manifest)?;
+    if digest != backup.digest {
+        return Err(Error::failed(format!("a bug: the copied manifest's digest is {digest}, not {}", backup.digest)));
+    }
+    Ok(manifests::backup(&manifest, &digest, to.name()))
+}
+
+fn refuse_removed(to: &ObjectStore, backup: &Backup) -> Result<()> {
+    match catalog::records::read_tombstone(to, &backup.service, &backup.id)? {
+        Some(_) => Err(Error::conflict(format!("backup {} was removed from store {}", backup.id, to.name()))
+            .hint("what was removed on purpose does not come back; take a new backup")),
+        None => Ok(()),
+    }
+}
+
+fn copy_object(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, entry: &ObjectEntry) -> Result<()> {
+    cx.check()?;
+    if to.size(&entry.key)?.is_none() {
+        let mut writer = to.writer(&entry.key)?;
+        // The writer is dropped on any failure: nothing of it appears.
+        check_stored(cx, from, entry, "copy", &mut writer as &mut dyn Write).map_err(Fault::into_error)?;
+        if writer.finish()? == Put::Created {
+            return Ok(());
+        }
+    }
+    check_stored(cx, to, entry, "check", &mut std::io::sink()).map_err(Fault::into_error)
+}
+
+fn verify(cx: &StepContext, store: &ObjectStore, backup: &Backup, depth: Depth) -> Result<Vec<Finding>> {
+    catalog::require(store, backup)?;
+    let manifest = match manifests::read(store, &backup.service, &backup.id, &backup.digest) {
+        Ok(manifest) => manifest,
+        Err(e) => {
+            // A store that went away says nothing about the backup.
+            store.check()?;
+            return Ok(vec![finding(e)]);
+        }
+    };
+    let mut findings = Vec::new();
+    for entry in manifest.objects() {
+        cx.check()?;
+        let looked = match depth {
+            Depth::Exists => check_size(store, entry),
+            Depth::Checksum => check_stored(cx, store, entry, "check", &mut std::io::sink()),
+            Depth::Content => check_content(cx, store, entry),
+        };
+        match looked {
+            Ok(()) => {}
+            Err(Fault::Damaged(e)) => findings.push(finding(e)),
+            Err(Fault::Unreadable(e)) => return Err(e),
+        }
+    }
+    Ok(findings)
+}
+
+fn finding(e: Error) -> Finding {
+    Finding::error("stored-object", e.message, e.hint.unwrap_or_default())
+}
+
+/// An error unless every object of a backup is there with the right size.
+pub(crate) fn require_objects(cx: &StepContext, store: &ObjectStore, manifest: &Manifest) -> Result<()> {
+    for entry in manifest.objects() {
+        cx.check()?;
+        check_size(store, entry).map_err(Fault::into_error)?;
+    }
+    Ok(())
 }

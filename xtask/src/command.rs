@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Error, Result, anyhow};
 
 /// How often a child with a time limit is looked at: short beside any limit, long beside a check.
 const POLL: Duration = Duration::from_millis(50);
@@ -22,10 +22,7 @@ pub struct Run {
 impl Run {
     /// A child `program` without arguments.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self {
-            command: Command::new(program),
-            hint: None,
-        }
+        Self { command: Command::new(program), hint: None }
     }
 
     /// The cargo that started us, else the one on the `PATH`.
@@ -52,10 +49,7 @@ impl Run {
     }
 
     /// Sets variables.
-    pub fn envs<K: AsRef<OsStr>, V: AsRef<OsStr>>(
-        mut self,
-        variables: impl IntoIterator<Item = (K, V)>,
-    ) -> Self {
+    pub fn envs<K: AsRef<OsStr>, V: AsRef<OsStr>>(mut self, variables: impl IntoIterator<Item = (K, V)>) -> Self {
         self.command.envs(variables);
         self
     }
@@ -114,12 +108,11 @@ impl Run {
     /// As for [`run`](Self::run), and if the limit is reached.
     pub fn run_within(mut self, limit: Duration) -> Result<()> {
         eprintln!("$ {self}");
-        let mut child = self
-            .command
-            .stdout(std::io::stderr())
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("`{self}` can't be started"))?;
+        self.command.stdout(std::io::stderr()).stdin(Stdio::null());
+        let mut child = match self.command.spawn() {
+            Ok(child) => child,
+            Err(error) => return Err(self.failure(&format!("can't be started: {error}"))),
+        };
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = child.try_wait()? {
@@ -128,7 +121,7 @@ impl Run {
             if Instant::now() >= deadline {
                 child.kill()?;
                 child.wait()?;
-                bail!("`{self}` was not done after {} s", limit.as_secs());
+                return Err(self.failure(&format!("was not done after {} s", limit.as_secs())));
             }
             std::thread::sleep(POLL);
         }
@@ -141,29 +134,34 @@ impl Run {
     /// If it can't be started, does not end with exit code 0 (its stderr is in the message),
     /// or prints something that is not UTF-8.
     pub fn output(mut self) -> Result<String> {
-        let output = self
-            .command
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("`{self}` can't be started"))?;
+        let output = match self.command.stdin(Stdio::null()).output() {
+            Ok(output) => output,
+            Err(error) => return Err(self.failure(&format!("can't be started: {error}"))),
+        };
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!("`{self}` failed: {}: {}", output.status, said.trim());
+            return Err(self.failure(&format!("failed: {}: {}", output.status, said.trim())));
         }
-        let stdout = String::from_utf8(output.stdout)
-            .with_context(|| format!("what `{self}` printed is not UTF-8"))?;
-        Ok(stdout.trim_end().to_owned())
+        match String::from_utf8(output.stdout) {
+            Ok(stdout) => Ok(stdout.trim_end().to_owned()),
+            Err(_) => Err(self.failure("printed something that is not UTF-8")),
+        }
     }
 
     fn judge(&self, status: std::io::Result<ExitStatus>) -> Result<()> {
-        let hint = match &self.hint {
-            Some(hint) => format!("\nhint: {hint}"),
-            None => String::new(),
-        };
         match status {
             Ok(status) if status.success() => Ok(()),
-            Ok(status) => bail!("`{self}` failed: {status}{hint}"),
-            Err(error) => bail!("`{self}` can't be started: {error}{hint}"),
+            Ok(status) => Err(self.failure(&format!("failed: {status}"))),
+            Err(error) => Err(self.failure(&format!("can't be started: {error}"))),
+        }
+    }
+
+    /// The hint is part of the innermost message, so that it stays the last line whatever context
+    /// is put before it.
+    fn failure(&self, what: &str) -> Error {
+        match &self.hint {
+            Some(hint) => anyhow!("`{self}` {what}\nhint: {hint}"),
+            None => anyhow!("`{self}` {what}"),
         }
     }
 }

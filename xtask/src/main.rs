@@ -1,6 +1,7 @@
 //! `cargo xtask`: what has to be on the machine, and the few things one does with it.
 //!
 //! ```text
+//! cargo xtask demo        everything set up, then the main job on an embedded default
 //! cargo xtask setup       a compiler for guests, PostgreSQL, kneo-serv
 //! cargo xtask policies    build the policies and pack them
 //! cargo xtask test        all of that, then every test
@@ -10,11 +11,13 @@
 //! distribution package, and named before it is.
 
 mod command;
+mod demo;
 mod policies;
 mod setup;
 mod test;
 mod workspace;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -25,7 +28,7 @@ use crate::workspace::Workspace;
 
 /// Set-up, policies and tests of Lifeboat
 #[derive(Parser)]
-#[command(name = "cargo xtask", after_help = ENVIRONMENT)]
+#[command(bin_name = "cargo xtask", after_help = ENVIRONMENT)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -47,11 +50,13 @@ enum Verb {
     },
     /// Build the policies and the tests' guests, pack them into target/policies
     Policies,
+    /// Back up, drill, upgrade and roll back a small service: no server, no account
+    Demo,
     /// Set up, build the policies, run every test
     Test {
         /// Passed on to `cargo test --workspace`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
+        args: Vec<OsString>,
     },
 }
 
@@ -74,7 +79,9 @@ fn run(verb: &Verb) -> Result<()> {
             setup::services(&workspace)?.print();
             Ok(())
         }
+        Verb::Demo => demo::run(&workspace),
         Verb::Policies => policies::build(&workspace),
-        Verb::Test { args } => test::run(&workspace, args),
+        // Not what clap collected: it drops a leading `--`, which cargo has to see.
+        Verb::Test { args: _ } => test::run(&workspace, std::env::args_os().skip(2)),
     }
 }

@@ -56,10 +56,7 @@ fn compile(workspace: &Workspace, variables: &guests::Variables) -> Result<PathB
 /// Builds every binary of the host, not the packer alone: cargo chooses the features of shared
 /// dependencies by what is built together, and tests would build a good part of them again.
 fn build_host(workspace: &Workspace) -> Result<()> {
-    Run::cargo()
-        .args(["build", "--workspace", "--bins"])
-        .dir(&workspace.root)
-        .run()
+    Run::cargo().args(["build", "--workspace", "--bins"]).dir(&workspace.root).run()
 }
 
 /// Every folder with a description, by name.

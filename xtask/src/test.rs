@@ -1,5 +1,7 @@
 //! Runs every test, with all it takes.
 
+use std::ffi::OsString;
+
 use anyhow::Result;
 
 use crate::command::Run;
@@ -12,7 +14,7 @@ use crate::workspace::Workspace;
 /// # Errors
 ///
 /// If the set-up or a build fails, or a test does.
-pub fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
+pub fn run(workspace: &Workspace, args: impl Iterator<Item = OsString>) -> Result<()> {
     let services = setup::services(workspace)?;
     policies::build(workspace)?;
     let outcome = Run::cargo()

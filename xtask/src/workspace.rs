@@ -30,12 +30,8 @@ impl Workspace {
             .arg("--manifest-path")
             .arg(manifest_dir.join("Cargo.toml"))
             .output()?;
-        let metadata: Value =
-            serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
-        Ok(Self {
-            root: folder(&metadata, "workspace_root")?,
-            target: folder(&metadata, "target_directory")?,
-        })
+        let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
+        Ok(Self { root: folder(&metadata, "workspace_root")?, target: folder(&metadata, "target_directory")? })
     }
 
     /// Where cargo puts the host's debug binary `name`.

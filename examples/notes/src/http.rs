@@ -103,9 +103,7 @@ async fn authorize(State(app): State<App>, request: Request, next: Next) -> Resp
 /// Ready means that the database answers, and nothing more: neither that the data are there nor
 /// that this release can read them.
 async fn readyz(State(app): State<App>) -> Response {
-    let schema = app
-        .run(|store| Ok(schema::version(&store.connection())?))
-        .await;
+    let schema = app.run(|store| Ok(schema::version(&store.connection())?)).await;
     let status = match schema {
         Ok(_) => StatusCode::OK,
         Err(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -133,18 +131,12 @@ impl Page {
     fn limit(&self) -> Result<u32, Refusal> {
         match self.limit.unwrap_or(LIMIT_DEFAULT) {
             limit @ 1..=LIMIT_MAX => Ok(limit),
-            _ => Err(Refusal(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                format!("limit is 1 to {LIMIT_MAX}"),
-            )),
+            _ => Err(Refusal(StatusCode::UNPROCESSABLE_ENTITY, format!("limit is 1 to {LIMIT_MAX}"))),
         }
     }
 }
 
-async fn list(
-    State(app): State<App>,
-    page: Result<Query<Page>, QueryRejection>,
-) -> Result<Json<Value>, Refusal> {
+async fn list(State(app): State<App>, page: Result<Query<Page>, QueryRejection>) -> Result<Json<Value>, Refusal> {
     let limit = page?.limit()?;
     let notes = app.run(move |store| notes::list(store, limit)).await?;
     Ok(Json(json!({"count": notes.len(), "notes": notes})))
@@ -173,14 +165,9 @@ async fn archive(State(app): State<App>, Path(id): Path<String>) -> Result<Json<
     }
 }
 
-async fn events(
-    State(app): State<App>,
-    page: Result<Query<Page>, QueryRejection>,
-) -> Result<Json<Value>, Refusal> {
+async fn events(State(app): State<App>, page: Result<Query<Page>, QueryRejection>) -> Result<Json<Value>, Refusal> {
     let Query(page) = page?;
     let limit = page.limit()?;
-    let events = app
-        .run(move |store| notes::events(store, page.note_id.as_deref(), limit))
-        .await?;
+    let events = app.run(move |store| notes::events(store, page.note_id.as_deref(), limit)).await?;
     Ok(Json(json!({"count": events.len(), "events": events})))
 }

@@ -30,8 +30,7 @@ pub(crate) fn create(store: &Store, note: &NewNote) -> Result<String, Error> {
     let file = note.attachment.as_ref().map(|_| format!("{id}.txt"));
     // The file comes before the row: a crash between leaves a stray file, never a row without its file.
     if let (Some(file), Some(text)) = (&file, &note.attachment) {
-        attachments::write(&store.attachments(), file, text)
-            .map_err(Error::io(format!("attachment {file}")))?;
+        attachments::write(&store.attachments(), file, text).map_err(Error::io(format!("attachment {file}")))?;
     }
     let mut db = store.connection();
     let tx = db.transaction()?;
@@ -82,27 +81,16 @@ pub(crate) fn list(store: &Store, limit: u32) -> Result<Vec<Value>, Error> {
 
 /// One note with its text and attachment; none if there is no such note.
 pub(crate) fn get(store: &Store, id: &str) -> Result<Option<Value>, Error> {
-    let fields = [
-        "id",
-        "title",
-        store.release.text_column(),
-        "status",
-        "created_at",
-        "attachment",
-    ];
+    let fields = ["id", "title", store.release.text_column(), "status", "created_at", "attachment"];
     let sql = format!("SELECT {} FROM notes WHERE id = ?1", fields.join(", "));
-    let found = store
-        .connection()
-        .query_row(&sql, [id], |row| object(row, &fields))
-        .optional()?;
+    let found = store.connection().query_row(&sql, [id], |row| object(row, &fields)).optional()?;
     let Some(mut note) = found else {
         return Ok(None);
     };
     // The column names the file; the answer carries its text.
     if let Some(file) = note["attachment"].as_str() {
-        note["attachment"] = attachments::read(&store.attachments(), file)
-            .map_err(Error::io(format!("attachment {file}")))?
-            .into();
+        note["attachment"] =
+            attachments::read(&store.attachments(), file).map_err(Error::io(format!("attachment {file}")))?.into();
     }
     Ok(Some(note))
 }
@@ -115,27 +103,19 @@ pub(crate) fn archive(store: &Store, id: &str) -> Result<bool, Error> {
     if tx.execute(sql, [id])? > 0 {
         record(&tx, id, "note.archived")?;
     }
-    let exists = tx
-        .prepare("SELECT 1 FROM notes WHERE id = ?1")?
-        .exists([id])?;
+    let exists = tx.prepare("SELECT 1 FROM notes WHERE id = ?1")?.exists([id])?;
     tx.commit()?;
     Ok(exists)
 }
 
 /// Up to `limit` events, oldest first, of one note or of all.
-pub(crate) fn events(
-    store: &Store,
-    note_id: Option<&str>,
-    limit: u32,
-) -> Result<Vec<Value>, Error> {
+pub(crate) fn events(store: &Store, note_id: Option<&str>, limit: u32) -> Result<Vec<Value>, Error> {
     let db = store.connection();
     let mut select = db.prepare(
         "SELECT note_id, type, created_at FROM events
          WHERE ?1 IS NULL OR note_id = ?1 ORDER BY id LIMIT ?2",
     )?;
-    let events = select.query_map(params![note_id, limit], |row| {
-        object(row, &["note_id", "type", "created_at"])
-    })?;
+    let events = select.query_map(params![note_id, limit], |row| object(row, &["note_id", "type", "created_at"]))?;
     Ok(events.collect::<Result<_, _>>()?)
 }
 
@@ -147,9 +127,6 @@ fn record(db: &Connection, note_id: &str, kind: &str) -> rusqlite::Result<usize>
 /// A row's text columns as a JSON object.
 fn object(row: &Row<'_>, columns: &[&str]) -> rusqlite::Result<Value> {
     let field = |column: &&str| Ok((column.to_string(), row.get::<_, Option<String>>(*column)?));
-    let fields: Vec<_> = columns
-        .iter()
-        .map(field)
-        .collect::<Result<_, rusqlite::Error>>()?;
+    let fields: Vec<_> = columns.iter().map(field).collect::<Result<_, rusqlite::Error>>()?;
     Ok(fields.into_iter().collect())
 }

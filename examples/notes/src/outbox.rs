@@ -26,10 +26,9 @@ pub(crate) fn queue(db: &Connection, note_id: &str) -> rusqlite::Result<usize> {
 /// Puts back what was being delivered when the last process ended. In a restored copy this
 /// delivers a second time what the original has delivered: quarantine runs without a worker.
 pub(crate) fn requeue(store: &Store) -> Result<(), Error> {
-    store.connection().execute(
-        "UPDATE outbox SET status = 'queued', updated_at = ?1 WHERE status = 'running'",
-        [now()],
-    )?;
+    store
+        .connection()
+        .execute("UPDATE outbox SET status = 'queued', updated_at = ?1 WHERE status = 'running'", [now()])?;
     Ok(())
 }
 
@@ -69,9 +68,8 @@ fn deliver_one(store: &Store) -> Result<bool, Error> {
         .open(store.delivered_log())
         .and_then(|mut log| log.write_all(format!("delivered {note_id}\n").as_bytes()))
         .map_err(Error::io("delivered.log"))?;
-    store.connection().execute(
-        "UPDATE outbox SET status = 'done', updated_at = ?1 WHERE rowid = ?2",
-        params![now(), row],
-    )?;
+    store
+        .connection()
+        .execute("UPDATE outbox SET status = 'done', updated_at = ?1 WHERE rowid = ?2", params![now(), row])?;
     Ok(true)
 }

@@ -32,10 +32,7 @@ pub(crate) fn migrate(db: &mut Connection, release: Release) -> rusqlite::Result
     for (target, sql) in (1..=release.schema()).zip(MIGRATIONS) {
         if target > present {
             tx.execute_batch(sql)?;
-            tx.execute(
-                "INSERT INTO schema_migrations (version, applied_at) VALUES (?1, ?2)",
-                params![target, now()],
-            )?;
+            tx.execute("INSERT INTO schema_migrations (version, applied_at) VALUES (?1, ?2)", params![target, now()])?;
         }
     }
     tx.commit()
@@ -43,9 +40,7 @@ pub(crate) fn migrate(db: &mut Connection, release: Release) -> rusqlite::Result
 
 /// The schema the database has, whichever release made it.
 pub(crate) fn version(db: &Connection) -> rusqlite::Result<Option<i64>> {
-    db.query_row("SELECT max(version) FROM schema_migrations", [], |row| {
-        row.get(0)
-    })
+    db.query_row("SELECT max(version) FROM schema_migrations", [], |row| row.get(0))
 }
 
 /// Now, as the service stores it: ISO 8601, UTC, always six decimals, so that text order is time order.

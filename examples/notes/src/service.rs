@@ -22,9 +22,7 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn serve(release: Release, port: u16, data: &Path) -> Result<(), Error> {
     // Leaving this function drops the runtime, which waits for the work on the store to end.
-    tokio::runtime::Runtime::new()
-        .map_err(Error::io("runtime"))?
-        .block_on(run(release, port, data))
+    tokio::runtime::Runtime::new().map_err(Error::io("runtime"))?.block_on(run(release, port, data))
 }
 
 async fn run(release: Release, port: u16, data: &Path) -> Result<(), Error> {
@@ -33,9 +31,7 @@ async fn run(release: Release, port: u16, data: &Path) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("SIGINT"))?;
     // The port comes before the data: a process that can't serve must not migrate either.
-    let listener = TcpListener::bind(("127.0.0.1", port))
-        .await
-        .map_err(Error::io(format!("127.0.0.1:{port}")))?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(Error::io(format!("127.0.0.1:{port}")))?;
     let address = listener.local_addr().map_err(Error::io("address"))?;
     let store = Arc::new(Store::open(release, data)?);
     let mut delivery = None;
@@ -44,11 +40,7 @@ async fn run(release: Release, port: u16, data: &Path) -> Result<(), Error> {
         delivery = Some(tokio::spawn(outbox::work(Arc::clone(&store))));
     }
 
-    let router = http::router(App {
-        store,
-        worker,
-        token,
-    });
+    let router = http::router(App { store, worker, token });
     let (stop, stopped) = oneshot::channel::<()>();
     let server = axum::serve(listener, router).with_graceful_shutdown(async {
         stopped.await.ok();

@@ -28,11 +28,7 @@ impl Store {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         schema::migrate(&mut connection, release)?;
-        Ok(Self {
-            release,
-            data,
-            connection: Mutex::new(connection),
-        })
+        Ok(Self { release, data, connection: Mutex::new(connection) })
     }
 
     pub(crate) fn database(&self) -> PathBuf {
@@ -50,8 +46,6 @@ impl Store {
     /// The one connection. A panic under the lock rolls its transaction back, so a poisoned lock
     /// guards a sound connection.
     pub(crate) fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

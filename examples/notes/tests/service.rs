@@ -28,14 +28,9 @@ struct Service {
 
 impl Service {
     fn start(binary: &str, data: &Path, environment: &[(&str, &str)]) -> Self {
-        let mut child = command(binary, data, environment)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command(binary, data, environment).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let (_, address) = line.trim().split_once("http://").expect("listening line");
         let address = address.to_owned();
         Self { child, address }
@@ -115,9 +110,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 fn outbox(data: &Path) -> Vec<(String, i64)> {
     let db = Connection::open(data.join("notes.sqlite")).unwrap();
-    let mut select = db
-        .prepare("SELECT status, attempts FROM outbox ORDER BY rowid")
-        .unwrap();
+    let mut select = db.prepare("SELECT status, attempts FROM outbox ORDER BY rowid").unwrap();
     let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
     rows.unwrap().map(Result::unwrap).collect()
 }
@@ -153,10 +146,7 @@ fn life_of_a_note() {
     assert_eq!(note["body"], "text");
     assert_eq!(note["attachment"], "äöü\n");
     let created_at = note["created_at"].as_str().unwrap();
-    assert!(
-        created_at.len() == 27 && created_at.ends_with('Z'),
-        "{created_at}"
-    );
+    assert!(created_at.len() == 27 && created_at.ends_with('Z'), "{created_at}");
 
     let (_, list) = service.get("/notes");
     assert_eq!(list["count"], 2);
@@ -192,10 +182,7 @@ fn an_attachment_is_a_private_file_and_its_loss_shows() {
     let id = service.create(json!({"title": "t", "body": "b", "attachment": "a"}));
     let directory = data.path().join("attachments");
     let file = directory.join(format!("{id}.txt"));
-    assert_eq!(
-        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
     fs::remove_file(&file).unwrap();
     let (status, answer) = service.get(&format!("/notes/{id}"));
@@ -215,10 +202,7 @@ fn data_survive_a_restart() {
     assert!(!service.signal(Signal::KILL).success());
     let service = Service::start(V1, data.path(), &[]);
     assert_eq!(service.get(&format!("/notes/{id}")).1["title"], "old");
-    assert_eq!(
-        service.get(&format!("/notes/{second}")).1["attachment"],
-        "a"
-    );
+    assert_eq!(service.get(&format!("/notes/{second}")).1["attachment"], "a");
     assert_eq!(service.get("/events").1["count"], 2);
     assert_eq!(service.signal(Signal::INT).code(), Some(0));
 }
@@ -240,10 +224,7 @@ fn a_lost_database_is_silently_replaced_by_an_empty_one() {
     fs::remove_file(data.path().join("notes.sqlite")).unwrap();
     let service = Service::start(V1, data.path(), &[]);
     assert_eq!(service.get("/readyz").0, 200);
-    assert_eq!(
-        service.get("/notes"),
-        (200, json!({"count": 0, "notes": []}))
-    );
+    assert_eq!(service.get("/notes"), (200, json!({"count": 0, "notes": []})));
 }
 
 #[test]
@@ -318,8 +299,7 @@ fn a_restored_copy_delivers_again_what_was_running() {
     service.stop();
     // As in a backup taken between the delivery and its record.
     let db = Connection::open(data.path().join("notes.sqlite")).unwrap();
-    db.execute("UPDATE outbox SET status = 'running'", [])
-        .unwrap();
+    db.execute("UPDATE outbox SET status = 'running'", []).unwrap();
     drop(db);
 
     let quarantined = Service::start(V1, data.path(), &[("NOTES_WORKER", "off")]);
@@ -328,9 +308,7 @@ fn a_restored_copy_delivers_again_what_was_running() {
 
     let _service = Service::start(V1, data.path(), &[]);
     let again = [("done".to_owned(), 2)];
-    until("the note is delivered again", || {
-        outbox(data.path()) == again
-    });
+    until("the note is delivered again", || outbox(data.path()) == again);
     let line = format!("delivered {id}\n");
     assert_eq!(delivered(data.path()), line.repeat(2));
 }
@@ -355,11 +333,7 @@ fn a_token_guards_all_but_the_probes() {
 
 #[test]
 fn settings_that_could_be_misread_are_refused() {
-    for setting in [
-        ("NOTES_WORKER", "of"),
-        ("NOTES_WORKER", ""),
-        ("NOTES_TOKEN", ""),
-    ] {
+    for setting in [("NOTES_WORKER", "of"), ("NOTES_WORKER", ""), ("NOTES_TOKEN", "")] {
         let data = tempdir().unwrap();
         let output = command(V1, data.path(), &[setting]).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{setting:?}");
@@ -373,11 +347,7 @@ fn a_taken_port_stops_the_start_before_the_migration() {
     let (data, _) = data_of_version_1();
     let service = Service::start(V1, data.path(), &[]);
     let port = service.address.rsplit(':').next().unwrap();
-    let output = Command::new(V2)
-        .args(["serve", "--port", port, "--data"])
-        .arg(data.path())
-        .output()
-        .unwrap();
+    let output = Command::new(V2).args(["serve", "--port", port, "--data"]).arg(data.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(service.get("/readyz").1["store"]["schema"], 1);
     assert_eq!(service.get("/notes").0, 200);

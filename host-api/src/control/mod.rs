@@ -1,1 +1,166 @@
-//! stub
+//! Controlling a service's process, whoever owns it.
+//!
+//! | part | what |
+//! | --- | --- |
+//! | this | the two ways as one: stopped means that the manager says so *and* every port is closed |
+//! | `command` | a service manager's commands |
+//! | `child` | children of `lifeboat serve`, asked over its socket |
+//! | [`supervisor`] | the other end of that socket: starts, watches and stops them |
+//! | `process`, `ports` | a long-running child; whether a port is open |
+//! | `ready` | waiting until a service says that it is ready |
+//! | `install` | installing a version beside the others, and switching to it |
+
+mod child;
+mod command;
+pub(crate) mod install;
+pub(crate) mod ports;
+pub(crate) mod process;
+mod protocol;
+pub(crate) mod ready;
+pub(crate) mod record;
+pub mod supervisor;
+#[cfg(test)]
+pub(crate) mod test_child;
+pub(crate) mod values;
+
+use std::path::Path;
+use std::time::Duration;
+
+pub use protocol::SOCKET_NAME;
+
+use crate::bindings::{Control, Service};
+use crate::context::StepContext;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A child that does not end in its time is killed; this is what that may take on top.
+const KILL_MARGIN: Duration = Duration::from_secs(15);
+/// How often a wait for a state looks: some managers answer by starting a process.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What a manager says of its service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It runs.
+    Running,
+    /// It does not.
+    Stopped {
+        /// How it ended, where the manager has seen that.
+        ended: Option<String>,
+    },
+    /// Neither can be told, for this reason.
+    Unknown(String),
+}
+
+/// Whoever owns a service's process. Blocking.
+trait Manager: Send + Sync {
+    fn state(&self, cx: &StepContext) -> Result<State>;
+    fn start(&self, cx: &StepContext) -> Result<()>;
+    fn stop(&self, cx: &StepContext) -> Result<()>;
+}
+
+/// A live service that can be controlled. Blocking.
+pub(crate) struct Live {
+    name: String,
+    manager: Box<dyn Manager>,
+    ports: Vec<u16>,
+    timeout: Duration,
+    stop_limit: Duration,
+    /// A manager that has seen its child's end; others may be about to start it again.
+    sees_ends: bool,
+}
+
+impl Live {
+    /// The live service of this name; none where the environment does not say how it is controlled.
+    pub(crate) fn of(name: &str, service: &Service, state_dir: &Path) -> Option<Self> {
+        let name = name.to_owned();
+        Some(match service.control.clone()? {
+            Control::Command(control) => {
+                let timeout = Duration::from_secs(control.timeout_s);
+                let ports = control.ports.clone();
+                let manager = Box::new(command::Commands(control));
+                Self { name, manager, ports, timeout, stop_limit: timeout, sees_ends: false }
+            }
+            Control::Child(control) => {
+                let timeout = Duration::from_secs(control.timeout_s);
+                let ports = control.ports;
+                let state_dir = state_dir.to_owned();
+                let manager = Box::new(child::Supervised { service: name.clone(), state_dir, ports: ports.clone() });
+                Self { name, manager, ports, timeout, stop_limit: timeout + KILL_MARGIN, sees_ends: true }
+            }
+        })
+    }
+
+    /// What is known of it: its manager's word, which an open port outweighs.
+    pub(crate) fn state(&self, cx: &StepContext) -> Result<State> {
+        let state = self.manager.state(&cx.within(self.timeout)).map_err(|e| e.context(&self.name))?;
+        if matches!(state, State::Stopped { .. }) {
+            let open = ports::open(&self.ports);
+            if !open.is_empty() {
+                return Ok(State::Unknown(format!("it is said to be stopped, but {} open", ports::words(&open))));
+            }
+        }
+        Ok(state)
+    }
+
+    /// Stops it. Process gone and ports closed when this answers.
+    pub(crate) fn stop(&self, cx: &StepContext) -> Result<()> {
+        if matches!(self.state(cx)?, State::Stopped { .. }) {
+            return Ok(());
+        }
+        let within = cx.within(self.stop_limit);
+        let tried = self.manager.stop(&within);
+        loop {
+            // The world decides, not the command's exit code. Asked with the outer deadline: the last look must not fail for being late.
+            let still = match self.state(cx)? {
+                State::Stopped { .. } => return Ok(()),
+                State::Running => "it runs".to_owned(),
+                State::Unknown(why) => why,
+            };
+            if let Err(error) = tried {
+                return Err(error.context(format!("{} is not stopped ({still})", self.name)));
+            }
+            if within.check().is_err() {
+                cx.check().map_err(|e| e.context(format!("{} is not stopped ({still})", self.name)))?;
+                let message = format!("{} is not stopped after {} s: {still}", self.name, self.stop_limit.as_secs());
+                return Err(Error::new(ErrorKind::TimedOut, message)
+                    .hint("see what holds it, stop it by hand, or raise `timeout-s` of its control"));
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// Starts it; its manager says that it runs when this answers, which is less than ready.
+    pub(crate) fn start(&self, cx: &StepContext) -> Result<()> {
+        if self.state(cx)? == State::Running {
+            return Ok(());
+        }
+        let within = cx.within(self.timeout);
+        self.manager.start(&within).map_err(|e| e.context(format!("starting {}", self.name)))?;
+        loop {
+            let seen = match self.manager.state(cx)? {
+                State::Running => return Ok(()),
+                State::Stopped { ended } => ended.map_or_else(|| "stopped".into(), |how| format!("ended: {how}")),
+                State::Unknown(why) => why,
+            };
+            if self.sees_ends || within.check().is_err() {
+                cx.check().map_err(|e| e.context(format!("{} does not run ({seen})", self.name)))?;
+                return Err(Error::failed(format!("{} does not run: {seen}", self.name)).hint("its log says why"));
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// The error that waiting for it is pointless, if it is.
+    pub(crate) fn gone(&self, cx: &StepContext) -> Option<Error> {
+        if !self.sees_ends {
+            return None;
+        }
+        match self.manager.state(cx) {
+            Ok(State::Stopped { ended }) => {
+                let how = ended.map_or_else(|| "it is stopped".into(), |how| format!("it has ended: {how}"));
+                Some(Error::failed(format!("{} can't become ready: {how}", self.name)).hint("its log says why"))
+            }
+            _ => None,
+        }
+    }
+}

@@ -3,9 +3,12 @@
 //! Drivers are blocking code: they live in children, pipes and files. The primitives call them on threads made for that.
 //! A driver knows its own kind of data and nothing of manifests as a whole, stores, approvals or runs.
 
+pub(crate) mod exchange;
 pub mod files;
 pub mod postgres;
 pub mod sqlite;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

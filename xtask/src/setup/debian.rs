@@ -54,22 +54,16 @@ pub fn finished(workspace: &Workspace) -> Option<Variables> {
     let (rustc, version) = rustc()?;
     let compiler = Compiler::installed(rustc, version).ok()?;
     let sysroot = sysroot(workspace).ok()?;
-    Stamp::new(&sysroot, &compiler.version)
-        .is_there()
-        .then(|| compiler.variables(&sysroot))
+    Stamp::new(&sysroot, &compiler.version).is_there().then(|| compiler.variables(&sysroot))
 }
 
 impl Compiler {
     fn installed(rustc: PathBuf, version: String) -> Result<Self> {
         let package = linker_package(&version)?;
         let linker = format!("/bin/wasm-ld-{}", llvm(&version)?);
-        let linker = file_of(&package, &linker)
-            .with_context(|| format!("the package {package} has no file …{linker}"))?;
-        Ok(Self {
-            rustc,
-            version,
-            linker,
-        })
+        let linker =
+            file_of(&package, &linker).with_context(|| format!("the package {package} has no file …{linker}"))?;
+        Ok(Self { rustc, version, linker })
     }
 
     /// `--sysroot` stands in the target's flags, so that procedural macros keep the host's library.
@@ -78,10 +72,7 @@ impl Compiler {
         flags.push(sysroot);
         vec![
             ("RUSTC", self.rustc.clone().into()),
-            (
-                "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER",
-                self.linker.clone().into(),
-            ),
+            ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", self.linker.clone().into()),
             ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", flags),
         ]
     }
@@ -109,11 +100,7 @@ fn sysroot(workspace: &Workspace) -> Result<PathBuf> {
 
 /// Installs those of `packages` that are missing.
 fn install(packages: &[&str]) -> Result<()> {
-    let missing: Vec<&str> = packages
-        .iter()
-        .copied()
-        .filter(|package| !is_installed(package))
-        .collect();
+    let missing: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -127,13 +114,7 @@ fn install(packages: &[&str]) -> Result<()> {
     eprintln!("installing Debian packages to build guests with: {names}");
     apt_get(&["update", "--quiet=2"])?;
     // Never at the cost of a package that is there, such as Debian's own rustc or rustup.
-    let options = [
-        "install",
-        "--yes",
-        "--quiet=2",
-        "--no-install-recommends",
-        "--no-remove",
-    ];
+    let options = ["install", "--yes", "--quiet=2", "--no-install-recommends", "--no-remove"];
     apt_get(&[&options, missing.as_slice()].concat())
 }
 
@@ -143,9 +124,7 @@ fn apt_get(args: &[&str]) -> Result<()> {
         .args(["-o", "Dpkg::Use-Pty=0"])
         .args(args)
         .env("DEBIAN_FRONTEND", "noninteractive")
-        .hint(format!(
-            "this way needs Debian with its security updates; any other: `rustup target add {TARGET}`"
-        ))
+        .hint(format!("this way needs Debian with its security updates; any other: `rustup target add {TARGET}`"))
         .run()
 }
 
@@ -159,10 +138,7 @@ fn is_installed(package: &str) -> bool {
 /// The file of an installed package whose path ends in `end`.
 fn file_of(package: &str, end: &str) -> Option<PathBuf> {
     let files = Run::new("dpkg").args(["-L", package]).output().ok()?;
-    files
-        .lines()
-        .find(|file| file.ends_with(end))
-        .map(PathBuf::from)
+    files.lines().find(|file| file.ends_with(end)).map(PathBuf::from)
 }
 
 /// The linker has to read what this compiler's LLVM writes.
@@ -191,20 +167,12 @@ fn build_sysroot(compiler: &Compiler, folder: &Path) -> Result<()> {
     fs::create_dir_all(&libraries)?;
     let build = folder.join("build");
     build_standard_library(compiler, &build)?;
-    copy_libraries(
-        &build.join("target").join(TARGET).join("release/deps"),
-        &libraries,
-    )?;
+    copy_libraries(&build.join("target").join(TARGET).join("release/deps"), &libraries)?;
     fs::remove_dir_all(&build)?;
 
-    let own_sysroot = Run::new(&compiler.rustc)
-        .args(["--print", "sysroot"])
-        .output()?;
+    let own_sysroot = Run::new(&compiler.rustc).args(["--print", "sysroot"]).output()?;
     let host = field(&compiler.version, "host")?;
-    std::os::unix::fs::symlink(
-        Path::new(&own_sysroot).join("lib/rustlib").join(host),
-        rustlib.join(host),
-    )?;
+    std::os::unix::fs::symlink(Path::new(&own_sysroot).join("lib/rustlib").join(host), rustlib.join(host))?;
     Ok(())
 }
 
@@ -212,8 +180,7 @@ fn build_standard_library(compiler: &Compiler, build: &Path) -> Result<()> {
     fs::create_dir_all(build.join("src"))?;
     fs::write(build.join("src/lib.rs"), "#![no_std]\n")?;
     // A workspace of its own, although it stands below one.
-    let manifest =
-        format!("[package]\nname = \"{EMPTY_CRATE}\"\nedition = \"2024\"\n[workspace]\n");
+    let manifest = format!("[package]\nname = \"{EMPTY_CRATE}\"\nedition = \"2024\"\n[workspace]\n");
     fs::write(build.join("Cargo.toml"), manifest)?;
     Run::cargo()
         .args(["build", "--quiet", "--release", "--target", TARGET])

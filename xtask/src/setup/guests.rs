@@ -35,17 +35,19 @@ pub enum Preference {
 }
 
 impl Preference {
-    /// `packages` is the flag of that name; the switch has the same meaning.
+    /// `packages` is the flag of that name; the variable of the same meaning is read here.
     ///
     /// # Errors
     ///
     /// If the switch has an unknown value.
     pub fn from_environment(packages: bool) -> Result<Self> {
-        match std::env::var(SWITCH).as_deref() {
-            Ok("packages") => Ok(Self::Packages),
-            Err(std::env::VarError::NotPresent) | Ok("") if packages => Ok(Self::Packages),
-            Err(std::env::VarError::NotPresent) | Ok("") => Ok(Self::Any),
-            _ => bail!("{SWITCH} has an unknown value\nhint: packages is the only one"),
+        let switch = std::env::var_os(SWITCH).unwrap_or_default();
+        if packages || switch == "packages" {
+            Ok(Self::Packages)
+        } else if switch.is_empty() {
+            Ok(Self::Any)
+        } else {
+            bail!("{SWITCH}={} is unknown\nhint: the only value is packages", switch.display())
         }
     }
 }
@@ -69,9 +71,8 @@ pub fn toolchain(workspace: &Workspace, preference: Preference) -> Result<Variab
         Ok(()) => Ok(Variables::new()),
         Err(error) => {
             eprintln!("warning: {error:#}");
-            debian::toolchain(workspace).with_context(|| {
-                format!("there is no compiler for {TARGET}: rustup did not add it, and")
-            })
+            debian::toolchain(workspace)
+                .with_context(|| format!("no compiler for {TARGET}, neither from rustup nor from packages"))
         }
     }
 }
@@ -80,18 +81,13 @@ pub fn toolchain(workspace: &Workspace, preference: Preference) -> Result<Variab
 fn is_installed() -> Result<bool> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc"));
     let sysroot = Run::new(rustc).args(["--print", "sysroot"]).output()?;
-    let libraries = Path::new(&sysroot)
-        .join("lib/rustlib")
-        .join(TARGET)
-        .join("lib");
+    let libraries = Path::new(&sysroot).join("lib/rustlib").join(TARGET).join("lib");
     Ok(libraries.is_dir())
 }
 
 fn add_by_rustup() -> Result<()> {
     eprintln!("installing the Rust target {TARGET} with rustup");
-    Run::new("rustup")
-        .args(["target", "add", TARGET])
-        .run_within(RUSTUP_LIMIT)?;
+    Run::new("rustup").args(["target", "add", TARGET]).run_within(RUSTUP_LIMIT)?;
     if !is_installed()? {
         bail!("rustup added {TARGET} to another compiler than the one cargo uses");
     }

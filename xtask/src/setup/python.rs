@@ -6,13 +6,7 @@ use crate::command::Run;
 
 /// Asked in this order. 3.12 first: it is the oldest the reference service takes and the one its
 /// pins were made with.
-const NAMES: [&str; 5] = [
-    "python3.12",
-    "python3.13",
-    "python3.14",
-    "python3",
-    "python",
-];
+const NAMES: [&str; 5] = ["python3.12", "python3.13", "python3.14", "python3", "python"];
 
 /// What a Python must have.
 pub struct Need {
@@ -28,11 +22,7 @@ impl Need {
         NAMES
             .iter()
             .find_map(|name| self.try_out(Path::new(name)))
-            .or_else(|| {
-                self.pyenv_pythons()
-                    .iter()
-                    .find_map(|python| self.try_out(python))
-            })
+            .or_else(|| self.pyenv_pythons().iter().find_map(|python| self.try_out(python)))
     }
 
     /// Runs `python`, because one on the `PATH` may be a shim that fails or something else; the
@@ -50,10 +40,7 @@ impl Need {
 
     /// Those pyenv has installed, whether selected or not, the oldest first.
     fn pyenv_pythons(&self) -> Vec<PathBuf> {
-        let versions = Run::new("pyenv")
-            .args(["versions", "--bare"])
-            .output()
-            .unwrap_or_default();
+        let versions = Run::new("pyenv").args(["versions", "--bare"]).output().unwrap_or_default();
         versions
             .lines()
             .filter(|version| parse(version).is_some_and(|version| version >= self.version))

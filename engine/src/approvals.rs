@@ -1,0 +1,176 @@
+//! Intents and consent: what a person is asked, and how they can answer.
+//!
+//! The host builds the intent; the guest only says why. An approval binds identities and the stated consequence, is good for one step of one
+//! run, and is spent in the transaction that starts that step.
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use host_api::promote::Description;
+
+/// First field of every intent: kind and version of the text.
+pub const FORMAT: &str = "lifeboat/intent/1";
+
+/// What consent is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// `promote`, `undo`, `drop-previous`, `delete`.
+    pub action: String,
+    /// The service.
+    pub service: String,
+    /// Canonical JSON; what is signed, shown and kept.
+    pub text: String,
+    /// SHA-256 of the text, hexadecimal.
+    pub sha256: String,
+    /// The text, parsed.
+    pub body: Value,
+}
+
+/// What an intent is about, beside the run it belongs to.
+pub struct Subject<'a> {
+    /// `promote`, `undo`, `drop-previous`, `delete`.
+    pub action: &'a str,
+    /// The service.
+    pub service: &'a str,
+    /// What is acted on, by stable ids and digests.
+    pub object: Value,
+    /// Identities and consequence.
+    pub description: Description,
+    /// The policy's words.
+    pub why: &'a str,
+}
+
+/// The run an intent belongs to.
+pub struct RunOf<'a> {
+    /// Its id.
+    pub run: &'a str,
+    /// Its environment.
+    pub environment: &'a str,
+    /// The policy's name.
+    pub policy: &'a str,
+    /// SHA-256 of the module.
+    pub module_sha256: &'a str,
+    /// SHA-256 of the grants.
+    pub grants_sha256: &'a str,
+}
+
+impl Intent {
+    /// Builds the intent. What is bound stands in it; what changes by the minute (sizes, newest records) is in the consequence only.
+    pub fn build(of: &RunOf<'_>, subject: Subject<'_>) -> Self {
+        let body = json!({
+            "format": FORMAT,
+            "action": subject.action,
+            "service": subject.service,
+            "object": subject.object,
+            "identities": subject.description.identities,
+            "consequence": subject.description.consequence,
+            "why": subject.why,
+            "run": of.run,
+            "environment": of.environment,
+            "policy": of.policy,
+            "module-sha256": of.module_sha256,
+            "grants-sha256": of.grants_sha256,
+        });
+        let text = body.to_string();
+        let sha256 = hex::encode(Sha256::digest(text.as_bytes()));
+        Self { action: subject.action.into(), service: subject.service.into(), text, sha256, body }
+    }
+
+    /// Whether this is consent to the same thing as another intent: everything but the words around it.
+    pub fn same_thing(&self, other: &Value) -> bool {
+        [
+            "format",
+            "action",
+            "service",
+            "object",
+            "identities",
+            "run",
+            "environment",
+            "policy",
+            "module-sha256",
+            "grants-sha256",
+        ]
+        .iter()
+        .all(|key| self.body[*key] == other[*key])
+    }
+
+    /// What a person reads before answering; a line each.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines =
+            vec![format!("{} {} in environment {}", self.action, self.service, word(&self.body["environment"]))];
+        if let Some(consequence) = self.body["consequence"].as_array() {
+            lines.extend(consequence.iter().map(|line| format!("  - {}", word(line))));
+        }
+        lines.push(format!("why: {}", word(&self.body["why"])));
+        lines.push(format!("asked by policy {} in run {}", word(&self.body["policy"]), word(&self.body["run"])));
+        lines
+    }
+}
+
+/// A value for people; text from a policy or a database is made safe to print.
+fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) => host_api::identifier::shown_long(text),
+        other => other.to_string(),
+    }
+}
+
+/// A person's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Yes: who, and how it was given (`typed-phrase`, `yes-flag`, …).
+    Approved {
+        /// Who.
+        by: String,
+        /// How.
+        how: String,
+    },
+    /// No: who.
+    Denied {
+        /// Who.
+        by: String,
+    },
+    /// Nobody can answer now: the run parks.
+    NobodyHere,
+}
+
+/// Asks a person. Signed approvals, from another host or later, are another implementation of this.
+#[async_trait]
+pub trait Confirmer: Send + Sync {
+    /// Shows the intent, gives the answer.
+    async fn ask(&self, intent: &Intent) -> Answer;
+}
+
+/// Nobody is ever there.
+pub struct Nobody;
+
+#[async_trait]
+impl Confirmer for Nobody {
+    async fn ask(&self, _intent: &Intent) -> Answer {
+        Answer::NobodyHere
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intent(object: Value, consequence: &str) -> Intent {
+        let of = RunOf { run: "r", environment: "e", policy: "p", module_sha256: "m", grants_sha256: "g" };
+        let description = Description { identities: Default::default(), consequence: vec![consequence.into()] };
+        Intent::build(&of, Subject { action: "promote", service: "s", object, description, why: "because\u{1b}[2J" })
+    }
+
+    #[test]
+    fn the_same_thing_is_the_same_whatever_the_words() {
+        let one = intent(json!({"candidate": "c1"}), "1 row");
+        assert!(one.same_thing(&intent(json!({"candidate": "c1"}), "2 rows").body));
+        assert!(!one.same_thing(&intent(json!({"candidate": "c2"}), "1 row").body));
+    }
+
+    #[test]
+    fn what_a_person_reads_holds_no_terminal_escapes() {
+        assert!(intent(Value::Null, "x").lines().iter().all(|l| !l.contains('\u{1b}')));
+    }
+}

@@ -1,0 +1,86 @@
+//! `lifeboat candidates`.
+
+use clap::Subcommand;
+use engine::Result;
+use engine::direct::DirectCall;
+use engine::error::{Error, Kind};
+use engine::journal::State;
+use serde_json::json;
+
+use crate::{Global, backups::by_hand, output};
+
+/// Verbs of `candidates`.
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Candidates that are still there.
+    List {
+        /// Also those that are gone or were promoted.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Remove one.
+    Discard {
+        /// The candidate.
+        candidate: String,
+    },
+}
+
+/// Runs the verb.
+pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
+    let config = global.load()?;
+    match verb {
+        Verb::List { all } => {
+            let rows = State::open(config.state_directory())?.candidates()?;
+            let rows: Vec<_> =
+                rows.into_iter().filter(|r| all || matches!(r.state.as_str(), "staged" | "staging")).collect();
+            if global.json {
+                let rows = rows.iter().map(|r| json!({
+                    "candidate": r.id, "run": r.run, "state": r.state, "verified": r.verification.is_some(),
+                    "service": r.candidate.as_ref().map(|c| &c.service), "backup": r.candidate.as_ref().map(|c| &c.backup),
+                    "members": r.candidate.as_ref().map(|c| &c.members),
+                }));
+                output::json(&rows.collect())?;
+            } else {
+                let rows: Vec<_> =
+                    rows.iter()
+                        .map(|r| {
+                            let (service, backup, target) = r.candidate.as_ref().map_or_else(Default::default, |c| {
+                                (c.service.clone(), c.backup.clone(), c.target.clone())
+                            });
+                            vec![
+                                r.id.clone(),
+                                service,
+                                backup,
+                                target,
+                                r.state.clone(),
+                                if r.verification.is_some() { "yes" } else { "no" }.into(),
+                            ]
+                        })
+                        .collect();
+                output::table(&["candidate", "service", "backup", "target", "state", "verified"], &rows)?;
+            }
+            Ok(0)
+        }
+        Verb::Discard { candidate } => {
+            let state = State::open(config.state_directory())?;
+            let row = state.candidate(&candidate)?;
+            if row.state == "promoted" {
+                return Err(Error::new(Kind::Usage, format!("candidate {candidate} is in service"))
+                    .hint("`lifeboat promotions undo` takes that back"));
+            }
+            let Some(body) = row.candidate else {
+                return Err(Error::new(
+                    Kind::InDoubt,
+                    format!("the staging of candidate {candidate} did not end on record"),
+                )
+                .hint("look for names that contain its id beside the live data, and remove them by hand"));
+            };
+            let environment = config.environment(Some(&state.run(&row.run)?.environment))?;
+            drop(state);
+            let call = DirectCall { name: "restore.discard", arguments: json!({"candidate": body}) };
+            let (ended, _) = by_hand(global, &environment, "candidates-discard", vec![call]).await?;
+            output::line(&format!("{candidate}: {}", ended.summary))?;
+            Ok(ended.status.exit_code())
+        }
+    }
+}

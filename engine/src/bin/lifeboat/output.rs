@@ -1,0 +1,78 @@
+//! How things are shown: tables for people, one JSON document for programs.
+
+use std::io::Write;
+
+use engine::Result;
+use engine::error::{Error, Kind};
+use host_api::{Finding, Severity, identifier};
+use serde_json::Value;
+
+/// Prints one JSON document.
+pub fn json(value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::new(Kind::Failed, e.to_string()))?;
+    line(&text)
+}
+
+/// Prints a line to stdout; a reader that went away (`| head`) is no failure.
+pub fn line(text: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::new(Kind::Failed, format!("stdout: {e}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Prints columns under headings, as wide as they need; names from outside are made safe.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> Result<()> {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| identifier::shown(cell)).collect()).collect();
+    let width = |column: usize| {
+        rows.iter().map(|row| row[column].chars().count()).chain([headings[column].chars().count()]).max().unwrap_or(0)
+    };
+    let print = |cells: &[String]| {
+        let mut text = String::new();
+        for (column, cell) in cells.iter().enumerate() {
+            let last = column + 1 == cells.len();
+            let padding = if last { 0 } else { width(column) + 2 - cell.chars().count() };
+            text.push_str(cell);
+            text.push_str(&" ".repeat(padding));
+        }
+        line(text.trim_end())
+    };
+    print(&headings.iter().map(|h| h.to_uppercase()).collect::<Vec<_>>())?;
+    rows.iter().try_for_each(|row| print(row))
+}
+
+/// `1.5 MB`; decimal units, as disks are sold.
+pub fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 1000.0 {
+            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} TB")
+}
+
+/// `ms` as `0.25 s`, `3 min 12 s`.
+pub fn duration_ms(ms: u64) -> String {
+    match ms {
+        0..60_000 => format!("{:.2} s", ms as f64 / 1000.0),
+        _ => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1000),
+    }
+}
+
+/// A finding in one or two lines.
+pub fn finding(finding: &Finding) -> String {
+    let word = match finding.severity {
+        Severity::Info => "info",
+        Severity::Warning => "warning",
+        Severity::Error => "error",
+    };
+    let mut text =
+        format!("{word}[{}]: {}", identifier::shown(&finding.rule), identifier::shown_long(&finding.message));
+    if !finding.fix.is_empty() {
+        text.push_str(&format!("\n  fix: {}", identifier::shown_long(&finding.fix)));
+    }
+    text
+}

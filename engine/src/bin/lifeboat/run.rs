@@ -1,0 +1,169 @@
+//! `lifeboat run POLICY`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use engine::config::{Environment, PolicyBinding};
+use engine::error::{Error, Kind};
+use engine::policy::{Description, Module, inspect};
+use engine::run::{Ended, RunOptions, Status};
+use engine::{Engine, Result};
+use serde_json::json;
+
+use crate::terminal::{AtTerminal, Watch};
+use crate::{Global, output};
+
+/// Arguments of `run`.
+#[derive(Args)]
+pub struct Arguments {
+    /// The policy, by its name in the environment.
+    policy: Option<String>,
+    /// A parameter; VALUE may be @FILE for a JSON text.
+    #[arg(long = "param", short, value_name = "KEY=VALUE")]
+    parameters: Vec<String>,
+    /// Approve what the policy asks for; only where the environment allows it.
+    #[arg(long)]
+    yes: bool,
+    /// Show only what needs a person.
+    #[arg(long, short)]
+    quiet: bool,
+    /// Show what the policy does and which parameters it takes.
+    #[arg(long, short)]
+    help: bool,
+}
+
+/// Runs it.
+pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
+    let Some(policy) = &arguments.policy else {
+        if arguments.help {
+            output::line(
+                "Usage: lifeboat run POLICY [--env NAME] [--param KEY=VALUE]… [--yes] [--quiet] [--json]\n\n`lifeboat policy list` shows the policies; `lifeboat run POLICY --help` the parameters of one.",
+            )?;
+            return Ok(0);
+        }
+        return Err(Error::new(Kind::Usage, "which policy?").hint("`lifeboat policy list` shows them"));
+    };
+    let config = global.load()?;
+    let environment = config.environment(global.env.as_deref())?;
+    let binding = environment.policy(policy)?;
+    let bytes = binding.read_module()?;
+    if arguments.help {
+        help(policy, &binding, &inspect(&bytes)?.description)?;
+        return Ok(0);
+    }
+    let engine = engine(&config, &environment, arguments.yes, arguments.quiet || global.json)?;
+    let module = engine.load(&bytes)?;
+    let parameters = binding.parameters(&module.inspected.description, &arguments.parameters)?;
+    let options = environment.run_options(policy, &binding, parameters, "cli")?;
+    interrupts(&options.cancelled);
+    let ended = engine.run(&module, options).await?;
+    finish(global, &engine, &ended)
+}
+
+/// Goes on with a parked run.
+pub async fn resume(global: &Global, run: &str, yes: bool) -> Result<u8> {
+    let config = global.load()?;
+    let state = engine::journal::State::open(config.state_directory())?;
+    let row = state.run(run)?;
+    drop(state);
+    let environment = config.environment(Some(&row.environment))?;
+    let binding = environment.policy(&row.policy)?;
+    let engine = engine(&config, &environment, yes, global.json)?;
+    let module: Module = engine.load(&binding.read_module()?)?;
+    let options: RunOptions = environment.run_options(&row.policy, &binding, serde_json::Map::new(), "cli")?;
+    interrupts(&options.cancelled);
+    let ended = engine.resume(run, &module, options).await?;
+    finish(global, &engine, &ended)
+}
+
+/// An engine with the person at the terminal.
+pub fn engine(
+    config: &engine::config::Config,
+    environment: &Environment<'_>,
+    yes: bool,
+    quiet: bool,
+) -> Result<Engine> {
+    if yes && !environment.binding.allow_yes {
+        return Err(Error::new(Kind::Usage, format!("environment {} does not allow --yes", environment.name))
+            .hint(format!("answer at a terminal, or set allow-yes = true in [environment.{}]", environment.name)));
+    }
+    Engine::builder()
+        .state_directory(config.state_directory())
+        .confirmer(Arc::new(AtTerminal { yes, actor: engine::config::actor() }))
+        .observer(Arc::new(Watch::new(quiet)))
+        .build()
+}
+
+/// Ctrl-C and SIGTERM cancel: the policy may compensate, then obligations are settled. A second Ctrl-C changes nothing: they must be.
+pub fn interrupts(cancelled: &Arc<AtomicBool>) {
+    let cancelled = cancelled.clone();
+    tokio::spawn(async move {
+        let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(terminate) => terminate,
+            Err(_) => return,
+        };
+        loop {
+            tokio::select! {
+                interrupt = tokio::signal::ctrl_c() => if interrupt.is_err() { return },
+                _ = terminate.recv() => {}
+            }
+            if cancelled.swap(true, Ordering::Relaxed) {
+                eprintln!("already cancelling: the run settles what it opened, then ends");
+            } else {
+                eprintln!("cancelling: the policy may compensate, then what it opened is settled");
+            }
+        }
+    });
+}
+
+/// Shows how it came out; the exit code.
+pub fn finish(global: &Global, engine: &Engine, ended: &Ended) -> Result<u8> {
+    let evidence = engine::reporting::evidence_directory(engine.state().directory(), &ended.run);
+    if global.json {
+        output::json(&json!({
+            "run": ended.run, "status": ended.status.word(), "summary": ended.summary, "findings": ended.findings,
+            "unsettled": ended.unsettled, "breach": ended.breach, "evidence": evidence, "exit-code": ended.status.exit_code(),
+        }))?;
+    } else {
+        output::line(&format!("{}: {}", ended.status.word(), host_api::identifier::shown_long(&ended.summary)))?;
+        output::line(&format!("run {} · evidence {}", ended.run, evidence.display()))?;
+        if ended.status == Status::Parked {
+            output::line(&format!("to answer: lifeboat runs resume {}", ended.run))?;
+        }
+    }
+    for left in &ended.unsettled {
+        eprintln!("error: LEFT OPEN: {left}");
+    }
+    Ok(ended.status.exit_code())
+}
+
+fn help(name: &str, binding: &PolicyBinding, description: &Description) -> Result<()> {
+    let shown = host_api::identifier::shown_long;
+    output::line(&format!("{name}: {}\n", shown(&description.summary)))?;
+    output::line(&format!("policy {} {} for world {}\n", description.name, description.version, description.world))?;
+    output::line("parameters (--param KEY=VALUE):")?;
+    let required: Vec<&str> =
+        description.parameters["required"].as_array().into_iter().flatten().filter_map(|v| v.as_str()).collect();
+    let mut rows = Vec::new();
+    for (key, schema) in description.parameters["properties"].as_object().into_iter().flatten() {
+        let value = match (binding.parameters.get(key), schema.get("default")) {
+            (Some(value), _) => format!("{value} (configured)"),
+            (None, Some(default)) => format!("{default} (default)"),
+            (None, None) if required.contains(&key.as_str()) => "required".into(),
+            (None, None) => String::new(),
+        };
+        let value = if value.chars().count() > 40 {
+            format!("{}…", value.chars().take(39).collect::<String>())
+        } else {
+            value
+        };
+        rows.push(vec![
+            format!("  {key}"),
+            schema["type"].as_str().unwrap_or("any").to_owned(),
+            value,
+            schema["description"].as_str().unwrap_or_default().to_owned(),
+        ]);
+    }
+    output::table(&["  name", "type", "value", "meaning"], &rows)
+}

@@ -1,0 +1,171 @@
+//! What the file's form can't say: names that must be names, references that must lead somewhere.
+
+use host_api::bindings::{NamedQuery, Service, Source};
+use host_api::identifier::check_name;
+
+use super::{Config, EnvironmentBinding, PolicyBinding};
+use crate::contract::contract;
+use crate::error::{Error, Kind, Result};
+use crate::grants::Grant;
+
+impl Config {
+    pub(super) fn check(&self) -> Result<()> {
+        if self.file.environment.is_empty() {
+            return Err(Error::new(Kind::Configuration, "no environment is configured")
+                .hint("begin with [environment.NAME]; examples/ has some to copy"));
+        }
+        if let Some(name) = &self.file.default_environment
+            && !self.file.environment.contains_key(name)
+        {
+            return Err(Error::unknown("environment", name, self.environments()).context("default-environment"));
+        }
+        for (name, environment) in &self.file.environment {
+            named("environment", name)?;
+            environment.check().map_err(|e| e.context(format!("environment {name}")))?;
+        }
+        Ok(())
+    }
+}
+
+impl EnvironmentBinding {
+    fn check(&self) -> Result<()> {
+        for (name, service) in &self.service {
+            named("service", name)?;
+            check_service(service).map_err(|e| e.context(format!("service {name}")))?;
+        }
+        for name in self.store.keys() {
+            named("store", name)?;
+        }
+        for (name, policy) in &self.policy {
+            named("policy", name)?;
+            self.check_policy(policy).map_err(|e| e.context(format!("policy {name}")))?;
+        }
+        Ok(())
+    }
+
+    fn check_policy(&self, policy: &PolicyBinding) -> Result<()> {
+        let worlds = &contract().worlds;
+        let world = policy.world.get_ref();
+        let interfaces = worlds
+            .get(world)
+            .ok_or_else(|| Error::unknown("world", world, worlds.keys().map(String::as_str)).at(policy.world.span()))?;
+        for line in &policy.grants {
+            self.check_grant(line.get_ref(), world, interfaces).map_err(|e| e.at(line.span()))?;
+        }
+        Ok(())
+    }
+
+    fn check_grant(&self, line: &str, world: &str, interfaces: &std::collections::BTreeSet<String>) -> Result<()> {
+        let grant = Grant::parse(line)?;
+        if !interfaces.contains(&grant.interface) {
+            return Err(Error::new(
+                Kind::Configuration,
+                format!("grant `{line}`: world `{world}` does not hold {}", grant.interface),
+            )
+            .hint("remove the grant, or give the policy another world"));
+        }
+        let known = |what: &str, name: Option<&str>, valid: Vec<&str>| match name {
+            Some(name) if !valid.contains(&name) => {
+                Err(Error::unknown(what, name, valid).context(format!("grant `{line}`")))
+            }
+            _ => Ok(()),
+        };
+        known("service", grant.named("service"), self.service.keys().map(String::as_str).collect())?;
+        let stores: Vec<&str> = self.store.keys().map(String::as_str).collect();
+        known("store", grant.named("store"), stores.clone())?;
+        known("store", grant.named("to"), stores)?;
+        known("target", grant.named("target"), vec!["scratch", "beside"])?;
+        known("method", grant.named("method"), vec!["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])?;
+        let mut endpoints = Vec::new();
+        for (service, binding) in &self.service {
+            for name in binding.endpoint.keys() {
+                endpoints.push(format!("{service}/{name}"));
+                endpoints.push(format!("scratch/{name}"));
+            }
+        }
+        known("endpoint", grant.named("endpoint"), endpoints.iter().map(String::as_str).collect())?;
+        let mut queries: Vec<&str> = self.service.values().flat_map(|s| s.query.keys().map(String::as_str)).collect();
+        queries.sort_unstable();
+        queries.dedup();
+        known("query", grant.named("query"), queries)
+    }
+}
+
+fn check_service(service: &Service) -> Result<()> {
+    if service.source.is_empty() {
+        return Err(Error::new(Kind::Configuration, "has no source: nothing of it would be backed up")
+            .hint("add [environment.E.service.S.source.NAME] with kind = \"postgres\", \"sqlite\" or \"files\""));
+    }
+    for name in service.source.keys() {
+        named("source", name)?;
+    }
+    let database = |what: &str, source: &str| {
+        let databases: Vec<&str> = service
+            .source
+            .iter()
+            .filter(|(_, s)| !matches!(s, Source::Files(_)))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        match databases.contains(&source) {
+            true => Ok(()),
+            false => Err(Error::unknown("database source", source, databases).context(what.to_owned())),
+        }
+    };
+    let queries: [(&str, &std::collections::BTreeMap<String, NamedQuery>); 3] =
+        [("query", &service.query), ("known", &service.known), ("rerun", &service.rerun)];
+    for (what, named_queries) in queries {
+        for (name, query) in named_queries {
+            named(what, name)?;
+            database(&format!("{what} {name}"), &query.source)?;
+        }
+    }
+    if let Some(newest) = &service.newest {
+        database("newest", &newest.source)?;
+    }
+    for (name, reference) in &service.reference {
+        named("reference", name)?;
+        database(&format!("reference {name}"), &reference.source)?;
+        if !matches!(service.source.get(&reference.files), Some(Source::Files(_))) {
+            let files = service.source.iter().filter(|(_, s)| matches!(s, Source::Files(_))).map(|(n, _)| n.as_str());
+            return Err(Error::unknown("files source", &reference.files, files).context(format!("reference {name}")));
+        }
+    }
+    for name in service.endpoint.keys() {
+        named("endpoint", name)?;
+    }
+    if let Some(ready) = &service.ready
+        && !service.endpoint.contains_key(&ready.endpoint)
+    {
+        return Err(
+            Error::unknown("endpoint", &ready.endpoint, service.endpoint.keys().map(String::as_str)).context("ready")
+        );
+    }
+    if let Some(scratch) = &service.scratch {
+        let sources = || service.source.keys().map(String::as_str);
+        for source in scratch.layout.keys() {
+            if !service.source.contains_key(source) {
+                return Err(Error::unknown("source", source, sources()).context("scratch layout"));
+            }
+        }
+        for path in scratch.layout.values() {
+            let inside = path.components().all(|c| matches!(c, std::path::Component::Normal(_)));
+            if !inside || path.as_os_str().is_empty() {
+                return Err(Error::new(
+                    Kind::Configuration,
+                    format!("scratch layout: {} is not a plain relative path", path.display()),
+                ));
+            }
+        }
+        for source in scratch.quarantine.keys() {
+            database("scratch quarantine", source)?;
+        }
+        for (name, query) in &scratch.unchanged {
+            database(&format!("scratch unchanged {name}"), &query.source)?;
+        }
+    }
+    Ok(())
+}
+
+fn named(what: &str, name: &str) -> Result<()> {
+    check_name(what, name).map_err(|e| Error { kind: Kind::Configuration, ..e.into() })
+}

@@ -1,0 +1,328 @@
+//! `lifeboat.toml`: environments with their services, stores and policies.
+//!
+//! Unknown keys are errors; a message names the file, the line and what is valid there.
+
+mod check;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use host_api::Primitives;
+use host_api::bindings::{Service, Store};
+use host_api::real::RealHost;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use toml::Spanned;
+
+use crate::error::{Error, Kind, Result};
+use crate::grants::Grants;
+use crate::policy::{self, Description};
+use crate::run::RunOptions;
+use crate::sandbox::limits::Limits;
+
+/// The whole file.
+#[derive(Debug, Clone)]
+pub struct Config {
+    file: File,
+    path: PathBuf,
+    text: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct File {
+    /// Where journal, evidence and scratch space lie; `.lifeboat` beside the file by default.
+    #[serde(default = "default_state_directory")]
+    state_directory: PathBuf,
+    /// The environment that is meant when none is named.
+    default_environment: Option<String>,
+    #[serde(default)]
+    environment: BTreeMap<String, EnvironmentBinding>,
+}
+
+fn default_state_directory() -> PathBuf {
+    ".lifeboat".into()
+}
+
+/// One `[environment.NAME]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct EnvironmentBinding {
+    /// Whether `--yes` counts as consent here.
+    #[serde(default)]
+    pub allow_yes: bool,
+    /// Its services by name.
+    #[serde(default)]
+    pub service: BTreeMap<String, Service>,
+    /// Its stores by name.
+    #[serde(default)]
+    pub store: BTreeMap<String, Store>,
+    /// Its policies by name.
+    #[serde(default)]
+    pub policy: BTreeMap<String, PolicyBinding>,
+}
+
+/// One `[environment.NAME.policy.POLICY]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PolicyBinding {
+    /// The module's file.
+    pub module: PathBuf,
+    /// The world it is given.
+    pub world: Spanned<String>,
+    /// What it may do, a line each.
+    #[serde(default)]
+    pub grants: Vec<Spanned<String>>,
+    /// Parameters; the command line's go before these.
+    #[serde(default)]
+    pub parameters: Map<String, Value>,
+    /// How much of everything.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// One environment of a loaded file.
+pub struct Environment<'c> {
+    /// Its name.
+    pub name: String,
+    /// What it binds.
+    pub binding: &'c EnvironmentBinding,
+    config: &'c Config,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Error::new(Kind::Configuration, format!("{}: {e}", path.display()))
+                .hint("name it with --config, or start in its directory; examples/ has some to copy")
+        })?;
+        let path = std::path::absolute(path).map_err(|e| Error::new(Kind::Configuration, e.to_string()))?;
+        let mut file: File = toml::from_str(&text).map_err(|e| {
+            let error = Error::new(Kind::Configuration, format!("{}: {}", path.display(), e.message()));
+            located(
+                match e.span() {
+                    Some(span) => error.at(span),
+                    None => error,
+                },
+                &text,
+            )
+        })?;
+        let base = path.parent().unwrap_or(Path::new("/")).to_owned();
+        file.state_directory = base.join(&file.state_directory);
+        for environment in file.environment.values_mut() {
+            environment.service.values_mut().for_each(|s| s.anchor(&base));
+            environment.store.values_mut().for_each(|s| s.anchor(&base));
+            environment.policy.values_mut().for_each(|p| p.module = base.join(&p.module));
+        }
+        let config = Self { file, path, text };
+        config.check().map_err(|e| {
+            let context = config.path.display().to_string();
+            located(e.context(context), &config.text)
+        })?;
+        Ok(config)
+    }
+
+    /// Where journal, evidence and scratch space lie.
+    pub fn state_directory(&self) -> &Path {
+        &self.file.state_directory
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its text, for messages with spans.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Everything as it is understood: absolute paths, defaults filled in.
+    pub fn shown(&self) -> Result<Value> {
+        serde_json::to_value(&self.file)
+            .map_err(|e| Error::new(Kind::Failed, format!("the configuration can't be shown: {e}")))
+    }
+
+    /// Names of the environments.
+    pub fn environments(&self) -> impl Iterator<Item = &str> {
+        self.file.environment.keys().map(String::as_str)
+    }
+
+    /// An environment by name; without one, the default, or the only one there is.
+    pub fn environment(&self, name: Option<&str>) -> Result<Environment<'_>> {
+        let only = || match self.file.environment.len() {
+            1 => self.file.environment.keys().next().map(String::as_str),
+            _ => None,
+        };
+        let name = name.or(self.file.default_environment.as_deref()).or_else(only).ok_or_else(|| {
+            Error::new(Kind::Usage, "which environment?")
+                .hint(format!("name it with --env: {}", Vec::from_iter(self.environments()).join(", ")))
+        })?;
+        let binding =
+            self.file.environment.get(name).ok_or_else(|| Error::unknown("environment", name, self.environments()))?;
+        Ok(Environment { name: name.to_owned(), binding, config: self })
+    }
+}
+
+impl Environment<'_> {
+    /// A policy by name.
+    pub fn policy(&self, name: &str) -> Result<PolicyBinding> {
+        self.binding.policy.get(name).cloned().ok_or_else(|| {
+            Error::unknown("policy", name, self.binding.policy.keys().map(String::as_str))
+                .context(format!("environment {}", self.name))
+        })
+    }
+
+    /// The real host over its services and stores.
+    pub fn host(&self) -> Result<Arc<RealHost>> {
+        let host = RealHost::new(self.binding.service.clone(), &self.binding.store, self.config.state_directory())
+            .map_err(|e| Error { kind: Kind::Configuration, ..e.into() })?;
+        Ok(Arc::new(host))
+    }
+
+    /// Everything to run a policy of this environment with.
+    pub fn run_options(
+        &self,
+        name: &str,
+        policy: &PolicyBinding,
+        parameters: Map<String, Value>,
+        channel: &str,
+    ) -> Result<RunOptions> {
+        Ok(RunOptions {
+            environment: self.name.clone(),
+            policy: name.to_owned(),
+            world: policy.world.get_ref().clone(),
+            grants: policy.grants()?,
+            limits: policy.limits.clone(),
+            parameters,
+            host: self.host()? as Arc<dyn Primitives>,
+            actor: actor(),
+            channel: channel.to_owned(),
+            cancelled: Arc::new(AtomicBool::new(false)),
+        })
+    }
+}
+
+impl Environment<'_> {
+    /// What a verb of the command line runs with when a person does something by hand.
+    pub fn options_by_hand(&self, verb: &str) -> Result<RunOptions> {
+        Ok(RunOptions {
+            environment: self.name.clone(),
+            policy: verb.to_owned(),
+            world: String::new(),
+            grants: Grants::default(),
+            limits: Limits::default(),
+            parameters: Map::new(),
+            host: self.host()? as Arc<dyn Primitives>,
+            actor: actor(),
+            channel: "cli".into(),
+            cancelled: Arc::new(AtomicBool::new(false)),
+        })
+    }
+}
+
+impl PolicyBinding {
+    /// The module's bytes.
+    pub fn read_module(&self) -> Result<Vec<u8>> {
+        std::fs::read(&self.module).map_err(|e| {
+            Error::new(Kind::PolicyRefused, format!("module {}: {e}", self.module.display()))
+                .hint("`cargo xtask policies` builds the ones that come with lifeboat")
+        })
+    }
+
+    /// The grants.
+    pub fn grants(&self) -> Result<Grants> {
+        Grants::parse(self.grants.iter().map(|line| line.get_ref().as_str()))
+    }
+
+    /// Parameters: those of the configuration, over them those of the command line, checked against the policy's schema.
+    pub fn parameters(&self, description: &Description, words: &[String]) -> Result<Map<String, Value>> {
+        let mut parameters = self.parameters.clone();
+        parameters.extend(policy::from_words(description, words)?);
+        policy::validate(description, parameters)
+    }
+}
+
+/// Who is at work: the login name and the machine's.
+pub fn actor() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".into());
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{user}@{}", machine.trim())
+}
+
+/// Puts line and column in front of a message that has a place in the file.
+fn located(error: Error, text: &str) -> Error {
+    let Some(span) = error.span.clone() else { return error };
+    let before = &text[..span.start.min(text.len())];
+    let line = before.matches('\n').count() + 1;
+    let column = before.len() - before.rfind('\n').map_or(0, |at| at + 1) + 1;
+    error.context(format!("line {line}, column {column}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lifeboat.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path)
+    }
+
+    const GOOD: &str = r#"
+[environment.demo.store.local]
+kind = "directory"
+path = "store"
+
+[environment.demo.service.notes.source.db]
+kind = "sqlite"
+path = "notes.sqlite"
+
+[environment.demo.policy.backup]
+module = "backup.wasm"
+world = "backup"
+grants = ["dump.take service=notes store=local"]
+"#;
+
+    #[test]
+    fn a_good_file_loads_with_absolute_paths() {
+        let config = load(GOOD).unwrap();
+        let environment = config.environment(None).unwrap();
+        assert_eq!(environment.name, "demo");
+        assert!(environment.policy("backup").unwrap().module.is_absolute());
+    }
+
+    #[test]
+    fn mistakes_are_placed_and_answered_with_what_is_valid() {
+        for (from, to, says) in [
+            ("world = \"backup\"", "wrold = \"backup\"", vec!["line 12", "wrold", "world"]),
+            ("world = \"backup\"", "world = \"bakcup\"", vec!["line 12", "did you mean `backup`"]),
+            ("store=local", "store=lcoal", vec!["line 13", "lcoal", "local"]),
+            ("service=notes", "service=note", vec!["line 13", "did you mean `notes`"]),
+            ("dump.take", "dump.tke", vec!["line 13", "did you mean `dump.take`"]),
+            ("kind = \"sqlite\"", "kind = \"sqlight\"", vec!["sqlight", "sqlite"]),
+            ("path = \"notes.sqlite\"", "path = 7", vec!["string"]),
+            ("[environment.demo.store.local]", "[environment.demo.store.\"../x\"]", vec!["no name for a store"]),
+            ("[environment", "[enviroment", vec!["enviroment", "environment"]),
+            ("module = \"backup.wasm\"\n", "", vec!["module"]),
+        ] {
+            let error = load(&GOOD.replacen(from, to, 1)).unwrap_err();
+            assert_eq!(error.kind, Kind::Configuration, "{error}");
+            for word in says {
+                assert!(error.to_string().contains(word), "{to}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn environments_and_policies_are_named_when_asked_for_wrongly() {
+        let config = load(GOOD).unwrap();
+        assert!(config.environment(Some("prod")).err().unwrap().to_string().contains("demo"));
+        let error = config.environment(None).unwrap().policy("bakup").unwrap_err();
+        assert!(error.to_string().contains("did you mean `backup`"), "{error}");
+    }
+}

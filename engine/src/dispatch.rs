@@ -1,0 +1,525 @@
+//! From a request to the host and back: one arm a call. What an effect puts on record before it begins is in `prepare`, its performance in
+//! `perform_effect`; reads have only `perform_read`.
+
+use std::time::Duration;
+
+use host_api::catalog::Backup;
+use host_api::promote::{Description, Promotion};
+use host_api::restore::Candidate;
+use host_api::scratch::Instance;
+use host_api::upload::Depth;
+use host_api::{Error as HostError, ErrorKind, dump, http_check, identifier, restore};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::approvals::{Answer, Intent, RunOf, Subject};
+use crate::journal::{ApprovalRow, ApprovalState, Change};
+use crate::step::{Prepared, Stepper, Stop};
+
+/// What an effect came to: its result, what changes with its record, and what its record says besides.
+pub(crate) struct Performed {
+    pub(crate) result: Result<Value, HostError>,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) record: Option<Value>,
+}
+
+impl From<Result<Value, HostError>> for Performed {
+    fn from(result: Result<Value, HostError>) -> Self {
+        Self { result, changes: Vec::new(), record: None }
+    }
+}
+
+impl Stepper {
+    /// Looks at the world.
+    pub(crate) async fn perform_read(&mut self, name: &str, full: &Value) -> Result<Value, HostError> {
+        let host = self.around.host.clone();
+        let cx = self.context();
+        match name {
+            "catalog.list" => {
+                answer(host.list(&cx, &get::<String>(full, "service")?, &get::<String>(full, "store")?).await?)
+            }
+            "catalog.get" => {
+                let (service, store, id): (String, String, String) =
+                    (get(full, "service")?, get(full, "store")?, get(full, "id")?);
+                answer(host.get(&cx, &service, &store, &id).await?)
+            }
+            "catalog.latest" => {
+                let (service, store): (String, String) = (get(full, "service")?, get(full, "store")?);
+                answer(host.latest(&cx, &service, &store, get(full, "verified")?).await?)
+            }
+            "upload.verify" => {
+                let depth: Depth = get(full, "depth").map_err(|e| e.hint("depths: exists, checksum, content"))?;
+                answer(host_api::upload::Upload::verify(&*host, &cx, &get::<Backup>(full, "backup")?, depth).await?)
+            }
+            "restore.query" => {
+                let candidate: Candidate = get(full, "candidate")?;
+                answer(host_api::restore::Restore::query(&*host, &cx, &candidate, &get::<String>(full, "name")?).await?)
+            }
+            "scratch.wait-ready" => {
+                let instance: Instance = get(full, "instance")?;
+                answer(host_api::scratch::Scratch::wait_ready(&*host, &cx, &instance).await?)
+            }
+            "service.get-status" => answer(host.status(&cx, &get::<String>(full, "service")?).await?),
+            "service.wait-ready" => {
+                let service: String = get(full, "service")?;
+                answer(host_api::service::ServiceControl::wait_ready(&*host, &cx, &service).await?)
+            }
+            "service.installable" => {
+                let (service, version): (String, String) = (get(full, "service")?, get(full, "version")?);
+                answer(host.installable(&cx, &service, &version).await?)
+            }
+            "promote.preflight" => answer(host.preflight(&cx, &get::<Candidate>(full, "candidate")?).await?),
+            "promote.latest" => {
+                let service: String = get(full, "service")?;
+                let rows = self.around.state.promotions().map_err(|e| HostError::failed(e.to_string()))?;
+                let newest = rows.into_iter().rev().find(|row| {
+                    row.state == "in-service"
+                        && row.environment == self.run.environment
+                        && row.promotion.service == service
+                });
+                answer(newest.map(|row| row.promotion))
+            }
+            "http-check.check" => self.http_check(full).await,
+            "query.run" => {
+                let (service, name): (String, String) = (get(full, "service")?, get(full, "name")?);
+                answer(host_api::query::Query::run(&*host, &cx, &service, &name).await?)
+            }
+            other => Err(HostError::failed(format!("a bug: {other} is no read"))),
+        }
+    }
+
+    async fn http_check(&self, full: &Value) -> Result<Value, HostError> {
+        let request: http_check::Request = get(full, "request")?;
+        let endpoint: String = get(full, "endpoint")?;
+        // The same for every attempt at this step: a service that knows the header does it once.
+        let key = format!("{}/{}", self.run.id, self.step);
+        answer(self.around.host.check(&self.context(), &endpoint, &request, &key).await?)
+    }
+
+    /// What stands in the journal before an effect begins. An error: it is not begun.
+    pub(crate) async fn prepare(&mut self, name: &str, full: &Value) -> Result<Prepared, HostError> {
+        let host = self.around.host.clone();
+        let cx = self.context();
+        Ok(match name {
+            "restore.stage" => {
+                let id = identifier::fresh();
+                let closes = vec![
+                    Change::CandidateState(id.clone(), "discarded"),
+                    Change::ObligationCloses("candidate", id.clone()),
+                ];
+                Prepared {
+                    body: json!({"candidate": id}),
+                    on_start: vec![
+                        Change::CandidateBegins(id.clone()),
+                        Change::ObligationOpens("candidate", id, "discard".into(), Value::Null),
+                    ],
+                    on_failure: closes,
+                    ..Prepared::default()
+                }
+            }
+            "restore.discard" => {
+                let candidate: Candidate = get(full, "candidate")?;
+                Prepared {
+                    on_success: vec![
+                        Change::CandidateState(candidate.id.clone(), "discarded"),
+                        Change::ObligationCloses("candidate", candidate.id),
+                    ],
+                    ..Prepared::default()
+                }
+            }
+            "scratch.stop" => {
+                let instance: Instance = get(full, "instance")?;
+                Prepared { on_success: vec![Change::ObligationCloses("instance", instance.id)], ..Prepared::default() }
+            }
+            "service.stop" => {
+                let (service, if_aborted): (String, String) = (get(full, "service")?, get(full, "if-aborted")?);
+                if !matches!(if_aborted.as_str(), "start" | "leave") {
+                    return Err(HostError::invalid(format!(
+                        "if-aborted is `start` or `leave`, not `{}`",
+                        identifier::shown(&if_aborted)
+                    )));
+                }
+                let before = host.status(&cx, &service).await?;
+                let mut prepared = Prepared { body: json!({"before": before.state}), ..Prepared::default() };
+                // One that did not run before us is not ours to start; one that we stopped is, as the last stop says.
+                let ours = self.stopped_by_us(&service)?;
+                if ours {
+                    prepared.on_start.push(Change::ObligationCloses("service-stopped", service.clone()));
+                }
+                if ours || before.state != "stopped" {
+                    prepared.on_start.push(Change::ObligationOpens(
+                        "service-stopped",
+                        service,
+                        if_aborted,
+                        Value::Null,
+                    ));
+                }
+                prepared
+            }
+            "service.start" => {
+                let service: String = get(full, "service")?;
+                Prepared {
+                    on_success: vec![Change::ObligationCloses("service-stopped", service)],
+                    ..Prepared::default()
+                }
+            }
+            "promote.promote" => {
+                let candidate: Candidate = get(full, "candidate")?;
+                let description = host.describe(&cx, &candidate).await?;
+                let subject = promote_subject(&candidate, description, "");
+                let row = self.approval_for(full, subject)?;
+                let plan = host.plan(&cx, &identifier::fresh(), &candidate).await?;
+                Prepared {
+                    body: json!({"promotion": plan, "approval": row.id, "intent-sha256": row.intent_sha256}),
+                    on_start: vec![
+                        Change::ApprovalSpent(row.id, row.intent_sha256),
+                        Change::PromotionBegins(self.run.environment.clone(), Box::new(plan.clone())),
+                    ],
+                    on_success: vec![
+                        Change::PromotionState(plan.id.clone(), "in-service"),
+                        Change::CandidateState(candidate.id.clone(), "promoted"),
+                        Change::ObligationCloses("candidate", candidate.id),
+                    ],
+                    on_failure: vec![Change::PromotionState(plan.id, "failed")],
+                }
+            }
+            "promote.undo" | "promote.drop-previous" => {
+                let promotion: Promotion = get(full, "promotion")?;
+                let action = if name == "promote.undo" { "undo" } else { "drop-previous" };
+                let row = self.approval_for(full, promotion_subject(action, &promotion, ""))?;
+                let after = if action == "undo" { "undone" } else { "dropped" };
+                Prepared {
+                    body: json!({"promotion": promotion.id, "approval": row.id, "intent-sha256": row.intent_sha256}),
+                    on_start: vec![Change::ApprovalSpent(row.id, row.intent_sha256)],
+                    on_success: vec![Change::PromotionState(promotion.id, after)],
+                    ..Prepared::default()
+                }
+            }
+            "delete.apply" => {
+                let backups: Vec<Backup> = get(full, "backups")?;
+                let row = self.approval_for(full, delete_subject(&backups, ""))?;
+                Prepared {
+                    body: json!({"approval": row.id, "intent-sha256": row.intent_sha256}),
+                    on_start: vec![Change::ApprovalSpent(row.id, row.intent_sha256)],
+                    ..Prepared::default()
+                }
+            }
+            "confirm.request-promote" => {
+                let candidate: Candidate = get(full, "candidate")?;
+                let description = host.describe(&cx, &candidate).await?;
+                let why: String = get(full, "why")?;
+                self.open_approval(promote_subject(&candidate, description, &why))?
+            }
+            "confirm.request-undo" | "confirm.request-drop-previous" => {
+                let promotion: Promotion = get(full, "promotion")?;
+                let action = if name == "confirm.request-undo" { "undo" } else { "drop-previous" };
+                let why: String = get(full, "why")?;
+                self.open_approval(promotion_subject(action, &promotion, &why))?
+            }
+            "confirm.request-delete" => {
+                let backups: Vec<Backup> = get(full, "backups")?;
+                let why: String = get(full, "why")?;
+                self.open_approval(delete_subject(&backups, &why))?
+            }
+            _ => Prepared::default(),
+        })
+    }
+
+    /// Changes the world. `prepared`: what the started record holds.
+    pub(crate) async fn perform_effect(
+        &mut self,
+        name: &str,
+        full: &Value,
+        prepared: &Value,
+    ) -> Result<Performed, Stop> {
+        if name.starts_with("confirm.") {
+            return self.ask(prepared).await;
+        }
+        Ok(match self.act(name, full, prepared).await {
+            Ok((value, changes)) => Performed { result: Ok(value), changes, record: None },
+            Err(error) => Err(error).into(),
+        })
+    }
+
+    async fn act(&mut self, name: &str, full: &Value, prepared: &Value) -> Result<(Value, Vec<Change>), HostError> {
+        let host = self.around.host.clone();
+        let cx = self.context();
+        let done = |()| (Value::Null, Vec::new());
+        Ok(match name {
+            "catalog.hold" => {
+                let (backup, why): (Backup, String) = (get(full, "backup")?, get(full, "why")?);
+                done(host.hold(&cx, &backup, get(full, "until-ms")?, &why).await?)
+            }
+            "catalog.unhold" => {
+                let (backup, why): (Backup, String) = (get(full, "backup")?, get(full, "why")?);
+                done(host.unhold(&cx, &backup, &why).await?)
+            }
+            "dump.take" => {
+                let (service, store): (String, String) = (get(full, "service")?, get(full, "store")?);
+                let options: dump::Options = get(full, "options")?;
+                (answer(host.take(&cx, &service, &store, &options).await?)?, Vec::new())
+            }
+            "upload.copy" => {
+                let (backup, store): (Backup, String) = (get(full, "backup")?, get(full, "store")?);
+                (answer(host.copy(&cx, &backup, &store).await?)?, Vec::new())
+            }
+            "restore.stage" => {
+                let (backup, target): (Backup, String) = (get(full, "backup")?, get(full, "target")?);
+                let options: restore::Options = get(full, "options")?;
+                let id: String = get(prepared, "candidate")?;
+                let candidate = host.stage(&cx, &id, &backup, &target, &options).await?;
+                (answer(&candidate)?, vec![Change::CandidateStaged(Box::new(candidate))])
+            }
+            "restore.verify" => {
+                let candidate: Candidate = get(full, "candidate")?;
+                let verification = host_api::restore::Restore::verify(&*host, &cx, &candidate).await?;
+                let value = answer(&verification)?;
+                let changes = if verification.passed {
+                    vec![Change::CandidateVerified(candidate.id, Box::new(verification))]
+                } else {
+                    Vec::new()
+                };
+                (value, changes)
+            }
+            "restore.discard" => done(host.discard(&cx, &get::<Candidate>(full, "candidate")?).await?),
+            "scratch.start" => {
+                let (candidate, version): (Candidate, Option<String>) =
+                    (get(full, "candidate")?, get(full, "version")?);
+                let instance = host_api::scratch::Scratch::start(&*host, &cx, &candidate, version.as_deref()).await?;
+                let value = answer(&instance)?;
+                (value.clone(), vec![Change::ObligationOpens("instance", instance.id, "stop".into(), value)])
+            }
+            "scratch.stop" => {
+                let instance: Instance = get(full, "instance")?;
+                (answer(host_api::scratch::Scratch::stop(&*host, &cx, &instance).await?)?, Vec::new())
+            }
+            "service.stop" => {
+                let service: String = get(full, "service")?;
+                done(host_api::service::ServiceControl::stop(&*host, &cx, &service).await?)
+            }
+            "service.start" => {
+                let service: String = get(full, "service")?;
+                done(host_api::service::ServiceControl::start(&*host, &cx, &service).await?)
+            }
+            "service.install" => {
+                let (service, version): (String, String) = (get(full, "service")?, get(full, "version")?);
+                done(host.install(&cx, &service, &version).await?)
+            }
+            "promote.promote" => {
+                let candidate: Candidate = get(full, "candidate")?;
+                let plan: Promotion = get(prepared, "promotion")?;
+                let verification = self
+                    .around
+                    .state
+                    .candidate(&candidate.id)
+                    .map_err(|e| HostError::refused(e.to_string()))?
+                    .verification;
+                host.promote(&cx, &candidate, verification.as_ref(), &plan).await?;
+                (answer(&plan)?, Vec::new())
+            }
+            "promote.undo" => done(host.undo(&cx, &get::<Promotion>(full, "promotion")?).await?),
+            "promote.drop-previous" => done(host.drop_previous(&cx, &get::<Promotion>(full, "promotion")?).await?),
+            "delete.apply" => {
+                let backups: Vec<Backup> = get(full, "backups")?;
+                let intent: String = get(prepared, "intent-sha256")?;
+                done(host.apply(&cx, &backups, &intent).await?)
+            }
+            "http-check.check" => (self.http_check(full).await?, Vec::new()),
+            "clock.sleep-until" => done(self.sleep_until(get(full, "time-ms")?).await?),
+            other => return Err(HostError::failed(format!("a bug: {other} is no effect"))),
+        })
+    }
+
+    async fn sleep_until(&self, time_ms: u64) -> Result<(), HostError> {
+        let cx = self.context();
+        loop {
+            cx.check()?;
+            let left = time_ms.saturating_sub(identifier::now_ms());
+            if left == 0 {
+                return Ok(());
+            }
+            // Short naps: a cancellation is noticed, and a clock that is set is followed.
+            tokio::time::sleep(Duration::from_millis(left.min(50))).await;
+        }
+    }
+
+    /// An approval to be asked for, or the unspent one for the same intent.
+    fn open_approval(&self, subject: Subject<'_>) -> Result<Prepared, HostError> {
+        let intent = Intent::build(&self.run_of(), subject);
+        let rows = self.approvals()?;
+        if let Some(row) = rows.into_iter().find(|r| r.state == ApprovalState::Approved && intent.same_thing(&r.intent))
+        {
+            return Ok(Prepared { body: json!({"approval": row.id}), ..Prepared::default() });
+        }
+        let id = identifier::fresh();
+        Ok(Prepared {
+            body: json!({"approval": id, "intent": intent.body, "intent-sha256": intent.sha256}),
+            on_start: vec![Change::ApprovalOpens(id, self.step, intent.text, intent.sha256)],
+            ..Prepared::default()
+        })
+    }
+
+    /// Asks whoever can answer.
+    async fn ask(&mut self, prepared: &Value) -> Result<Performed, Stop> {
+        let id = prepared["approval"].as_str().unwrap_or_default().to_owned();
+        let row = match self.approvals().map(|rows| rows.into_iter().find(|r| r.id == id)) {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(Err(HostError::failed("a bug: an approval was asked for without a record")).into()),
+            Err(error) => return Ok(Err(error).into()),
+        };
+        let granted = json!({"id": id});
+        match row.state {
+            ApprovalState::Approved => return Ok(Ok(granted).into()),
+            ApprovalState::Denied => {
+                return Ok(Err(rejected(row.decided_by.as_deref().unwrap_or("someone"))).into());
+            }
+            ApprovalState::Spent | ApprovalState::Expired => {
+                return Ok(
+                    Err(HostError::new(ErrorKind::Expired, format!("approval {id} is {}", row.state.word()))).into()
+                );
+            }
+            ApprovalState::Open => {}
+        }
+        let intent = Intent {
+            action: row.intent["action"].as_str().unwrap_or_default().to_owned(),
+            service: row.intent["service"].as_str().unwrap_or_default().to_owned(),
+            text: row.intent.to_string(),
+            sha256: row.intent_sha256,
+            body: row.intent,
+        };
+        match self.around.confirmer.ask(&intent).await {
+            Answer::Approved { by, how } => Ok(Performed {
+                result: Ok(granted),
+                record: Some(json!({"approved-by": by, "how": how})),
+                changes: vec![Change::ApprovalDecided(id, ApprovalState::Approved, by, how)],
+            }),
+            Answer::Denied { by } => Ok(Performed {
+                result: Err(rejected(&by)),
+                record: Some(json!({"denied-by": by})),
+                changes: vec![Change::ApprovalDecided(id, ApprovalState::Denied, by, "answer".into())],
+            }),
+            Answer::NobodyHere => Err(Stop::Parked { approval: id }),
+        }
+    }
+
+    /// The approval that a destructive call brings, held against what the call would do now.
+    fn approval_for(&self, full: &Value, subject: Subject<'_>) -> Result<ApprovalRow, HostError> {
+        let id: String = get(&full["approval"], "id")?;
+        let intent = Intent::build(&self.run_of(), subject);
+        let row = self
+            .approvals()?
+            .into_iter()
+            .find(|r| r.id == id)
+            .ok_or_else(|| HostError::refused(format!("approval {} is not of this run", identifier::shown(&id))))?;
+        if row.state != ApprovalState::Approved {
+            return Err(HostError::refused(format!("approval {id} is {}", row.state.word())));
+        }
+        if row.intent["action"] != intent.body["action"] || row.intent["object"] != intent.body["object"] {
+            return Err(HostError::refused(format!("approval {id} is for something else: {}", row.intent["action"])));
+        }
+        if !intent.same_thing(&row.intent) {
+            return Err(HostError::new(
+                ErrorKind::Expired,
+                format!("approval {id} is stale: what it was given for has changed"),
+            )
+            .hint("ask again: the identities of live data or candidate are not those that were shown"));
+        }
+        Ok(row)
+    }
+
+    fn stopped_by_us(&self, service: &str) -> Result<bool, HostError> {
+        let obligations =
+            self.around.state.obligations(Some(&self.run.id)).map_err(|e| HostError::failed(e.to_string()))?;
+        Ok(obligations.iter().any(|o| o.state == "open" && o.kind == "service-stopped" && o.object == service))
+    }
+
+    fn approvals(&self) -> Result<Vec<ApprovalRow>, HostError> {
+        self.around.state.approvals(&self.run.id).map_err(|e| HostError::failed(e.to_string()))
+    }
+
+    fn run_of(&self) -> RunOf<'_> {
+        RunOf {
+            run: &self.run.id,
+            environment: &self.run.environment,
+            policy: &self.run.policy,
+            module_sha256: &self.run.module_sha256,
+            grants_sha256: &self.grants.sha256,
+        }
+    }
+}
+
+fn rejected(by: &str) -> HostError {
+    HostError::new(ErrorKind::Rejected, format!("{} said no", identifier::shown(by)))
+}
+
+fn promote_subject<'a>(candidate: &'a Candidate, description: Description, why: &'a str) -> Subject<'a> {
+    Subject {
+        action: "promote",
+        service: &candidate.service,
+        object: json!({"candidate": candidate.id, "backup": candidate.backup, "manifest-sha256": candidate.digest}),
+        description,
+        why,
+    }
+}
+
+/// Intent of undoing a promotion or removing its previous; also for the command line.
+pub(crate) fn promotion_subject<'a>(action: &'a str, promotion: &'a Promotion, why: &'a str) -> Subject<'a> {
+    let mut description = Description { identities: Default::default(), consequence: Vec::new() };
+    for swap in &promotion.swaps {
+        description.identities.insert(format!("promoted.{}", swap.source), swap.promoted.clone());
+        if let Some(previous) = &swap.previous {
+            description.identities.insert(format!("previous.{}", swap.source), previous.clone());
+        }
+        let line = match action {
+            "undo" => format!(
+                "{}: what was there before the promotion comes back; what was written since is kept at {}",
+                swap.source, swap.other_place
+            ),
+            _ => format!(
+                "{}: what was there before the promotion is removed for good ({})",
+                swap.source, swap.other_place
+            ),
+        };
+        description.consequence.push(line);
+    }
+    Subject {
+        action,
+        service: &promotion.service,
+        object: json!({"promotion": promotion.id, "backup": promotion.backup}),
+        description,
+        why,
+    }
+}
+
+fn delete_subject<'a>(backups: &'a [Backup], why: &'a str) -> Subject<'a> {
+    let consequence = backups
+        .iter()
+        .map(|b| {
+            format!(
+                "backup {} of {} ({} bytes) is removed from store {} for good",
+                b.id,
+                identifier::utc(b.taken_at_ms),
+                b.stored_bytes,
+                b.store
+            )
+        })
+        .collect();
+    Subject {
+        action: "delete",
+        service: backups.first().map_or("", |b| b.service.as_str()),
+        object: backups
+            .iter()
+            .map(|b| json!({"backup": b.id, "store": b.store, "manifest-sha256": b.digest}))
+            .collect(),
+        description: Description { identities: Default::default(), consequence },
+        why,
+    }
+}
+
+fn get<T: DeserializeOwned>(full: &Value, key: &str) -> Result<T, HostError> {
+    serde_json::from_value(full[key].clone()).map_err(|e| HostError::invalid(format!("{key}: {e}")))
+}
+
+fn answer(value: impl serde::Serialize) -> Result<Value, HostError> {
+    serde_json::to_value(value).map_err(|e| HostError::failed(format!("a bug: {e}")))
+}

@@ -1,0 +1,12 @@
+//! The journal: one append-only log of everything that runs did, and the few tables that are derived from it.
+//!
+//! A record is one line of canonical JSON (sorted keys, no spaces) that carries the SHA-256 of the line before it. It is on disk (fsynced)
+//! before [`State::append`] answers; if it can't be, the step does not happen.
+
+mod record;
+mod state;
+
+pub use record::{Record, Transition};
+pub use state::{
+    ApprovalRow, ApprovalState, CandidateRow, Change, ObligationRow, PromotionRow, RunFilter, RunRow, State,
+};

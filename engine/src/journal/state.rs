@@ -1,0 +1,690 @@
+//! State in SQLite: the log, and tables derived from it in the same transactions.
+
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use host_api::promote::Promotion;
+use host_api::restore::{Candidate, Verification};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::record::{Record, Stand, Transition};
+use crate::error::{Error, Kind, Result};
+
+/// Version of the tables; a newer one is refused.
+const SCHEMA_VERSION: i64 = 1;
+/// What the first record's `prev` says.
+const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+const SCHEMA: &str = "
+create table log (
+    seq integer primary key,
+    run text not null,
+    step integer,
+    kind text not null,
+    time_ms integer not null,
+    line text not null,
+    hash text not null
+) strict;
+create index log_run on log (run, seq);
+-- Append-only, also for whoever has the database open by mistake. Whoever means it is caught by the chain of hashes.
+create trigger log_no_update before update on log begin select raise(abort, 'the log is append-only'); end;
+create trigger log_no_delete before delete on log begin select raise(abort, 'the log is append-only'); end;
+create table run (
+    id text primary key,
+    environment text not null,
+    policy text not null,
+    module_sha256 text not null,
+    status text not null,
+    summary text not null default '',
+    started_ms integer not null,
+    ended_ms integer
+) strict;
+create table candidate (
+    id text primary key, run text not null, state text not null, body text not null, verification text
+) strict;
+create table promotion (
+    id text primary key, run text not null, environment text not null, service text not null, state text not null,
+    body text not null
+) strict;
+create table approval (
+    id text primary key, run text not null, step integer not null, state text not null,
+    intent text not null, intent_sha256 text not null, decided_by text, how text, decided_ms integer
+) strict;
+create table obligation (
+    id integer primary key, run text not null, kind text not null, object text not null, if_aborted text not null,
+    body text not null, state text not null, note text not null default ''
+) strict;
+";
+
+/// The engine's state: its journal and what is derived from it.
+pub struct State {
+    connection: Mutex<Connection>,
+    directory: PathBuf,
+}
+
+/// A run, as listed.
+#[derive(Debug, Clone)]
+pub struct RunRow {
+    /// Its id.
+    pub id: String,
+    /// Environment it ran in.
+    pub environment: String,
+    /// Policy's name.
+    pub policy: String,
+    /// SHA-256 of the module.
+    pub module_sha256: String,
+    /// `running`, `parked`, or how it ended.
+    pub status: String,
+    /// In a line.
+    pub summary: String,
+    /// Unix milliseconds.
+    pub started_ms: u64,
+    /// Unix milliseconds.
+    pub ended_ms: Option<u64>,
+}
+
+/// Which runs to list.
+#[derive(Debug, Clone, Default)]
+pub struct RunFilter {
+    /// Only those with this status.
+    pub status: Option<String>,
+    /// Only those of this policy.
+    pub policy: Option<String>,
+    /// At most so many, the newest.
+    pub limit: Option<u32>,
+}
+
+/// A candidate and what is known of it.
+#[derive(Debug, Clone)]
+pub struct CandidateRow {
+    /// The run that staged it.
+    pub run: String,
+    /// `staging`, `staged`, `discarded`, `promoted`.
+    pub state: String,
+    /// The candidate; its id only while it is being staged.
+    pub candidate: Option<Candidate>,
+    /// Its id.
+    pub id: String,
+    /// The last verification that passed.
+    pub verification: Option<Verification>,
+}
+
+/// A promotion and where it stands.
+#[derive(Debug, Clone)]
+pub struct PromotionRow {
+    /// The run that promoted.
+    pub run: String,
+    /// Environment.
+    pub environment: String,
+    /// `promoting`, `in-service`, `undone`, `dropped` (the previous is gone), `failed`.
+    pub state: String,
+    /// The promotion.
+    pub promotion: Promotion,
+}
+
+/// Where an approval stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApprovalState {
+    /// Nobody has answered.
+    Open,
+    /// Given, not used.
+    Approved,
+    /// A person said no.
+    Denied,
+    /// Used by its step.
+    Spent,
+    /// Too late.
+    Expired,
+}
+
+impl ApprovalState {
+    /// The word in the database.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Approved => "approved",
+            Self::Denied => "denied",
+            Self::Spent => "spent",
+            Self::Expired => "expired",
+        }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        [Self::Open, Self::Approved, Self::Denied, Self::Spent, Self::Expired].into_iter().find(|s| s.word() == word)
+    }
+}
+
+/// An approval and its intent.
+#[derive(Debug, Clone)]
+pub struct ApprovalRow {
+    /// Its id.
+    pub id: String,
+    /// The run that asked.
+    pub run: String,
+    /// Where it stands.
+    pub state: ApprovalState,
+    /// What it is for, canonical JSON.
+    pub intent: Value,
+    /// SHA-256 of that text.
+    pub intent_sha256: String,
+    /// Who decided.
+    pub decided_by: Option<String>,
+    /// How: `typed-phrase`, `yes-flag`, …
+    pub how: Option<String>,
+}
+
+/// Something a run opened and must close.
+#[derive(Debug, Clone)]
+pub struct ObligationRow {
+    /// Its number.
+    pub id: i64,
+    /// The run that opened it.
+    pub run: String,
+    /// `service-stopped`, `candidate`, `instance`.
+    pub kind: String,
+    /// Service's name, candidate's or instance's id.
+    pub object: String,
+    /// `start`, `leave`, `discard`, `stop`.
+    pub if_aborted: String,
+    /// What settling needs to know.
+    pub body: Value,
+    /// `open`, `closed`, `settled`, `unsettled`.
+    pub state: String,
+    /// Why it could not be settled.
+    pub note: String,
+}
+
+/// A change of a derived table, made in the same transaction as the record it comes from.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A run begins.
+    RunBegins(RunRow),
+    /// A run's status: status, summary, end.
+    RunStatus(String, String, Option<u64>),
+    /// A candidate is being staged: id.
+    CandidateBegins(String),
+    /// It is there.
+    CandidateStaged(Box<Candidate>),
+    /// It passed verification.
+    CandidateVerified(String, Box<Verification>),
+    /// `discarded`, `promoted`, `staged`.
+    CandidateState(String, &'static str),
+    /// A promotion is about to happen: environment, promotion.
+    PromotionBegins(String, Box<Promotion>),
+    /// `in-service`, `undone`, `dropped`, `failed`.
+    PromotionState(String, &'static str),
+    /// An approval is asked for: id, step, intent text and digest.
+    ApprovalOpens(String, u64, String, String),
+    /// A person decided: id, state, who, how.
+    ApprovalDecided(String, ApprovalState, String, String),
+    /// An approval is used; refused (and with it the whole transaction) unless it is approved, of this run and for this intent.
+    ApprovalSpent(String, String),
+    /// An obligation opens: kind, object, if aborted, body.
+    ObligationOpens(&'static str, String, String, Value),
+    /// All open obligations of this kind and object close: kind, object.
+    ObligationCloses(&'static str, String),
+    /// One was settled or could not be: id, state, note.
+    ObligationSettled(i64, &'static str, String),
+}
+
+impl State {
+    /// Opens the state in a directory, making it (mode 0700) if absent.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let doing = |e: std::io::Error| {
+            Error::new(Kind::Journal, format!("state directory {}: {e}", directory.display()))
+                .hint("it must be writable by the user that runs lifeboat")
+        };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(doing)?;
+        let path = directory.join("state.sqlite");
+        // Made by hand so that it is never readable by others, not even for a moment.
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(doing)?;
+        let connection = Connection::open(&path).map_err(|e| damaged(&path, &e))?;
+        connection.busy_timeout(std::time::Duration::from_secs(10))?;
+        connection.pragma_update(None, "journal_mode", "wal").map_err(|e| damaged(&path, &e))?;
+        // FULL: in WAL mode, NORMAL does not sync commits.
+        connection.pragma_update(None, "synchronous", "full")?;
+        let state = Self { connection: Mutex::new(connection), directory: directory.to_owned() };
+        state.migrate(&path)?;
+        Ok(state)
+    }
+
+    fn migrate(&self, path: &Path) -> Result<()> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let version: i64 = transaction.query_row("pragma user_version", [], |r| r.get(0))?;
+        match version {
+            0 => {
+                transaction.execute_batch(SCHEMA)?;
+                transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+                transaction.commit()?;
+            }
+            SCHEMA_VERSION => {}
+            newer => {
+                return Err(Error::new(
+                    Kind::Journal,
+                    format!("{} has version {newer}, this engine knows {SCHEMA_VERSION}", path.display()),
+                )
+                .hint("a newer lifeboat wrote it: use that version"));
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
+        // A panic while it was held left at most an open transaction, which SQLite rolls back.
+        self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Where the state lies.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Appends one record of a run with the changes that come from it, in one transaction; on disk when this answers. Gives the record's time.
+    pub fn append(
+        &self,
+        run: &str,
+        kind: Transition,
+        step: Option<u64>,
+        mut body: Value,
+        changes: &[Change],
+    ) -> Result<u64> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let last: Option<(u64, String, u64)> = transaction
+            .query_row("select seq, hash, time_ms from log order by seq desc limit 1", [], |r| {
+                Ok((r.get(0)?, r.get(1)?, r.get(2)?))
+            })
+            .optional()?;
+        let (last_seq, prev, last_time) = last.unwrap_or((0, GENESIS.to_owned(), 0));
+        stand(&transaction, run)?.next(kind, step)?;
+        // A clock that was set back must not make records run backwards.
+        let time_ms = host_api::identifier::now_ms().max(last_time);
+        let seq = last_seq + 1;
+        body["v"] = json!(1);
+        body["seq"] = json!(seq);
+        body["prev"] = json!(prev);
+        body["run"] = json!(run);
+        body["kind"] = json!(kind.word());
+        body["time-ms"] = json!(time_ms);
+        if let Some(step) = step {
+            body["step"] = json!(step);
+        }
+        let line = body.to_string();
+        let hash = hex::encode(Sha256::digest(line.as_bytes()));
+        transaction
+            .prepare_cached("insert into log (seq, run, step, kind, time_ms, line, hash) values (?, ?, ?, ?, ?, ?, ?)")?
+            .execute(params![seq, run, step, kind.word(), time_ms, line, hash])?;
+        for change in changes {
+            apply(&transaction, run, time_ms, change)?;
+        }
+        transaction.commit()?;
+        Ok(time_ms)
+    }
+
+    /// All records of a run, in order, checked against the legal transitions.
+    pub fn records(&self, run: &str) -> Result<Vec<Record>> {
+        let connection = self.lock();
+        let mut statement =
+            connection.prepare("select seq, run, kind, time_ms, line from log where run = ? order by seq")?;
+        let rows = statement.query_map([run], |r| {
+            Ok((r.get::<_, u64>(0)?, r.get::<_, String>(1)?, r.get::<_, String>(2)?, r.get(3)?, r.get::<_, String>(4)?))
+        })?;
+        let mut records = Vec::new();
+        let mut stand = Stand::New;
+        for row in rows {
+            let (seq, run, word, time_ms, line) = row?;
+            let broken = |why: &str| Error::new(Kind::Journal, format!("record {seq} of the journal {why}"));
+            let kind = Transition::parse(&word).ok_or_else(|| broken("is of an unknown kind"))?;
+            let body: Value = serde_json::from_str(&line).map_err(|_| broken("is not JSON"))?;
+            stand = stand.next(kind, body["step"].as_u64()).map_err(|e| e.context(format!("record {seq}")))?;
+            records.push(Record { seq, run, time_ms, kind, body });
+        }
+        Ok(records)
+    }
+
+    /// The lines of a run, as they stand.
+    pub fn lines(&self, run: &str) -> Result<Vec<String>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare("select line from log where run = ? order by seq")?;
+        let rows = statement.query_map([run], |r| r.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Runs, newest first.
+    pub fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare(
+            "select id, environment, policy, module_sha256, status, summary, started_ms, ended_ms from run
+             where (?1 is null or status = ?1) and (?2 is null or policy = ?2) order by started_ms desc, id desc limit ?3",
+        )?;
+        let rows =
+            statement.query_map(params![filter.status, filter.policy, filter.limit.unwrap_or(u32::MAX)], |r| {
+                Ok(RunRow {
+                    id: r.get(0)?,
+                    environment: r.get(1)?,
+                    policy: r.get(2)?,
+                    module_sha256: r.get(3)?,
+                    status: r.get(4)?,
+                    summary: r.get(5)?,
+                    started_ms: r.get(6)?,
+                    ended_ms: r.get(7)?,
+                })
+            })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// One run.
+    pub fn run(&self, id: &str) -> Result<RunRow> {
+        self.runs(&RunFilter::default())?.into_iter().find(|r| r.id == id).ok_or_else(|| {
+            Error::new(Kind::Usage, format!("no run `{}`", host_api::identifier::shown(id)))
+                .hint("`lifeboat runs list` shows them")
+        })
+    }
+
+    /// Candidates, oldest first.
+    pub fn candidates(&self) -> Result<Vec<CandidateRow>> {
+        let connection = self.lock();
+        let mut statement =
+            connection.prepare("select id, run, state, body, verification from candidate order by id")?;
+        let rows = statement.query_map([], |r| {
+            let body: String = r.get(3)?;
+            let verification: Option<String> = r.get(4)?;
+            Ok(CandidateRow {
+                id: r.get(0)?,
+                run: r.get(1)?,
+                state: r.get(2)?,
+                candidate: serde_json::from_str(&body).ok(),
+                verification: verification.and_then(|v| serde_json::from_str(&v).ok()),
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// One candidate.
+    pub fn candidate(&self, id: &str) -> Result<CandidateRow> {
+        self.candidates()?.into_iter().find(|c| c.id == id).ok_or_else(|| {
+            Error::new(Kind::Usage, format!("no candidate `{}`", host_api::identifier::shown(id)))
+                .hint("`lifeboat candidates list` shows them")
+        })
+    }
+
+    /// Promotions, oldest first.
+    pub fn promotions(&self) -> Result<Vec<PromotionRow>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare("select run, environment, state, body from promotion order by id")?;
+        let rows = statement
+            .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get::<_, String>(3)?)))?
+            .collect::<Result<Vec<_>, _>>()?;
+        rows.into_iter()
+            .map(|(run, environment, state, body)| {
+                let promotion = serde_json::from_str(&body)
+                    .map_err(|e| Error::new(Kind::Journal, format!("a promotion can't be read: {e}")))?;
+                Ok(PromotionRow { run, environment, state, promotion })
+            })
+            .collect()
+    }
+
+    /// One promotion.
+    pub fn promotion(&self, id: &str) -> Result<PromotionRow> {
+        self.promotions()?.into_iter().find(|p| p.promotion.id == id).ok_or_else(|| {
+            Error::new(Kind::Usage, format!("no promotion `{}`", host_api::identifier::shown(id)))
+                .hint("`lifeboat promotions list` shows them")
+        })
+    }
+
+    /// Approvals of a run, oldest first.
+    pub fn approvals(&self, run: &str) -> Result<Vec<ApprovalRow>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare(
+            "select id, run, state, intent, intent_sha256, decided_by, how from approval where run = ? order by id",
+        )?;
+        let rows = statement.query_map([run], |r| {
+            let state: String = r.get(2)?;
+            let intent: String = r.get(3)?;
+            Ok(ApprovalRow {
+                id: r.get(0)?,
+                run: r.get(1)?,
+                // A word that is not ours was never approved.
+                state: ApprovalState::parse(&state).unwrap_or(ApprovalState::Denied),
+                intent: serde_json::from_str(&intent).unwrap_or(Value::Null),
+                intent_sha256: r.get(4)?,
+                decided_by: r.get(5)?,
+                how: r.get(6)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Obligations, newest first; of one run, or of all.
+    pub fn obligations(&self, run: Option<&str>) -> Result<Vec<ObligationRow>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare(
+            "select id, run, kind, object, if_aborted, body, state, note from obligation
+             where ?1 is null or run = ?1 order by id desc",
+        )?;
+        let rows = statement.query_map([run], |r| {
+            let body: String = r.get(5)?;
+            Ok(ObligationRow {
+                id: r.get(0)?,
+                run: r.get(1)?,
+                kind: r.get(2)?,
+                object: r.get(3)?,
+                if_aborted: r.get(4)?,
+                body: serde_json::from_str(&body).unwrap_or(Value::Null),
+                state: r.get(6)?,
+                note: r.get(7)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Walks the whole log: every line's hash, and the chain. Gives the number of records and the last hash.
+    pub fn verify_chain(&self) -> Result<(u64, String)> {
+        let connection = self.lock();
+        let mut statement = connection.prepare("select seq, line, hash from log order by seq")?;
+        let mut rows = statement.query([])?;
+        let (mut count, mut prev) = (0_u64, GENESIS.to_owned());
+        while let Some(row) = rows.next()? {
+            let (seq, line, hash): (u64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let broken = |why: &str| Error::new(Kind::VerificationFailed, format!("record {seq}: {why}"));
+            if hex::encode(Sha256::digest(line.as_bytes())) != hash {
+                return Err(broken("its text does not have its hash"));
+            }
+            let body: Value = serde_json::from_str(&line).map_err(|_| broken("not JSON"))?;
+            if body["prev"] != prev.as_str() || body["seq"] != seq || seq != count + 1 {
+                return Err(broken("it does not follow the record before it"));
+            }
+            (count, prev) = (seq, hash);
+        }
+        Ok((count, prev))
+    }
+}
+
+fn damaged(path: &Path, e: &rusqlite::Error) -> Error {
+    Error::new(Kind::Journal, format!("{} can't be opened: {e}", path.display()))
+        .hint("backups are not affected: their manifests lie in the stores; move the state aside to start a new one")
+}
+
+/// Where a run stands by the last records of the log.
+fn stand(connection: &Connection, run: &str) -> Result<Stand> {
+    let last: Option<(String, Option<u64>)> = connection
+        .prepare_cached("select kind, step from log where run = ? and kind <> 'settled' order by seq desc limit 1")?
+        .query_row([run], |r| Ok((r.get(0)?, r.get(1)?)))
+        .optional()?;
+    let Some((word, step)) = last else { return Ok(Stand::New) };
+    Ok(match Transition::parse(&word) {
+        Some(Transition::Started) => step.map_or(Stand::Running, Stand::InStep),
+        Some(Transition::Parked) => Stand::Parked(step),
+        // It goes on where it was parked: inside its step, or between steps.
+        Some(Transition::Resumed) => step.map_or(Stand::Running, Stand::InStep),
+        Some(Transition::RunEnded) => Stand::Ended,
+        Some(Transition::RunStarted | Transition::Answered | Transition::Completed | Transition::Settled) => {
+            Stand::Running
+        }
+        None => return Err(Error::new(Kind::Journal, format!("a record of kind `{word}`"))),
+    })
+}
+
+fn apply(connection: &Connection, run: &str, time_ms: u64, change: &Change) -> Result<()> {
+    match change {
+        Change::RunBegins(row) => connection.execute(
+            "insert into run (id, environment, policy, module_sha256, status, started_ms) values (?, ?, ?, ?, 'running', ?)",
+            params![row.id, row.environment, row.policy, row.module_sha256, time_ms],
+        )?,
+        Change::RunStatus(status, summary, ended_ms) => connection.execute(
+            "update run set status = ?, summary = ?, ended_ms = ? where id = ?",
+            params![status, summary, ended_ms, run],
+        )?,
+        Change::CandidateBegins(id) => connection.execute(
+            "insert into candidate (id, run, state, body) values (?, ?, 'staging', 'null')",
+            params![id, run],
+        )?,
+        Change::CandidateStaged(candidate) => connection.execute(
+            "update candidate set state = 'staged', body = ? where id = ?",
+            params![text(candidate)?, candidate.id],
+        )?,
+        Change::CandidateVerified(id, verification) => connection.execute(
+            "update candidate set verification = ? where id = ?",
+            params![text(verification)?, id],
+        )?,
+        Change::CandidateState(id, state) => {
+            connection.execute("update candidate set state = ? where id = ?", params![state, id])?
+        }
+        Change::PromotionBegins(environment, promotion) => connection.execute(
+            "insert into promotion (id, run, environment, service, state, body) values (?, ?, ?, ?, 'promoting', ?)",
+            params![promotion.id, run, environment, promotion.service, text(promotion)?],
+        )?,
+        Change::PromotionState(id, state) => {
+            connection.execute("update promotion set state = ? where id = ?", params![state, id])?
+        }
+        Change::ApprovalOpens(id, step, intent, sha256) => connection.execute(
+            "insert into approval (id, run, step, state, intent, intent_sha256) values (?, ?, ?, 'open', ?, ?)",
+            params![id, run, step, intent, sha256],
+        )?,
+        Change::ApprovalDecided(id, state, by, how) => connection.execute(
+            "update approval set state = ?, decided_by = ?, how = ?, decided_ms = ? where id = ? and state = 'open'",
+            params![state.word(), by, how, time_ms, id],
+        )?,
+        Change::ApprovalSpent(id, intent_sha256) => {
+            let spent = connection.execute(
+                "update approval set state = 'spent' where id = ? and run = ? and state = 'approved' and intent_sha256 = ?",
+                params![id, run, intent_sha256],
+            )?;
+            if spent != 1 {
+                return Err(Error::new(Kind::Failed, format!("approval {id} is not good for this step")));
+            }
+            spent
+        }
+        Change::ObligationOpens(kind, object, if_aborted, body) => connection.execute(
+            "insert into obligation (run, kind, object, if_aborted, body, state) values (?, ?, ?, ?, ?, 'open')",
+            params![run, kind, object, if_aborted, body.to_string()],
+        )?,
+        Change::ObligationCloses(kind, object) => connection.execute(
+            "update obligation set state = 'closed' where run = ? and kind = ? and object = ? and state = 'open'",
+            params![run, kind, object],
+        )?,
+        Change::ObligationSettled(id, state, note) => {
+            connection.execute("update obligation set state = ?, note = ? where id = ?", params![state, note, id])?
+        }
+    };
+    Ok(())
+}
+
+/// JSON text of what is kept in a column.
+fn text<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::new(Kind::Journal, format!("a record can't be written: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begun(state: &State, run: &str) {
+        let row = RunRow {
+            id: run.into(),
+            environment: "test".into(),
+            policy: "p".into(),
+            module_sha256: "0".into(),
+            status: String::new(),
+            summary: String::new(),
+            started_ms: 0,
+            ended_ms: None,
+        };
+        state.append(run, Transition::RunStarted, None, json!({}), &[Change::RunBegins(row)]).unwrap();
+    }
+
+    #[test]
+    fn records_are_chained_and_canonical() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        begun(&state, "r1");
+        state.append("r1", Transition::Answered, Some(1), json!({"z": 1, "a": 2}), &[]).unwrap();
+        let lines = state.lines("r1").unwrap();
+        assert!(lines[1].starts_with(r#"{"a":2,"kind":"answered","prev":""#), "{}", lines[1]);
+        assert_eq!(state.verify_chain().unwrap().0, 2);
+    }
+
+    #[test]
+    fn the_log_can_be_neither_changed_nor_shortened_by_sql_and_a_forced_change_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        begun(&state, "r1");
+        assert!(state.lock().execute("update log set line = '{}'", []).is_err());
+        assert!(state.lock().execute("delete from log", []).is_err());
+        state
+            .lock()
+            .execute_batch("drop trigger log_no_update; update log set line = replace(line, 'r1', 'r2')")
+            .unwrap();
+        let error = state.verify_chain().unwrap_err();
+        assert!(error.message.contains("record 1"), "{error}");
+    }
+
+    #[test]
+    fn a_record_that_can_not_follow_is_refused_and_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        begun(&state, "r1");
+        let change = Change::CandidateBegins("c1".into());
+        assert!(state.append("r1", Transition::Completed, Some(1), json!({}), &[change]).is_err());
+        assert!(state.candidates().unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_approval_is_spent_once_and_only_for_its_run_and_intent() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        begun(&state, "r1");
+        begun(&state, "r2");
+        let opens = Change::ApprovalOpens("a1".into(), 1, "{}".into(), "sha".into());
+        state.append("r1", Transition::Answered, Some(1), json!({}), &[opens]).unwrap();
+        let spend = |run: &str, sha: &str, step| {
+            let change = Change::ApprovalSpent("a1".into(), sha.into());
+            state.append(run, Transition::Started, Some(step), json!({}), &[change])
+        };
+        assert!(spend("r1", "sha", 2).is_err(), "not approved yet");
+        let decided = Change::ApprovalDecided("a1".into(), ApprovalState::Approved, "me".into(), "typed".into());
+        state.append("r1", Transition::Answered, Some(2), json!({}), &[decided]).unwrap();
+        assert!(spend("r2", "sha", 2).is_err(), "another run");
+        assert!(spend("r1", "other", 3).is_err(), "another intent");
+        spend("r1", "sha", 3).unwrap();
+        state.append("r1", Transition::Completed, Some(3), json!({}), &[]).unwrap();
+        assert!(spend("r1", "sha", 4).is_err(), "a second time");
+    }
+
+    #[test]
+    fn a_newer_state_and_a_damaged_one_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        state.lock().pragma_update(None, "user_version", 99).unwrap();
+        drop(state);
+        let error = State::open(directory.path()).err().unwrap();
+        assert!(error.message.contains("99") && error.message.contains('1'), "{error}");
+        std::fs::write(directory.path().join("state.sqlite"), vec![7; 8192]).unwrap();
+        let _ = std::fs::remove_file(directory.path().join("state.sqlite-wal"));
+        assert_eq!(State::open(directory.path()).err().unwrap().kind, Kind::Journal);
+    }
+}

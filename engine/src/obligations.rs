@@ -1,0 +1,109 @@
+//! Whatever ends a run, the host closes what it opened: a started scratch service, a candidate, a stopped service. In recorded steps.
+
+use std::time::Duration;
+
+use host_api::scratch::Instance;
+use host_api::{Error as HostError, Finding};
+use serde_json::json;
+
+use crate::journal::{Change, ObligationRow, Transition};
+use crate::observe::Event;
+use crate::step::{Stepper, Stop};
+
+/// How long settling one obligation may take: a service's start has its own limit below this.
+const SETTLE_LIMIT: Duration = Duration::from_secs(600);
+
+impl Stepper {
+    /// Settles every open obligation, the newest first. Answers with those that could not be: what is left, and what to type.
+    pub(crate) async fn settle(&mut self) -> Result<Vec<String>, Stop> {
+        let open: Vec<ObligationRow> = self
+            .around
+            .state
+            .obligations(Some(&self.run.id))
+            .map_err(|e| Stop::Journal(e.to_string()))?
+            .into_iter()
+            .filter(|o| o.state == "open")
+            .collect();
+        let mut unsettled = Vec::new();
+        for obligation in open {
+            let what = words(&obligation);
+            let result = self.settle_one(&obligation).await;
+            let error = result.as_ref().err().map(ToString::to_string);
+            let (state, note) = match &error {
+                None => ("settled", String::new()),
+                Some(error) => ("unsettled", error.clone()),
+            };
+            if let Some(error) = &error {
+                let left = format!("{what}: {error}");
+                self.said.finding(Finding::error("obligation", &left, command(&obligation)));
+                unsettled.push(format!("{left}\n  to settle it: {}", command(&obligation)));
+            }
+            self.around.observer.event(&self.run.id, &Event::Settling { what: what.clone(), error: error.clone() });
+            let mut changes = vec![Change::ObligationSettled(obligation.id, state, note)];
+            if obligation.kind == "candidate" && error.is_none() {
+                changes.push(Change::CandidateState(obligation.object.clone(), "discarded"));
+            }
+            let body = json!({
+                "by": "host", "obligation": obligation.kind, "object": obligation.object,
+                "declared": obligation.if_aborted, "error": error,
+            });
+            self.append(Transition::Settled, None, body, &changes)?;
+        }
+        Ok(unsettled)
+    }
+
+    async fn settle_one(&mut self, obligation: &ObligationRow) -> Result<(), HostError> {
+        let host = self.around.host.clone();
+        let cx = self.settling_context(SETTLE_LIMIT);
+        match (obligation.kind.as_str(), obligation.if_aborted.as_str()) {
+            ("instance", _) => {
+                let instance: Instance = serde_json::from_value(obligation.body.clone())
+                    .map_err(|e| HostError::failed(format!("its record can't be read: {e}")))?;
+                for finding in host_api::scratch::Scratch::stop(&*host, &cx, &instance).await? {
+                    self.said.finding(finding);
+                }
+                Ok(())
+            }
+            ("candidate", _) => {
+                let row =
+                    self.around.state.candidate(&obligation.object).map_err(|e| HostError::failed(e.to_string()))?;
+                match row.candidate {
+                    Some(candidate) => host.discard(&cx, &candidate).await,
+                    None => Err(HostError::failed("its staging did not end on record, so what it left is not known")
+                        .hint("look for names that contain the candidate's id beside the live data")),
+                }
+            }
+            ("service-stopped", "start") => {
+                host_api::service::ServiceControl::start(&*host, &cx, &obligation.object).await
+            }
+            ("service-stopped", "leave") => {
+                self.said.finding(Finding::error(
+                    "service-left-stopped",
+                    format!("service {} was left stopped, as the policy declared", obligation.object),
+                    "look at its data, then start it",
+                ));
+                Ok(())
+            }
+            (kind, _) => Err(HostError::failed(format!("an obligation of unknown kind `{kind}`"))),
+        }
+    }
+}
+
+fn words(obligation: &ObligationRow) -> String {
+    match obligation.kind.as_str() {
+        "instance" => format!("stop scratch service {}", obligation.object),
+        "candidate" => format!("discard candidate {}", obligation.object),
+        "service-stopped" if obligation.if_aborted == "leave" => format!("leave service {} stopped", obligation.object),
+        "service-stopped" => format!("start service {} again", obligation.object),
+        kind => format!("{kind} {}", obligation.object),
+    }
+}
+
+fn command(obligation: &ObligationRow) -> String {
+    match obligation.kind.as_str() {
+        "candidate" => format!("lifeboat candidates discard {}", obligation.object),
+        "service-stopped" => format!("start service {} with its own service manager", obligation.object),
+        "instance" => format!("end process {}", obligation.body["pid"]),
+        _ => "see the journal: lifeboat runs show RUN".into(),
+    }
+}

@@ -1,0 +1,11 @@
+//! Policies as files: what a module says of itself, what it wants, and how it is made.
+
+mod description;
+mod module;
+mod pack;
+mod parameters;
+
+pub use description::{Description, SECTION};
+pub use module::{Import, Inspected, Module, inspect};
+pub use pack::pack;
+pub use parameters::{from_words, validate, validate_partial};

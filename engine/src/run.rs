@@ -1,0 +1,445 @@
+//! Running a policy: from its first record to its last.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use host_api::{ErrorKind, Finding, Primitives, Severity, identifier};
+use serde_json::{Map, Value, json};
+use wasmtime::Store;
+use wasmtime::component::Val;
+
+use crate::error::{Error, Kind, Result};
+use crate::grants::Grants;
+use crate::journal::{Change, Record, RunRow, Transition};
+use crate::locks::ServiceLocks;
+use crate::observe::Event;
+use crate::policy::Module;
+use crate::reporting::{Said, write_evidence};
+use crate::sandbox::handles::Handles;
+use crate::sandbox::limits::{Breach, Limits, MemoryLimiter, breach_of};
+use crate::sandbox::linker::Guest;
+use crate::step::{RunIdentity, Stepper, Stop, Surroundings};
+use crate::{Engine, contract};
+
+/// What to run a module with.
+pub struct RunOptions {
+    /// The environment's name.
+    pub environment: String,
+    /// The name the environment gives the policy.
+    pub policy: String,
+    /// The world the environment gives it.
+    pub world: String,
+    /// What it may do.
+    pub grants: Grants,
+    /// How much of everything.
+    pub limits: Limits,
+    /// Its parameters, validated.
+    pub parameters: Map<String, Value>,
+    /// The environment's primitives.
+    pub host: Arc<dyn Primitives>,
+    /// Who started it, `alice@host`.
+    pub actor: String,
+    /// By which way, `cli`, `embedded`.
+    pub channel: String,
+    /// Set from outside to cancel.
+    pub cancelled: Arc<AtomicBool>,
+}
+
+/// How a run came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It did what it was for.
+    Ok,
+    /// Some of it.
+    PartlyDone,
+    /// There was nothing to do.
+    NothingToDo,
+    /// It failed.
+    Failed,
+    /// A verification found something, or could not run.
+    VerificationFailed,
+    /// A call was not granted, and the policy could not go on without.
+    Denied,
+    /// A person said no, or an approval came too late.
+    Rejected,
+    /// It waits for a person.
+    Parked,
+    /// A step's outcome is not known.
+    InDoubt,
+    /// The policy trapped.
+    Trapped,
+    /// The policy broke a limit.
+    LimitBroken,
+    /// Another run works on the service.
+    LockHeld,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl Status {
+    /// The word in the journal and in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::PartlyDone => "partly-done",
+            Self::NothingToDo => "nothing-to-do",
+            Self::Failed => "failed",
+            Self::VerificationFailed => "verification-failed",
+            Self::Denied => "denied",
+            Self::Rejected => "rejected",
+            Self::Parked => "parked",
+            Self::InDoubt => "in-doubt",
+            Self::Trapped => "trapped",
+            Self::LimitBroken => "limit-broken",
+            Self::LockHeld => "lock-held",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The documented exit code.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::PartlyDone => 3,
+            Self::NothingToDo => 4,
+            Self::VerificationFailed => 5,
+            Self::LockHeld => 11,
+            Self::Denied => 12,
+            Self::Parked => 13,
+            Self::Rejected => 14,
+            Self::InDoubt => 15,
+            Self::Trapped | Self::LimitBroken => 20,
+            Self::Cancelled => 130,
+        }
+    }
+}
+
+/// A run's end, or its parking.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// The run's id.
+    pub run: String,
+    /// How it came out.
+    pub status: Status,
+    /// In a line or two.
+    pub summary: String,
+    /// Everything the policy and the host found.
+    pub findings: Vec<Finding>,
+    /// What the run left open and the host could not close: what, and what to type.
+    pub unsettled: Vec<String>,
+    /// The limit that was broken.
+    pub breach: Option<Breach>,
+}
+
+impl Engine {
+    /// Runs a module from its beginning.
+    pub async fn run(&self, module: &Module, options: RunOptions) -> Result<Ended> {
+        self.check_world(module, &options)?;
+        let run = identifier::fresh();
+        let identity = identity(&run, module, &options);
+        let row = RunRow {
+            id: run.clone(),
+            environment: options.environment.clone(),
+            policy: options.policy.clone(),
+            module_sha256: identity.module_sha256.clone(),
+            status: String::new(),
+            summary: String::new(),
+            started_ms: 0,
+            ended_ms: None,
+        };
+        let description = &module.inspected.description;
+        let body = json!({
+            "environment": options.environment, "policy": options.policy, "version": description.version,
+            "world": options.world, "module-sha256": identity.module_sha256, "grants-sha256": options.grants.sha256,
+            "parameters": options.parameters, "actor": options.actor, "channel": options.channel,
+            "contract": contract::VERSION,
+        });
+        let clock_ms = self.state().append(&run, Transition::RunStarted, None, body, &[Change::RunBegins(row)])?;
+        self.drive(module, identity, options, clock_ms, Vec::new(), false).await
+    }
+
+    /// Goes on with a run that is parked: answers on record are given again, then it runs on. The module, its grants and its parameters must
+    /// be those it began with.
+    pub async fn resume(&self, run: &str, module: &Module, mut options: RunOptions) -> Result<Ended> {
+        self.check_world(module, &options)?;
+        let row = self.state().run(run)?;
+        let records = self.state().records(run)?;
+        let begun =
+            records.first().ok_or_else(|| Error::new(Kind::Journal, format!("run {run} has no records")))?.body.clone();
+        let differs = |what: &str, then: &Value, now: &str| {
+            Error::new(Kind::PolicyRefused, format!("run {run} can't go on: its {what} was {then}, and is {now} now"))
+                .hint("a run is finished by what began it; put it back, or cancel the run and start a new one")
+        };
+        if begun["module-sha256"] != module.inspected.sha256.as_str() {
+            return Err(differs("module", &begun["module-sha256"], &module.inspected.sha256));
+        }
+        if begun["grants-sha256"] != options.grants.sha256.as_str() {
+            return Err(differs("grants digest", &begun["grants-sha256"], &options.grants.sha256));
+        }
+        if row.status != "parked" {
+            let why = if row.ended_ms.is_some() { "it is over" } else { "it is not parked" };
+            return Err(Error::new(Kind::Usage, format!("run {run} can't be resumed: {why} ({})", row.status)));
+        }
+        options.parameters = begun["parameters"].as_object().cloned().unwrap_or_default();
+        let waits_in =
+            records.iter().rev().find(|r| r.kind == Transition::Parked).and_then(|r| r.body["step"].as_u64());
+        let body = json!({"actor": options.actor, "channel": options.channel});
+        let status = Change::RunStatus("running".into(), String::new(), None);
+        self.state().append(run, Transition::Resumed, waits_in, body, &[status])?;
+        let clock_ms = records.first().map_or(0, |r| r.time_ms);
+        self.drive(module, identity(run, module, &options), options, clock_ms, records, true).await
+    }
+
+    fn check_world(&self, module: &Module, options: &RunOptions) -> Result<()> {
+        let declared = &module.inspected.description.world;
+        if *declared != options.world {
+            return Err(Error::new(
+                Kind::PolicyRefused,
+                format!(
+                    "policy {} is for world `{declared}`, the environment gives it `{}`",
+                    options.policy, options.world
+                ),
+            )
+            .hint("set the world in the configuration to the module's, if what that world holds is acceptable"));
+        }
+        Ok(())
+    }
+
+    async fn drive(
+        &self,
+        module: &Module,
+        run: RunIdentity,
+        options: RunOptions,
+        clock_ms: u64,
+        records: Vec<Record>,
+        resumed: bool,
+    ) -> Result<Ended> {
+        let observer = self.observer();
+        observer.event(
+            &run.id,
+            &Event::RunStarted { policy: run.policy.clone(), environment: run.environment.clone(), resumed },
+        );
+        let open_step =
+            match records.iter().rev().find(|r| matches!(r.kind, Transition::Started | Transition::Completed)) {
+                Some(record) if record.kind == Transition::Started => Some(record.clone()),
+                _ => None,
+            };
+        let replay: VecDeque<Record> =
+            records.into_iter().filter(|r| matches!(r.kind, Transition::Answered | Transition::Completed)).collect();
+        let (world, limits, cancelled) = (options.world.clone(), options.limits.clone(), options.cancelled.clone());
+        let parameters = Value::Object(options.parameters.clone()).to_string();
+        let mut stepper = self.stepper(run, options, clock_ms);
+        stepper.declared = module.inspected.description.capabilities.iter().cloned().collect();
+        stepper.replay = replay;
+        stepper.open_step = open_step;
+        let deadline = stepper.deadline;
+        let guest = Guest {
+            handles: Handles::new(limits.handles_max),
+            memory: MemoryLimiter::new(limits.memory_bytes_max),
+            stepper,
+        };
+        let mut store = Store::new(self.sandbox().engine(), guest);
+        let ended = tokio::select! {
+            result = self.call(module, &world, &limits, &mut store, parameters) => Some(result),
+            () = past(deadline, limits.grace(), &cancelled) => None,
+        };
+        let came_to = match ended {
+            None if cancelled.load(Ordering::Relaxed) => {
+                Came::to(Status::Cancelled, "cancelled; the policy did not end by itself")
+            }
+            None => Came {
+                breach: Some(Breach::Deadline),
+                ..Came::to(Status::LimitBroken, &format!("the policy {}", Breach::Deadline))
+            },
+            Some(result) => read_end(result, store.data(), cancelled.load(Ordering::Relaxed)),
+        };
+        // Whatever the guest still had under way ends with it.
+        if !matches!(came_to.status, Status::Parked) {
+            cancelled.store(true, Ordering::Relaxed);
+        }
+        let stepper = store.into_data().stepper;
+        self.finish(stepper, came_to).await
+    }
+
+    /// A stepper at its beginning, with nothing declared.
+    pub(crate) fn stepper(&self, run: RunIdentity, options: RunOptions, clock_ms: u64) -> Stepper {
+        Stepper {
+            around: Surroundings {
+                host: options.host,
+                state: self.state().clone(),
+                confirmer: self.confirmer(),
+                observer: self.observer(),
+            },
+            live_endpoints: contract::contract().worlds.get(&options.world).is_some_and(|w| w.contains("query")),
+            deadline: Instant::now() + options.limits.deadline(),
+            locks: ServiceLocks::new(self.state().directory()),
+            grants: options.grants,
+            limits: options.limits,
+            cancelled: options.cancelled,
+            declared: BTreeSet::new(),
+            said: Said::default(),
+            step: 0,
+            clock_ms,
+            replay: VecDeque::new(),
+            open_step: None,
+            last_refusal: None,
+            run,
+        }
+    }
+
+    /// Instantiates and calls `run`.
+    async fn call(
+        &self,
+        module: &Module,
+        world: &str,
+        limits: &Limits,
+        store: &mut Store<Guest>,
+        parameters: String,
+    ) -> wasmtime::Result<Result<(), String>> {
+        limits.apply(store)?;
+        let linker = self.linker(world).map_err(wasmtime::Error::new)?;
+        let instance = linker.instantiate_async(&mut *store, &module.component).await?;
+        let run = instance
+            .get_func(&mut *store, "run")
+            .ok_or_else(|| wasmtime::format_err!("the module exports no `run`"))?;
+        let mut results = [Val::Bool(false)];
+        run.call_async(&mut *store, &[Val::String(parameters)], &mut results).await?;
+        match results {
+            [Val::Result(Ok(_))] => Ok(Ok(())),
+            [Val::Result(Err(Some(text)))] => match *text {
+                Val::String(text) => Ok(Err(text)),
+                _ => wasmtime::bail!("`run` answered with another type than the contract has"),
+            },
+            _ => wasmtime::bail!("`run` answered with another type than the contract has"),
+        }
+    }
+
+    /// Settles, writes the last record and the evidence.
+    pub(crate) async fn finish(&self, mut stepper: Stepper, came: Came) -> Result<Ended> {
+        let run = stepper.run.id.clone();
+        let journal = |stop: Stop| {
+            Error::new(Kind::Journal, stop.to_string())
+                .hint("the run has no end on record; what it opened may still be open")
+        };
+        if came.status == Status::Parked {
+            let step = came.waits_in;
+            let changes = [Change::RunStatus(came.status.word().into(), came.summary.clone(), None)];
+            stepper.append(Transition::Parked, step, json!({"why": came.summary}), &changes).map_err(journal)?;
+            return Ok(Ended {
+                run,
+                status: came.status,
+                summary: came.summary,
+                findings: stepper.said.findings,
+                unsettled: Vec::new(),
+                breach: None,
+            });
+        }
+        let unsettled = stepper.settle().await.map_err(journal)?;
+        let (mut status, mut summary) = (came.status, came.summary);
+        // A policy that says all is well while it, or the host, found an error does not get its word for it.
+        if status == Status::Ok && stepper.said.findings.iter().any(|f| f.severity == Severity::Error) {
+            status = Status::PartlyDone;
+            summary = format!("{summary} (with findings of severity error)");
+        }
+        let body = json!({
+            "status": status.word(), "summary": summary, "steps": stepper.step, "unsettled": unsettled.len(),
+            "breach": came.breach,
+        });
+        let change = Change::RunStatus(status.word().into(), summary.clone(), Some(identifier::now_ms()));
+        stepper.append(Transition::RunEnded, None, body, &[change]).map_err(journal)?;
+        let lines = self.state().lines(&run)?.join("\n") + "\n";
+        write_evidence(self.state().directory(), &run, "journal.jsonl", lines.as_bytes())?;
+        Ok(Ended { run, status, summary, findings: stepper.said.findings, unsettled, breach: came.breach })
+    }
+}
+
+fn identity(run: &str, module: &Module, options: &RunOptions) -> RunIdentity {
+    RunIdentity {
+        id: run.to_owned(),
+        environment: options.environment.clone(),
+        policy: options.policy.clone(),
+        module_sha256: module.inspected.sha256.clone(),
+    }
+}
+
+/// What the guest's end says.
+pub(crate) struct Came {
+    status: Status,
+    summary: String,
+    waits_in: Option<u64>,
+    breach: Option<Breach>,
+}
+
+impl Came {
+    pub(crate) fn to(status: Status, summary: &str) -> Self {
+        Self { status, summary: summary.to_owned(), waits_in: None, breach: None }
+    }
+}
+
+fn read_end(result: wasmtime::Result<Result<(), String>>, guest: &Guest, cancelled: bool) -> Came {
+    let said = &guest.stepper.said;
+    match result {
+        Ok(Ok(())) => {
+            let (code, summary) = said.outcome.clone().unwrap_or_else(|| ("ok".into(), "done".into()));
+            let status = match code.as_str() {
+                "ok" => Status::Ok,
+                "partly-done" => Status::PartlyDone,
+                "nothing-to-do" => Status::NothingToDo,
+                "verification-failed" => Status::VerificationFailed,
+                // Also for a word that only a newer policy knows: not a success.
+                _ => Status::Failed,
+            };
+            Came::to(status, &summary)
+        }
+        Ok(Err(text)) => {
+            let status = match (guest.stepper.last_refusal, &said.outcome) {
+                _ if cancelled => Status::Cancelled,
+                (Some(ErrorKind::Denied), _) => Status::Denied,
+                (Some(ErrorKind::Rejected | ErrorKind::Expired), _) => Status::Rejected,
+                (_, Some((code, _))) if code == "verification-failed" => Status::VerificationFailed,
+                _ => Status::Failed,
+            };
+            Came::to(status, &text)
+        }
+        Err(trap) => read_trap(&trap, guest),
+    }
+}
+
+fn read_trap(trap: &wasmtime::Error, guest: &Guest) -> Came {
+    if let Some(breach) = breach_of(trap, guest) {
+        return Came { breach: Some(breach), ..Came::to(Status::LimitBroken, &format!("the policy {breach}")) };
+    }
+    match trap.downcast_ref::<Stop>() {
+        Some(Stop::Parked { approval }) => Came {
+            waits_in: Some(guest.stepper.step),
+            ..Came::to(Status::Parked, &format!("waiting for approval {approval}"))
+        },
+        Some(Stop::Breach(breach)) => {
+            Came { breach: Some(*breach), ..Came::to(Status::LimitBroken, &format!("the policy {breach}")) }
+        }
+        Some(Stop::LockHeld(why)) => Came::to(Status::LockHeld, why),
+        Some(stop @ Stop::InDoubt { .. }) => Came::to(Status::InDoubt, &stop.to_string()),
+        Some(stop @ Stop::Nondeterminism { .. }) => Came::to(Status::Trapped, &stop.to_string()),
+        Some(stop @ Stop::Journal(_)) => Came::to(Status::Failed, &stop.to_string()),
+        None => {
+            // The first line is the cause; a backtrace follows it.
+            let text = format!("{trap:#}");
+            let cause = trap.root_cause().to_string();
+            let first = text.lines().next().unwrap_or_default();
+            let cause = if cause.is_empty() { first } else { &cause };
+            Came::to(Status::Trapped, &format!("the policy trapped: {}", identifier::shown_long(cause)))
+        }
+    }
+}
+
+/// Comes back when the guest must be ended: after its deadline, or a cancellation, and the grace.
+async fn past(deadline: Instant, grace: Duration, cancelled: &AtomicBool) {
+    while Instant::now() < deadline && !cancelled.load(Ordering::Relaxed) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        tokio::time::sleep(left.min(Duration::from_millis(20))).await;
+    }
+    tokio::time::sleep(grace).await;
+}

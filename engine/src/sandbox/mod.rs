@@ -1,0 +1,117 @@
+//! The sandbox: where a policy's code runs, with nothing to hold on to but the contract's interfaces.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `mod.rs` | the one constructor of the engine's configuration |
+//! | `linker.rs` | the linker of a world, built from the contract |
+//! | `values.rs` | component values to and from JSON |
+//! | `handles.rs` | the guest's resources |
+//! | `limits.rs` | every limit, where it is set and how its breach is told |
+
+pub mod handles;
+pub mod limits;
+pub mod linker;
+pub mod values;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use wasmtime::component::Component;
+use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::error::{Error, Kind, Result};
+
+/// How often guests are interrupted to look at their deadline. A busy loop ends at most two of these after its limit.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Largest memory a pooled instance may have; a policy's own limit is at most this. Language runtimes (Python, JavaScript) want some
+/// hundred MiB.
+pub const MEMORY_BYTES_MAX: usize = 1 << 30;
+
+/// Instances that may be alive at once in one engine.
+const INSTANCES_MAX: u32 = 128;
+
+/// Compiles and holds what runs guests. One for each [`crate::Engine`].
+pub struct Sandbox {
+    engine: wasmtime::Engine,
+    stop_ticking: Arc<AtomicBool>,
+}
+
+impl Sandbox {
+    /// A sandbox with a compile cache in this directory (private to the engine's user; keyed by the module and the settings below).
+    pub fn new(cache: Option<&Path>) -> Result<Self> {
+        let mut config = Config::new();
+        config
+            // Deterministic: the same module and answers give the same requests on every machine.
+            .cranelift_nan_canonicalization(true)
+            .wasm_relaxed_simd(true)
+            .relaxed_simd_deterministic(true)
+            .wasm_component_model(true)
+            // One guest task at a time; also twice as fast a host call.
+            .concurrency_support(false)
+            // Bounded: fuel for work, epochs for time, see `limits.rs`.
+            .consume_fuel(true)
+            .epoch_interruption(true)
+            .max_wasm_stack(1 << 20)
+            .async_stack_size(2 << 20)
+            .memory_reservation(MEMORY_BYTES_MAX as u64)
+            .memory_guard_size(64 << 10)
+            .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(20));
+        let mut pool = PoolingAllocationConfig::default();
+        pool.total_component_instances(INSTANCES_MAX)
+            .total_core_instances(INSTANCES_MAX * 4)
+            .total_memories(INSTANCES_MAX)
+            .total_tables(INSTANCES_MAX * 4)
+            .total_stacks(INSTANCES_MAX)
+            .max_memories_per_component(8)
+            .max_tables_per_component(32)
+            .max_core_instances_per_component(32)
+            .table_elements(100_000)
+            .max_component_instance_size(4 << 20)
+            .max_core_instance_size(4 << 20)
+            .max_memory_size(MEMORY_BYTES_MAX);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        if let Some(directory) = cache {
+            let mut settings = CacheConfig::new();
+            settings.with_directory(directory);
+            let cache = Cache::new(settings)
+                .map_err(|e| Error::new(Kind::Configuration, format!("compile cache {}: {e}", directory.display())))?;
+            config.cache(Some(cache));
+        }
+        let engine = wasmtime::Engine::new(&config).map_err(|e| Error::new(Kind::Failed, format!("sandbox: {e}")))?;
+        let stop_ticking = Arc::new(AtomicBool::new(false));
+        let (ticking, stop) = (engine.weak(), stop_ticking.clone());
+        std::thread::Builder::new()
+            .name("lifeboat-ticker".into())
+            .spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(TICK);
+                    match ticking.upgrade() {
+                        Some(engine) => engine.increment_epoch(),
+                        None => break,
+                    }
+                }
+            })
+            .map_err(|e| Error::new(Kind::Failed, format!("sandbox: {e}")))?;
+        Ok(Self { engine, stop_ticking })
+    }
+
+    /// Compiles a component, or takes it from the cache.
+    pub fn compile(&self, bytes: &[u8]) -> Result<Component> {
+        Component::from_binary(&self.engine, bytes)
+            .map_err(|e| Error::new(Kind::PolicyRefused, format!("the module does not compile: {e:#}")))
+    }
+
+    /// The engine underneath.
+    pub fn engine(&self) -> &wasmtime::Engine {
+        &self.engine
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.stop_ticking.store(true, Ordering::Relaxed);
+    }
+}

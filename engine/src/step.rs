@@ -1,0 +1,416 @@
+//! The one step: every call of every guest is checked, recorded and performed here.
+//!
+//! ```text
+//! guest ──▶ sandbox::linker ──▶ step() ──▶ limits ▸ replay ▸ cancelled? ▸ granted? ──▶ perform() ──▶ host-api
+//!                                 │                                                        │
+//!                                 └── started (fsynced) … completed (fsynced) ── journal ◀─┘
+//! ```
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use host_api::context::Progress;
+use host_api::{Error as HostError, ErrorKind, Finding, Primitives, StepContext};
+use serde_json::{Value, json};
+
+use crate::approvals::Confirmer;
+use crate::calls::{self, Class};
+use crate::contract::Function;
+use crate::grants::{self, Grants};
+use crate::journal::{Change, Record, State, Transition};
+use crate::locks::ServiceLocks;
+use crate::observe::{Event, Observer};
+use crate::reporting::Said;
+use crate::sandbox::limits::{Breach, Limits};
+
+/// Why a guest does not go on. Travels through the sandbox as the trap's cause.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// Waiting for a person.
+    #[error("waiting for approval {approval}")]
+    Parked {
+        /// The approval that is open.
+        approval: String,
+    },
+    /// A limit was broken.
+    #[error(transparent)]
+    Breach(#[from] Breach),
+    /// The record could not be written: the step did not happen.
+    #[error("the journal can't be written: {0}")]
+    Journal(String),
+    /// A replayed call differs from the one on record.
+    #[error("nondeterminism at step {step}\n  on record: {recorded}\n  now:       {now}")]
+    Nondeterminism {
+        /// Which step.
+        step: u64,
+        /// The request on record.
+        recorded: String,
+        /// The request now.
+        now: String,
+    },
+    /// Another run works on the service.
+    #[error("{0}")]
+    LockHeld(String),
+    /// An effect was started before a crash, and whether it happened is not known.
+    #[error("step {step} ({call}) was started and has no completion on record")]
+    InDoubt {
+        /// Which step.
+        step: u64,
+        /// Which call.
+        call: String,
+    },
+}
+
+/// Which run of what.
+#[derive(Debug, Clone)]
+pub struct RunIdentity {
+    /// Its id.
+    pub id: String,
+    /// Environment's name.
+    pub environment: String,
+    /// Policy's name.
+    pub policy: String,
+    /// SHA-256 of the module.
+    pub module_sha256: String,
+}
+
+/// What a run needs from around it.
+pub struct Surroundings {
+    /// The primitives.
+    pub host: Arc<dyn Primitives>,
+    /// The journal.
+    pub state: Arc<State>,
+    /// Who is asked.
+    pub confirmer: Arc<dyn Confirmer>,
+    /// Who watches.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// One run's way through its steps.
+pub struct Stepper {
+    pub(crate) around: Surroundings,
+    pub(crate) run: RunIdentity,
+    pub(crate) grants: Grants,
+    /// Calls the module declares.
+    pub(crate) declared: BTreeSet<String>,
+    /// Whether the world may speak to the live service at all; without, only to scratch instances.
+    pub(crate) live_endpoints: bool,
+    pub(crate) limits: Limits,
+    pub(crate) said: Said,
+    /// Steps so far.
+    pub(crate) step: u64,
+    /// Time of the newest record.
+    pub(crate) clock_ms: u64,
+    /// Answers on record, to be given again.
+    pub(crate) replay: VecDeque<Record>,
+    /// An effect that was started and has no completion on record.
+    pub(crate) open_step: Option<Record>,
+    pub(crate) deadline: Instant,
+    pub(crate) cancelled: Arc<AtomicBool>,
+    pub(crate) locks: ServiceLocks,
+    /// The last refusal of a grant, or of a person, that the guest was told: what a failed run failed of.
+    pub(crate) last_refusal: Option<ErrorKind>,
+}
+
+/// What is on record before an effect begins, and what its end changes.
+#[derive(Default)]
+pub(crate) struct Prepared {
+    /// Kept in the `started` record, and given to the performer (generated ids, a swap plan).
+    pub(crate) body: Value,
+    /// Made with the `started` record.
+    pub(crate) on_start: Vec<Change>,
+    /// Made with the `completed` record if the effect succeeded.
+    pub(crate) on_success: Vec<Change>,
+    /// Made with the `completed` record if it failed.
+    pub(crate) on_failure: Vec<Change>,
+}
+
+impl Stepper {
+    /// One call, from the guest's request to the answer it gets. `canonical` is the request as journaled, `full` as the host reads it.
+    pub(crate) async fn step(&mut self, function: &Function, canonical: Value, full: Value) -> Result<Value, Stop> {
+        let call = calls::find(&function.name).expect("a test holds the table against the contract");
+        if call.class == Class::Pure {
+            return self.pure(call.name, &full);
+        }
+        self.step += 1;
+        if self.step > self.limits.steps_max {
+            return Err(Breach::Steps.into());
+        }
+        let request = json!({"call": call.name, "arguments": canonical});
+        if let Some(record) = self.replay.pop_front() {
+            return self.replayed(&record, &request);
+        }
+        if let Some(open) = self.open_step.take() {
+            return self.reopened(call, &open, request, full).await;
+        }
+        let class = calls::class_of(call, &full);
+        let objects = match self.permitted(call, &full) {
+            Ok(objects) => objects,
+            Err(refusal) => return self.answer(request, Err(refusal)),
+        };
+        self.around
+            .observer
+            .event(&self.run.id, &Event::StepStarted { step: self.step, line: grants::line_for(call.name, &objects) });
+        let began = Instant::now();
+        let answer = match class {
+            Class::Pure | Class::Read | Class::ByMethod => {
+                let result = self.perform_read(call.name, &full).await;
+                self.answer(request, result)
+            }
+            Class::Effect | Class::Destructive => {
+                for (object, name) in &objects {
+                    if *object == "service" {
+                        self.locks.hold(name, &self.run.id).map_err(Stop::LockHeld)?;
+                    }
+                }
+                self.effect(call.name, request, &full).await
+            }
+        }?;
+        self.around.observer.event(
+            &self.run.id,
+            &Event::StepEnded { step: self.step, error: error_text(&answer), elapsed: began.elapsed() },
+        );
+        Ok(answer)
+    }
+
+    /// Cancelled? Declared, granted, and on objects that make sense?
+    fn permitted(&self, call: &calls::Call, full: &Value) -> Result<Vec<(&'static str, String)>, HostError> {
+        if self.ending() && !CLOSING.contains(&call.name) {
+            return Err(HostError::new(ErrorKind::Cancelled, "the run was cancelled or is past its deadline"));
+        }
+        let objects = calls::objects_of(call, full)?;
+        let line = grants::line_for(call.name, &objects);
+        if !self.declared.contains(call.name) {
+            return Err(HostError::new(ErrorKind::Denied, format!("not declared by the policy itself: {}", call.name))
+                .hint("its description (policy.toml) must list the call among its capabilities"));
+        }
+        if !self.grants.allow(call.name, &objects) {
+            return Err(HostError::new(ErrorKind::Denied, format!("not granted: {line}")).hint(format!(
+                "to allow it, add \"{line}\" to the grants of [environment.{}.policy.{}]",
+                self.run.environment, self.run.policy
+            )));
+        }
+        let live = |(key, value): &(&str, String)| *key == "endpoint" && !value.starts_with("scratch/");
+        if !self.live_endpoints && objects.iter().any(live) {
+            return Err(HostError::new(
+                ErrorKind::Denied,
+                format!("the policy's world does not reach the live service: {line}"),
+            ));
+        }
+        Ok(objects)
+    }
+
+    /// Pure calls: the clock stands still between records, reports are kept with the next one.
+    fn pure(&mut self, name: &str, full: &Value) -> Result<Value, Stop> {
+        // While replaying, they were said already.
+        let heard = self.replay.is_empty();
+        match name {
+            "clock.now" => return Ok(crate::sandbox::values::unsigned(self.clock_ms)),
+            "report.note" => self.said.note(text(&full["text"])),
+            "report.add-finding" => {
+                if let Ok(finding) = serde_json::from_value::<Finding>(full["finding"].clone()) {
+                    self.said.finding(finding);
+                } else {
+                    // An unknown severity is an error: the guest meant to warn.
+                    let finding = &full["finding"];
+                    self.said.finding(Finding::error(
+                        text(&finding["rule"]),
+                        text(&finding["message"]),
+                        text(&finding["fix"]),
+                    ));
+                }
+            }
+            "report.evidence" => self.said.evidence(text(&full["name"]), text(&full["json"])),
+            "report.outcome" => self.said.outcome(text(&full["code"]), text(&full["summary"])),
+            other => unreachable!("{other} is not pure"),
+        }
+        if self.said.bytes() > self.limits.report_bytes_max {
+            return Err(Breach::ReportBytes.into());
+        }
+        if heard {
+            self.said.tell(&*self.around.observer, &self.run.id);
+        } else {
+            self.said.forget_pending();
+        }
+        Ok(Value::Null)
+    }
+
+    /// Answers from the record, after comparing the request.
+    fn replayed(&mut self, record: &Record, request: &Value) -> Result<Value, Stop> {
+        let recorded = &record.body["request"];
+        if recorded != request {
+            return Err(Stop::Nondeterminism {
+                step: self.step,
+                recorded: recorded.to_string(),
+                now: request.to_string(),
+            });
+        }
+        self.clock_ms = record.time_ms;
+        Ok(record.body["result"].clone())
+    }
+
+    /// A step with its answer in one record.
+    fn answer(&mut self, request: Value, result: Result<Value, HostError>) -> Result<Value, Stop> {
+        let result = self.wire(result);
+        let body = json!({"request": request, "result": result});
+        self.append(Transition::Answered, Some(self.step), body, &[])?;
+        Ok(result)
+    }
+
+    /// Started, acted, completed.
+    async fn effect(&mut self, name: &'static str, request: Value, full: &Value) -> Result<Value, Stop> {
+        let prepared = match self.prepare(name, full).await {
+            Ok(prepared) => prepared,
+            // Nothing was begun: an answer like that of a read.
+            Err(refusal) => return self.answer(request, Err(refusal)),
+        };
+        let body = json!({"request": request, "attempt": 1, "prepared": prepared.body});
+        self.append(Transition::Started, Some(self.step), body, &prepared.on_start)?;
+        self.act_and_complete(name, request, full, prepared).await
+    }
+
+    /// The second half of an effect whose start is on record.
+    async fn act_and_complete(
+        &mut self,
+        name: &'static str,
+        request: Value,
+        full: &Value,
+        prepared: Prepared,
+    ) -> Result<Value, Stop> {
+        let performed = self.perform_effect(name, full, &prepared.body).await?;
+        let mut changes = performed.changes;
+        changes.extend(if performed.result.is_ok() { prepared.on_success } else { prepared.on_failure });
+        let result = self.wire(performed.result);
+        let mut body = json!({"request": request, "result": result});
+        if let Some(record) = performed.record {
+            body["decision"] = record;
+        }
+        self.append(Transition::Completed, Some(self.step), body, &changes)?;
+        Ok(result)
+    }
+
+    /// An effect that a former engine started. A question to a person is asked again; anything else is in doubt.
+    async fn reopened(
+        &mut self,
+        call: &'static calls::Call,
+        open: &Record,
+        request: Value,
+        full: Value,
+    ) -> Result<Value, Stop> {
+        if open.body["request"] != request {
+            return Err(Stop::Nondeterminism {
+                step: self.step,
+                recorded: open.body["request"].to_string(),
+                now: request.to_string(),
+            });
+        }
+        if !call.name.starts_with("confirm.") {
+            return Err(Stop::InDoubt { step: self.step, call: call.name.to_owned() });
+        }
+        let prepared = Prepared { body: open.body["prepared"].clone(), ..Prepared::default() };
+        self.act_and_complete(call.name, request, &full, prepared).await
+    }
+
+    /// Writes a record with everything that was said since the last one.
+    pub(crate) fn append(
+        &mut self,
+        kind: Transition,
+        step: Option<u64>,
+        mut body: Value,
+        changes: &[Change],
+    ) -> Result<(), Stop> {
+        let failed = |e: crate::error::Error| Stop::Journal(e.to_string());
+        let said = self.said.take(self.around.state.directory(), &self.run.id).map_err(failed)?;
+        if !said.is_empty() {
+            body["said"] = Value::Array(said);
+        }
+        self.clock_ms = self.around.state.append(&self.run.id, kind, step, body, changes).map_err(failed)?;
+        Ok(())
+    }
+
+    /// A result as the contract has it; remembers refusals.
+    fn wire(&mut self, result: Result<Value, HostError>) -> Value {
+        match result {
+            Ok(value) => json!({"ok": value}),
+            Err(error) => {
+                if matches!(error.kind, ErrorKind::Denied | ErrorKind::Rejected | ErrorKind::Expired) {
+                    self.last_refusal = Some(error.kind);
+                }
+                json!({"err": wire_error(&error)})
+            }
+        }
+    }
+
+    /// Cancelled, or past its deadline.
+    fn ending(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed) || Instant::now() >= self.deadline
+    }
+
+    /// The context of the step that is being performed.
+    pub(crate) fn context(&self) -> StepContext {
+        let mut cx = self.plain_context();
+        if self.ending() {
+            // Only what closes an obligation gets here: it has the grace.
+            cx.deadline = Instant::now() + self.limits.grace();
+            cx.cancelled = Arc::new(AtomicBool::new(false));
+        }
+        cx
+    }
+
+    fn plain_context(&self) -> StepContext {
+        let (observer, run, step) = (self.around.observer.clone(), self.run.id.clone(), self.step);
+        StepContext {
+            run: self.run.id.clone(),
+            step: self.step,
+            attempt: 1,
+            deadline: self.deadline,
+            cancelled: self.cancelled.clone(),
+            progress: Arc::new(move |progress: Progress| observer.event(&run, &Event::Progress { step, progress })),
+        }
+    }
+
+    /// A fresh context for what the host does by itself after a run's end: cancelled or late as the run may be.
+    pub(crate) fn settling_context(&self, limit: Duration) -> StepContext {
+        StepContext {
+            deadline: Instant::now() + limit,
+            cancelled: Arc::new(AtomicBool::new(false)),
+            ..self.plain_context()
+        }
+    }
+}
+
+/// Calls that close what a run opened: still taken in the grace after a cancellation or deadline, so that a policy can compensate.
+const CLOSING: &[&str] = &["service.start", "restore.discard", "scratch.stop"];
+
+/// An error as the contract's variant.
+pub(crate) fn wire_error(error: &HostError) -> Value {
+    let case = match error.kind {
+        ErrorKind::Denied => "denied",
+        ErrorKind::Invalid => "invalid",
+        ErrorKind::NotFound => "not-found",
+        ErrorKind::Conflict => "conflict",
+        ErrorKind::Refused => "refused",
+        ErrorKind::Rejected => "rejected",
+        ErrorKind::Expired => "expired",
+        ErrorKind::Failed => "failed",
+        ErrorKind::TimedOut => "timed-out",
+        ErrorKind::Cancelled => return json!("cancelled"),
+        ErrorKind::Other => "other",
+    };
+    json!({case: error.to_string()})
+}
+
+/// The words of an error in an answer, if it is one.
+fn error_text(answer: &Value) -> Option<String> {
+    match answer.get("err")? {
+        Value::Object(case) => case.iter().next().map(|(kind, words)| format!("{kind}: {}", text(words))),
+        Value::String(case) => Some(case.clone()),
+        _ => None,
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}

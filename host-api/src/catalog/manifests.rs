@@ -1,0 +1,138 @@
+//! Manifests in a store: `SERVICE/manifests/BACKUP.SHA256.json`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Backup;
+use super::records::tombstoned;
+use crate::error::{Error, Result};
+use crate::identifier::{check_id, check_name, shown};
+use crate::manifest::Manifest;
+use crate::stores::{ObjectStore, Put, check_key};
+
+/// Largest manifest that is read, bytes: facts of some hundred thousand tables.
+const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// A manifest's key.
+pub(crate) fn key(service: &str, backup: &str, digest: &str) -> String {
+    format!("{service}/manifests/{backup}.{digest}.json")
+}
+
+/// Prefix of all objects that a backup may have.
+pub(crate) fn objects_prefix(service: &str, backup: &str) -> String {
+    format!("{service}/objects/{backup}/")
+}
+
+/// Checks a SHA-256 in hexadecimal.
+pub(crate) fn check_digest(digest: &str) -> Result<()> {
+    if digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        Ok(())
+    } else {
+        Err(Error::invalid(format!("`{}` is no SHA-256 in hexadecimal", shown(digest))))
+    }
+}
+
+/// Digests of the manifests of all backups that exist, by id: sorted by time. What is not a manifest's key, or is a second one of the
+/// same backup, is an error: a list that leaves something out would not be noticed.
+pub(crate) fn present(store: &ObjectStore, service: &str) -> Result<BTreeMap<String, String>> {
+    check_name("service", service)?;
+    let prefix = format!("{service}/manifests/");
+    let mut found = BTreeMap::new();
+    for key in store.list(&prefix)? {
+        let (id, digest) = parse(&key[prefix.len()..]).ok_or_else(|| {
+            Error::failed(format!("store {}: {key} is no manifest's key", store.name()))
+                .hint("nothing but manifests belongs there: look at who put it there, then move it away")
+        })?;
+        if let Some(other) = found.insert(id.to_owned(), digest.to_owned()) {
+            return Err(Error::failed(format!(
+                "store {}: backup {id} of service {service} has two manifests, {other} and {digest}",
+                store.name()
+            ))
+            .hint("one of them was forged or misplaced: compare both with another copy of this backup"));
+        }
+    }
+    // Looked for after the manifests: a tombstone comes before its manifest goes.
+    let removed = tombstoned(store, service)?;
+    found.retain(|id, _| !removed.contains(id));
+    Ok(found)
+}
+
+fn parse(name: &str) -> Option<(&str, &str)> {
+    let (id, digest) = name.strip_suffix(".json")?.split_once('.')?;
+    (check_id("backup", id).is_ok() && check_digest(digest).is_ok()).then_some((id, digest))
+}
+
+/// Reads a manifest, checks it against its digest, and everything in it that will become a path, a key or a name.
+pub(crate) fn read(store: &ObjectStore, service: &str, id: &str, digest: &str) -> Result<Manifest> {
+    let key = key(service, id, digest);
+    let bytes = store.read(&key, MANIFEST_BYTES_MAX)?;
+    Manifest::decode(&bytes, digest)
+        .and_then(|manifest| validate(&manifest, service, id).map(|()| manifest))
+        .map_err(|e| e.context(format!("store {}: {key}", store.name())))
+}
+
+/// Writes a manifest: from here on, the backup exists. One that is there already has the same digest, so it is the same.
+pub(crate) fn write(store: &ObjectStore, manifest: &Manifest) -> Result<String> {
+    validate(manifest, &manifest.service, &manifest.id)?;
+    let (bytes, digest) = manifest.encode()?;
+    let key = key(&manifest.service, &manifest.id, &digest);
+    match store.put_if_absent(&key, &bytes)? {
+        Put::Created => {}
+        Put::Exists => drop(read(store, &manifest.service, &manifest.id, &digest)?),
+    }
+    Ok(digest)
+}
+
+/// A digest only says that nobody changed the text since it was written, not that an honest tool wrote it.
+fn validate(manifest: &Manifest, service: &str, id: &str) -> Result<()> {
+    let bad = |what: String| Err(Error::failed(format!("the manifest is not sound: {what}")));
+    if (manifest.service.as_str(), manifest.id.as_str()) != (service, id) {
+        return bad(format!("it is of backup {} of service {}", shown(&manifest.id), shown(&manifest.service)));
+    }
+    if manifest.sources.is_empty() {
+        return bad("it has no source".into());
+    }
+    let mut names = BTreeSet::new();
+    for source in &manifest.sources {
+        check_name("source", &source.name)?;
+        if !names.insert(&source.name) {
+            return bad(format!("source {} stands in it twice", source.name));
+        }
+        if source.objects.is_empty() {
+            return bad(format!("source {} has no object", source.name));
+        }
+    }
+    let prefix = objects_prefix(service, id);
+    let mut keys = BTreeSet::new();
+    for object in manifest.objects() {
+        check_key(&object.key)?;
+        check_digest(&object.stored_sha256)?;
+        check_digest(&object.plain_sha256)?;
+        // Otherwise removing this backup would remove another's objects.
+        if !object.key.starts_with(&prefix) {
+            return bad(format!("object {} is not below {prefix}", object.key));
+        }
+        if !keys.insert(&object.key) {
+            return bad(format!("object {} stands in it twice", object.key));
+        }
+    }
+    Ok(())
+}
+
+/// What policies and people see of a manifest.
+pub(crate) fn backup(manifest: &Manifest, digest: &str, store: &str) -> Backup {
+    Backup {
+        id: manifest.id.clone(),
+        service: manifest.service.clone(),
+        store: store.to_owned(),
+        digest: digest.to_owned(),
+        label: manifest.label.clone(),
+        taken_at_ms: manifest.taken_at_ms,
+        completed_at_ms: manifest.completed_at_ms,
+        newest_at_ms: manifest.newest_at_ms,
+        version: manifest.version.clone(),
+        stored_bytes: manifest.objects().fold(0, |sum, object| sum.saturating_add(object.stored_bytes)),
+        sources: manifest.sources.iter().map(|source| source.name.clone()).collect(),
+        findings: manifest.findings.clone(),
+        known: manifest.known.clone().into_iter().collect(),
+    }
+}

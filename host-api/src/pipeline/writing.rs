@@ -1,0 +1,197 @@
+//! Out: from a driver into a store.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+
+use super::{CHUNK_BYTES, Meter, Tally, error_of};
+use crate::context::StepContext;
+use crate::error::{Error, Result};
+use crate::manifest::ObjectEntry;
+use crate::sources::{ObjectSink, ObjectWriter};
+use crate::stores::{ObjectStore, Put, StoreWriter};
+
+/// Level 1: higher ones cost a dump more time than they save space (measured: level 3 is as fast only while a core idles).
+const LEVEL: i32 = 1;
+/// Compressing threads: two keep up with `pg_dump`, and more would take the service's cores.
+const WORKERS_MAX: u32 = 2;
+/// Chunks on their way to the compressing thread: it may stall that long before the source does.
+const CHUNKS_AHEAD: usize = 4;
+
+/// Where a driver's objects go: `PREFIX/SOURCE.ROLE.EXTENSION.zst` in a store.
+pub struct StoreSink {
+    /// The store.
+    pub store: Arc<ObjectStore>,
+    /// `SERVICE/objects/BACKUP/ATTEMPT`: an attempt's objects are never reused, so a key that is taken is an error.
+    pub prefix: String,
+    /// The source's name.
+    pub source: String,
+    /// The step it is done for.
+    pub cx: StepContext,
+}
+
+impl ObjectSink for StoreSink {
+    fn create(&self, role: &str, extension: &str, expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
+        self.cx.check()?;
+        let key = format!("{}/{}.{role}.{extension}.zst", self.prefix, self.source);
+        let stored = Stored { inner: self.store.writer(&key)?, tally: Tally::default() };
+        let (chunks, incoming) = sync_channel(CHUNKS_AHEAD);
+        let (returning, empties) = channel();
+        let label = format!("store {}: writing {key}", self.store.name());
+        let entry = ObjectEntry {
+            role: role.to_owned(),
+            key,
+            stored_bytes: 0,
+            stored_sha256: String::new(),
+            plain_bytes: 0,
+            plain_sha256: String::new(),
+        };
+        let worker = std::thread::Builder::new()
+            .name("lifeboat-compress".into())
+            .spawn(move || compress(entry, stored, &incoming, &returning).map_err(|e| e.context(label)))
+            .map_err(|e| Error::failed(format!("starting a thread: {e}")))?;
+        Ok(Box::new(Compressing {
+            chunk: Vec::with_capacity(CHUNK_BYTES),
+            chunks: Some(chunks),
+            empties,
+            worker: Some(worker),
+            meter: Meter::new(&self.cx, format!("dump {} ({role})", self.source), expected_bytes),
+        }))
+    }
+}
+
+/// What goes to the compressing thread. The channel's end without [`Message::Finish`] is an abort.
+enum Message {
+    Chunk(Vec<u8>),
+    Finish,
+}
+
+/// The driver's end. Hashing, compressing and storing happen on a thread of their own, so that the source is read meanwhile.
+struct Compressing {
+    chunk: Vec<u8>,
+    /// None after the end or a failure.
+    chunks: Option<SyncSender<Message>>,
+    empties: Receiver<Vec<u8>>,
+    worker: Option<JoinHandle<Result<ObjectEntry>>>,
+    meter: Meter,
+}
+
+impl Compressing {
+    fn send(&mut self, message: Message) -> Result<()> {
+        match &self.chunks {
+            Some(chunks) if chunks.send(message).is_ok() => Ok(()),
+            // The thread ended early: it knows why.
+            _ => Err(self.ended().err().unwrap_or_else(|| Error::failed("this object was ended before"))),
+        }
+    }
+
+    fn send_chunk(&mut self) -> Result<()> {
+        let next = self.empties.try_recv().unwrap_or_else(|_| Vec::with_capacity(CHUNK_BYTES));
+        let full = std::mem::replace(&mut self.chunk, next);
+        let bytes = full.len();
+        self.send(Message::Chunk(full))?;
+        self.meter.add(bytes)
+    }
+
+    fn ended(&mut self) -> Result<ObjectEntry> {
+        self.chunks = None;
+        match self.worker.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(Error::failed("a bug: the compressing thread panicked")),
+            None => Err(Error::failed("this object failed before")),
+        }
+    }
+}
+
+impl Write for Compressing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = bytes.len().min(CHUNK_BYTES - self.chunk.len());
+        self.chunk.extend_from_slice(&bytes[..count]);
+        if self.chunk.len() == CHUNK_BYTES {
+            self.send_chunk().map_err(std::io::Error::other)?;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        // Chunks are a matter of this pipeline: what counts is `finish`.
+        Ok(())
+    }
+}
+
+impl ObjectWriter for Compressing {
+    fn finish(mut self: Box<Self>) -> Result<ObjectEntry> {
+        if !self.chunk.is_empty() {
+            self.send_chunk()?;
+        }
+        self.meter.cx.check()?;
+        self.send(Message::Finish)?;
+        let entry = self.ended()?;
+        self.meter.end();
+        Ok(entry)
+    }
+}
+
+impl Drop for Compressing {
+    fn drop(&mut self) {
+        // Waits, so that nothing of an aborted object is left when this is gone. How it ended does not matter any more.
+        let _ = self.ended();
+    }
+}
+
+fn compress(
+    entry: ObjectEntry,
+    stored: Stored,
+    incoming: &Receiver<Message>,
+    returning: &Sender<Vec<u8>>,
+) -> Result<ObjectEntry> {
+    let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+    let mut encoder = zstd::stream::write::Encoder::new(stored, LEVEL).map_err(error_of)?;
+    encoder.include_checksum(true).map_err(error_of)?;
+    encoder.multithread(cores.min(WORKERS_MAX)).map_err(error_of)?;
+    let mut plain = Tally::default();
+    loop {
+        match incoming.recv() {
+            Ok(Message::Chunk(mut chunk)) => {
+                plain.add(&chunk);
+                encoder.write_all(&chunk).map_err(error_of)?;
+                chunk.clear();
+                // Nobody takes them back after the last one.
+                let _ = returning.send(chunk);
+            }
+            Ok(Message::Finish) => break,
+            Err(_) => return Err(Error::failed("aborted")),
+        }
+    }
+    let Stored { inner, tally } = encoder.finish().map_err(error_of)?;
+    match inner.finish()? {
+        Put::Created => Ok(ObjectEntry {
+            stored_bytes: tally.bytes,
+            stored_sha256: tally.sha256(),
+            plain_bytes: plain.bytes,
+            plain_sha256: plain.sha256(),
+            ..entry
+        }),
+        Put::Exists => Err(Error::conflict("there is such an object already")
+            .hint("an attempt's objects are never reused: start a new attempt")),
+    }
+}
+
+/// The store's writer, tallied.
+struct Stored {
+    inner: Box<dyn StoreWriter>,
+    tally: Tally,
+}
+
+impl Write for Stored {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.tally.add(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}

@@ -1,0 +1,208 @@
+//! Making and removing candidates.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Candidate, Options};
+use crate::bindings::Source;
+use crate::catalog::{self, Backup, manifests};
+use crate::context::StepContext;
+use crate::error::{Context, Error, Result};
+use crate::identifier::check_id;
+use crate::manifest::{Manifest, SourceFacts};
+use crate::sources::{Member, StageOptions, Target};
+use crate::stores::ObjectStore;
+use crate::upload::require_objects;
+use crate::work::{Work, grace};
+
+/// Jobs of a database restore where nobody says: more would take what the live service needs.
+const JOBS_DEFAULT: u32 = 2;
+
+/// Restores all sources of a backup, or leaves nothing behind.
+pub(super) fn stage(
+    work: &Work,
+    cx: &StepContext,
+    store: &Arc<ObjectStore>,
+    candidate: &str,
+    backup: &Backup,
+    target: &str,
+    options: &Options,
+) -> Result<Candidate> {
+    let began = Instant::now();
+    check_id("candidate", candidate)?;
+    let scratch = match target {
+        "scratch" => true,
+        "beside" => false,
+        _ => {
+            return Err(Error::invalid(format!("`{}` is no target", crate::identifier::shown(target)))
+                .hint("targets: scratch, beside"));
+        }
+    };
+    catalog::require(store, backup)?;
+    let manifest = manifests::read(store, &backup.service, &backup.id, &backup.digest)?;
+    check_fit(work, &manifest)?;
+    // Before anything is made: half of a backup is none.
+    require_objects(cx, store, &manifest)?;
+
+    let dir = work.candidate_dir(candidate);
+    if scratch {
+        make_dir(cx, &dir)?;
+    }
+    let members = stage_all(work, cx, store, candidate, &manifest, scratch.then_some(dir.as_path()), options);
+    Ok(Candidate {
+        id: candidate.to_owned(),
+        service: manifest.service.clone(),
+        backup: manifest.id.clone(),
+        store: store.name().to_owned(),
+        digest: backup.digest.clone(),
+        target: target.to_owned(),
+        taken_at_ms: manifest.taken_at_ms,
+        newest_at_ms: manifest.newest_at_ms,
+        members: members?,
+        elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// The environment's sources must be the manifest's: a set with one missing on either side is another set.
+fn check_fit(work: &Work, manifest: &Manifest) -> Result<()> {
+    for name in work.service.source.keys() {
+        manifest.source(name)?;
+    }
+    for source in &manifest.sources {
+        let Some(binding) = work.service.source.get(&source.name) else {
+            return Err(Error::unknown("source", &source.name, work.service.source.keys())
+                .context(format!("backup {} can't be restored whole", manifest.id)));
+        };
+        let fits = matches!(
+            (binding, &source.facts),
+            (Source::Postgres(_), SourceFacts::Postgres(_))
+                | (Source::Sqlite(_), SourceFacts::Sqlite(_))
+                | (Source::Files(_), SourceFacts::Files(_))
+        );
+        if !fits {
+            return Err(Error::conflict(format!(
+                "source {} is of another kind in backup {} than in the environment",
+                source.name, manifest.id
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn make_dir(cx: &StepContext, dir: &Path) -> Result<()> {
+    let shown = dir.display();
+    if dir.symlink_metadata().is_ok() {
+        // The id was made for this step alone: what is there is an earlier attempt's.
+        if cx.attempt <= 1 {
+            return Err(Error::conflict(format!("{shown} is there already")).hint("discard that candidate first"));
+        }
+        std::fs::remove_dir_all(dir).doing(|| format!("removing what an earlier attempt left in {shown}"))?;
+    }
+    if let Some(parent) = dir.parent() {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(parent).doing(|| format!("creating {}", parent.display()))?;
+    }
+    std::fs::DirBuilder::new().mode(0o700).create(dir).doing(|| format!("creating {shown}"))
+}
+
+fn stage_all(
+    work: &Work,
+    cx: &StepContext,
+    store: &Arc<ObjectStore>,
+    candidate: &str,
+    manifest: &Manifest,
+    scratch: Option<&Path>,
+    options: &Options,
+) -> Result<Vec<Member>> {
+    let mut members = Vec::new();
+    for name in work.service.dump_order() {
+        let staged = cx.check().and_then(|()| stage_one(work, cx, store, candidate, manifest, scratch, options, name));
+        match staged {
+            Ok(member) => members.push(member),
+            Err(mut e) => {
+                e = e.context(format!("stage {}/{name}", work.name));
+                // The deadline may be what failed: taking back has its own.
+                if let Err(left) = discard(work, &grace(cx), candidate, &members) {
+                    e.message =
+                        format!("{}; and what was staged before could not all be removed: {}", e.message, left.message);
+                    e = e.hint(format!("remove it with `lifeboat candidates discard {candidate}`"));
+                }
+                return Err(e);
+            }
+        }
+    }
+    Ok(members)
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call of the driver with what it takes")]
+fn stage_one(
+    work: &Work,
+    cx: &StepContext,
+    store: &Arc<ObjectStore>,
+    candidate: &str,
+    manifest: &Manifest,
+    scratch: Option<&Path>,
+    options: &Options,
+    name: &str,
+) -> Result<Member> {
+    let target = match scratch {
+        Some(dir) => Target::Scratch { dir: dir.to_owned(), relative: layout(work, name)? },
+        None => Target::Beside,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+    let jobs = options.jobs.unwrap_or(JOBS_DEFAULT).clamp(1, cores.max(1));
+    let objects = work.objects(store);
+    let member =
+        work.driver(name)?.stage(cx, manifest.source(name)?, &objects, candidate, &target, &StageOptions { jobs })?;
+    Ok(member)
+}
+
+/// Where a source belongs below the scratch directory. The configuration may say so, but not leave the directory.
+fn layout(work: &Work, source: &str) -> Result<PathBuf> {
+    let configured = work.service.scratch.as_ref().and_then(|scratch| scratch.layout.get(source));
+    let relative = configured.cloned().unwrap_or_else(|| PathBuf::from(source));
+    let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));
+    if inside && relative.components().next().is_some() {
+        Ok(relative)
+    } else {
+        Err(Error::invalid(format!("the scratch layout of {source}, {}, leads out of it", relative.display()))
+            .hint("give a relative path without `..`"))
+    }
+}
+
+/// Removes a candidate's members, then what the engine made for it. Goes on after a failure, and says all of them.
+pub(crate) fn discard(work: &Work, cx: &StepContext, candidate: &str, members: &[Member]) -> Result<()> {
+    check_id("candidate", candidate)?;
+    let mut failures = Vec::new();
+    let mut kind = None;
+    for member in members {
+        let removed = work.driver(&member.source).and_then(|driver| driver.discard(cx, member));
+        if let Err(e) = removed {
+            kind.get_or_insert(e.kind);
+            failures.push(format!("{} at {}: {}", member.source, member.place, e.message));
+        }
+    }
+    // A driver that refused had a reason to leave its member alone; the directory may hold that member.
+    if failures.is_empty() {
+        let dir = work.candidate_dir(candidate);
+        let log = dir.with_file_name(format!("{candidate}.log"));
+        let files = [work.started_marker(candidate), log].map(std::fs::remove_file);
+        for gone in [std::fs::remove_dir_all(&dir)].into_iter().chain(files) {
+            if let Err(e) = gone
+                && e.kind() != std::io::ErrorKind::NotFound
+            {
+                failures.push(format!("{}: {e}", dir.display()));
+            }
+        }
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        kind.unwrap_or(crate::ErrorKind::Failed),
+        format!("candidate {candidate} is not wholly removed: {}", failures.join("; ")),
+    )
+    .hint("what is named here is still there; discard again once the cause is gone"))
+}

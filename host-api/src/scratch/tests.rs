@@ -1,0 +1,323 @@
+//! Real processes in quarantine, over drivers that only remember what they were asked.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::bindings::Endpoint;
+use crate::child::start_ticks;
+use crate::control::test_child;
+use crate::http_check::{HttpCheck, Request};
+use crate::manifest::SourceManifest;
+use crate::sources::{Dumped, Identity, ObjectSink, ObjectSource, StageOptions, Swap, Target, Verified};
+
+const ID: &str = "20261123T061534123z-7k3f9q";
+
+fn cx() -> StepContext {
+    StepContext::detached("test", Duration::from_secs(60))
+}
+
+fn candidate() -> Candidate {
+    Candidate {
+        id: ID.into(),
+        service: "notes".into(),
+        backup: "b".into(),
+        store: "s".into(),
+        digest: "d".into(),
+        target: "scratch".into(),
+        taken_at_ms: 0,
+        newest_at_ms: None,
+        elapsed_ms: 0,
+        members: vec![member()],
+    }
+}
+
+fn member() -> Member {
+    Member { source: "db".into(), place: "/candidate/place.sqlite".into(), identity: Identity::new(), beside: false }
+}
+
+struct World {
+    host: RealHost,
+    _dir: tempfile::TempDir,
+}
+
+fn world(mode: &str) -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let scratch = Binding {
+        command: test_child::command(),
+        environment: test_child::environment("{port}", "{place.db}", mode),
+        secret: BTreeMap::new(),
+        layout: BTreeMap::new(),
+        quarantine: BTreeMap::new(),
+        unchanged: BTreeMap::new(),
+        timeout_s: 20,
+    };
+    let endpoint: Endpoint = serde_json::from_str(r#"{"url":"http://127.0.0.1:1"}"#).unwrap();
+    let ready = r#"{"endpoint":"api","path":"/readyz","equals":{"/ready":true,"/says":"{place.db}"},"timeout-s":30}"#;
+    let service = Service {
+        scratch: Some(scratch),
+        endpoint: [("api".to_owned(), endpoint)].into(),
+        ready: Some(serde_json::from_str(ready).unwrap()),
+        ..serde_json::from_str("{}").unwrap()
+    };
+    let host = RealHost::new([("notes".to_owned(), service)].into(), &BTreeMap::new(), dir.path()).unwrap();
+    World { host, _dir: dir }
+}
+
+impl World {
+    fn scratch(&mut self) -> &mut Binding {
+        self.host.services.get_mut("notes").unwrap().scratch.as_mut().unwrap()
+    }
+
+    fn candidates(&self, suffix: &str) -> PathBuf {
+        self.host.state_dir.join("candidates").join(format!("{ID}{suffix}"))
+    }
+
+    /// Starts with a driver that is asked one fact and told one statement.
+    async fn start_with(&self, driver: Arc<FakeDriver>) -> Result<Instance> {
+        let mut plan = self.host.plan(&candidate(), None)?;
+        let query = NamedQuery { source: "db".into(), sql: "select count(*) from queue".into(), words: None };
+        plan.facts = Facts(vec![Fact { name: "queued".into(), query, driver: driver.clone(), member: member() }]);
+        plan.quarantine = vec![(driver, member(), vec!["update queue set state = 'held'".into()])];
+        self.host.launch(&cx(), plan).await
+    }
+}
+
+/// Remembers what it was told; its answers change when it is told so.
+#[derive(Default)]
+struct FakeDriver {
+    told: Mutex<Vec<String>>,
+    queued: AtomicUsize,
+    fails: bool,
+    marker: PathBuf,
+}
+
+impl FakeDriver {
+    fn note(&self, what: &str) {
+        let marked = if self.marker.exists() { "marked" } else { "unmarked" };
+        self.told.lock().unwrap().push(format!("{marked}: {what}"));
+    }
+}
+
+#[rustfmt::skip]
+impl SourceDriver for FakeDriver {
+    fn query(&self, _: &StepContext, member: Option<&Member>, question: &Question) -> Result<Vec<Row>> {
+        assert!(member.is_some(), "never on live data");
+        self.note(&question.sql);
+        Ok(vec![vec![Some(self.queued.load(Ordering::Relaxed).to_string())]])
+    }
+    fn execute(&self, _: &StepContext, _: &Member, statements: &[String]) -> Result<()> {
+        self.note(&statements.join(";"));
+        if self.fails { Err(Error::failed("no such table: queue")) } else { Ok(()) }
+    }
+    fn check(&self, _: &StepContext) -> Result<()> { unreachable!() }
+    fn dump(&self, _: &StepContext, _: &dyn ObjectSink, _: &[Question]) -> Result<Dumped> { unreachable!() }
+    fn stage(&self, _: &StepContext, _: &SourceManifest, _: &dyn ObjectSource, _: &str, _: &Target, _: &StageOptions) -> Result<Member> { unreachable!() }
+    fn verify(&self, _: &StepContext, _: &Member, _: &SourceManifest, _: &[Question]) -> Result<Verified> { unreachable!() }
+    fn discard(&self, _: &StepContext, _: &Member) -> Result<()> { unreachable!() }
+    fn live_identity(&self, _: &StepContext) -> Result<Option<Identity>> { unreachable!() }
+    fn member_identity(&self, _: &StepContext, _: &Member) -> Result<Identity> { unreachable!() }
+    fn preflight(&self, _: &StepContext, _: &Member) -> Result<Vec<Finding>> { unreachable!() }
+    fn plan_swap(&self, _: &StepContext, _: &Member) -> Result<Swap> { unreachable!() }
+    fn promote(&self, _: &StepContext, _: &Member, _: &Swap) -> Result<()> { unreachable!() }
+    fn undo(&self, _: &StepContext, _: &Swap) -> Result<()> { unreachable!() }
+    fn drop_previous(&self, _: &StepContext, _: &Swap) -> Result<()> { unreachable!() }
+}
+
+fn driver(world: &World) -> Arc<FakeDriver> {
+    Arc::new(FakeDriver { marker: world.candidates(".started"), ..FakeDriver::default() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_in_quarantine_starts_answers_and_stops() {
+    let world = world("serve");
+    let driver = driver(&world);
+    driver.queued.store(3, Ordering::Relaxed);
+    let instance = world.start_with(driver.clone()).await.unwrap();
+    assert_eq!(start_ticks(instance.pid), Some(instance.pid_started));
+    Scratch::wait_ready(&world.host, &cx(), &instance).await.unwrap();
+
+    let endpoint = format!("{}/api", instance.id);
+    let mut request = Request { method: "GET".into(), path: "/readyz".into(), ..Request::default() };
+    request.json_equals = vec![("/says".into(), "\"/candidate/place.sqlite\"".into())];
+    let seen = world.host.check(&cx(), &endpoint, &request, "k").await.unwrap();
+    assert!(seen.passed, "{seen:?}");
+
+    let findings = Scratch::stop(&world.host, &cx(), &instance).await.unwrap();
+    assert_eq!(findings, []);
+    assert!(start_ticks(instance.pid).is_none() && !ports::is_open(instance.port));
+    assert_eq!(
+        *driver.told.lock().unwrap(),
+        [
+            "marked: update queue set state = 'held'",
+            "marked: select count(*) from queue",
+            "marked: select count(*) from queue"
+        ]
+    );
+    use std::os::unix::fs::PermissionsExt;
+    for (suffix, mode) in [(".started", 0o600), (".log", 0o600), ("", 0o700)] {
+        let found = std::fs::metadata(world.candidates(suffix)).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, mode, "{suffix}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_worked_is_found_out() {
+    let world = world("serve");
+    let driver = driver(&world);
+    driver.queued.store(3, Ordering::Relaxed);
+    let instance = world.start_with(driver.clone()).await.unwrap();
+    driver.queued.store(2, Ordering::Relaxed);
+    let findings = Scratch::stop(&world.host, &cx(), &instance).await.unwrap();
+    assert_eq!(findings.len(), 1);
+    assert_eq!((findings[0].rule.as_str(), findings[0].severity), ("quarantine", crate::Severity::Error));
+    assert_eq!(findings[0].message, "queued: 3 before the start, 2 after the stop");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_facts_the_quarantine_is_unproven() {
+    let world = world("serve");
+    let instance = Scratch::start(&world.host, &cx(), &candidate(), None).await.unwrap();
+    let findings = Scratch::stop(&world.host, &cx(), &instance).await.unwrap();
+    assert_eq!((findings[0].rule.as_str(), findings[0].severity), ("quarantine-unproven", crate::Severity::Warning));
+    // Once more, as after an engine that ended between act and record.
+    let findings = Scratch::stop(&world.host, &cx(), &instance).await.unwrap();
+    assert_eq!((findings[0].rule.as_str(), findings[0].severity), ("quarantine", crate::Severity::Error));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantine_that_fails_starts_nothing_and_leaves_its_mark() {
+    let world = world("serve");
+    let driver = Arc::new(FakeDriver { fails: true, marker: world.candidates(".started"), ..FakeDriver::default() });
+    let error = world.start_with(driver.clone()).await.unwrap_err();
+    assert!(error.message.contains("quarantine of db") && error.message.contains("no such table"), "{error}");
+    assert_eq!(driver.told.lock().unwrap().len(), 1, "the fault fired");
+    assert!(world.candidates(".started").exists() && !world.candidates(".log").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_be_promoted_is_never_started() {
+    let world = world("serve");
+    let beside = Candidate { target: "beside".into(), ..candidate() };
+    let error = Scratch::start(&world.host, &cx(), &beside, None).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Refused);
+    assert!(!world.host.state_dir.join("candidates").exists());
+    let hostile = Candidate { id: "../../../etc/x".into(), ..candidate() };
+    assert_eq!(Scratch::start(&world.host, &cx(), &hostile, None).await.unwrap_err().kind, ErrorKind::Invalid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_death_is_told_with_the_logs_end() {
+    let world = world("die");
+    let error = Scratch::start(&world.host, &cx(), &candidate(), None).await.unwrap_err();
+    assert!(error.message.contains("exit code 3") && error.message.contains("is malformed"), "{error}");
+    assert!(!error.message.contains('\u{1b}'), "no terminal escapes: {error:?}");
+    assert!(world.host.instances.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_death_ends_the_wait_and_the_checks() {
+    let world = world("serve");
+    let instance = Scratch::start(&world.host, &cx(), &candidate(), None).await.unwrap();
+    let endpoint = format!("{}/api", instance.id);
+    let die = Request { method: "POST".into(), path: "/die".into(), ..Request::default() };
+    world.host.check(&cx(), &endpoint, &die, "k").await.unwrap();
+    let error = Scratch::wait_ready(&world.host, &cx(), &instance).await.unwrap_err();
+    assert!(error.message.contains("exit code 4"), "{error}");
+    // Whoever has the port now is not asked.
+    let other = crate::http_check::test_server::Server::plain(|_, _, _| ());
+    world.host.instances.lock().unwrap().get_mut(&instance.id).unwrap().instance.port = other.port;
+    let get = Request { method: "GET".into(), path: "/".into(), ..Request::default() };
+    let seen = world.host.check(&cx(), &endpoint, &get, "k").await.unwrap();
+    assert_eq!(seen.failures, ["the service in quarantine has ended: exit code 4"]);
+    assert_eq!(other.connections(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_instance_a_candidate_and_none_survives_its_host() {
+    let world = world("serve");
+    let instance = Scratch::start(&world.host, &cx(), &candidate(), None).await.unwrap();
+    let error = Scratch::start(&world.host, &cx(), &candidate(), None).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Conflict);
+    drop(world);
+    assert!(start_ticks(instance.pid).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_of_an_earlier_engine_is_killed_and_proves_nothing() {
+    let first = world("serve");
+    let instance = Scratch::start(&first.host, &cx(), &candidate(), None).await.unwrap();
+    let second = world("serve");
+    let error = Scratch::wait_ready(&second.host, &cx(), &instance).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    // Another process that got the same id by chance is left alone.
+    let other = Instance { pid_started: instance.pid_started + 1, ..instance.clone() };
+    Scratch::stop(&second.host, &cx(), &other).await.unwrap();
+    assert!(start_ticks(instance.pid).is_some());
+    let findings = Scratch::stop(&second.host, &cx(), &instance).await.unwrap();
+    assert!(findings[0].message.contains("can't be proven"), "{findings:?}");
+    assert!(start_ticks(instance.pid).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_ignores_sigterm_is_killed() {
+    let mut world = world("serve");
+    *world.scratch() = Binding {
+        command: ["bash", "-c", "trap 'echo ignored' TERM; echo up; while :; do sleep 0.05; done"]
+            .map(str::to_owned)
+            .into(),
+        environment: BTreeMap::new(),
+        timeout_s: 1,
+        ..world.scratch().clone()
+    };
+    // It opens no port: the start leaves that to `wait_ready`, as for a service that starts slowly.
+    let plan = world.host.plan(&candidate(), None).unwrap();
+    let started = blocking(move || plan.start(&cx())).await;
+    let instance = started.map(|running| {
+        let instance = running.instance.clone();
+        world.host.instances.lock().unwrap().insert(instance.id.clone(), running);
+        instance
+    });
+    let instance = instance.unwrap();
+    Scratch::stop(&world.host, &cx(), &instance).await.unwrap();
+    let log = std::fs::read_to_string(world.candidates(".log")).unwrap();
+    assert!(log.contains("ignored"), "the fault fired: {log}");
+    assert!(start_ticks(instance.pid).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_installed_version_is_chosen_by_its_name() {
+    let mut world = world("serve");
+    let versions = world.host.state_dir.join("versions");
+    for name in ["1.0@a-1-1", "2.0@a-2-1"] {
+        std::fs::create_dir_all(versions.join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink("2.0@a-2-1", versions.join("current")).unwrap();
+    let error = world.host.plan(&candidate(), Some("1.0")).err().unwrap();
+    assert_eq!(error.kind, ErrorKind::Invalid, "no `install`, no versions");
+    let install = crate::bindings::Install {
+        directory: versions.clone(),
+        installable: vec![],
+        command: vec![],
+        check: vec![],
+        timeout_s: 1,
+    };
+    world.host.services.get_mut("notes").unwrap().install = Some(install);
+    let current = |version: Option<&str>| world.host.plan(&candidate(), version).map(|p| p.values["current"].clone());
+    let at = |name: &str| versions.join(Path::new(name)).display().to_string();
+    assert_eq!(current(None).unwrap(), at("2.0@a-2-1"));
+    assert_eq!(current(Some("1.0")).unwrap(), at("1.0@a-1-1"));
+    let error = current(Some("3.0")).unwrap_err();
+    assert_eq!((error.kind, error.hint.as_deref()), (ErrorKind::NotFound, Some("installed: 2.0, 1.0")));
+    assert_eq!(current(Some("../x")).unwrap_err().kind, ErrorKind::Invalid);
+}
+
+#[test]
+fn facts_are_shown_bounded_and_harmless() {
+    let row = |text: &str| vec![Some(text.to_owned()), None];
+    assert_eq!(words(&[]), "no row");
+    assert_eq!(words(&[row("a\u{1b}[2J")]), "a\\u{1b}[2J | NULL");
+    let many: Vec<Row> = (0..500).map(|_| row("x")).collect();
+    assert!(words(&many).starts_with("500 rows (") && words(&many).len() < 200);
+}

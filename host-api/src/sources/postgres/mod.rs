@@ -1,0 +1,296 @@
+//! PostgreSQL databases, through PostgreSQL's own tools.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`tools`], [`session`], [`sql`] | run `pg_dump`, `pg_restore` and `psql`; one open `psql`; quoting |
+//! | [`archive`], [`rows`] | read the custom archive as it streams; count and hash rows |
+//! | [`dump`] | one consistent snapshot, every table locked, questions answered within it |
+//! | [`stage`] | a candidate: a database of its own next to the live one |
+//! | [`compare`] | read a candidate back and compare it with the manifest |
+//! | [`preflight`], [`swap`] | put it in service by two renames in one transaction; take that back |
+
+pub mod archive;
+mod compare;
+mod dump;
+mod preflight;
+mod rows;
+mod session;
+mod sql;
+mod stage;
+mod swap;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+mod tools;
+
+use crate::Finding;
+use crate::bindings::PostgresSource;
+use crate::context::StepContext;
+use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::{PostgresFacts, SourceFacts, SourceManifest};
+use crate::sources::{
+    Dumped, Identity, Member, ObjectSink, ObjectSource, Question, Row, SourceDriver, StageOptions, Swap, Target,
+    Verified,
+};
+
+use tools::Tools;
+
+/// What every name of a database that we generate starts with; nothing else is ever dropped.
+const GENERATED_PREFIX: &str = "lb_";
+/// Longest name of a database, bytes; the server cuts longer ones with no more than a notice.
+const NAME_BYTES_MAX: usize = 63;
+/// Longest a query may take, so that one on the live database can't weigh on it for long.
+const QUERY_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// A PostgreSQL database as a source.
+pub struct PostgresDriver {
+    source: String,
+    binding: PostgresSource,
+}
+
+impl PostgresDriver {
+    /// A driver for the source of this name.
+    pub fn new(source: &str, binding: PostgresSource) -> Self {
+        Self { source: source.to_owned(), binding }
+    }
+
+    /// A generated name, `lb_ID_SOURCE`: two sources of one service may lie on one server.
+    fn generated(&self, id: &str) -> Result<String> {
+        crate::identifier::check_id("candidate", id)?;
+        let sanitised = |text: &str| text.to_ascii_lowercase().replace('-', "_");
+        let name = format!("{GENERATED_PREFIX}{}_{}", sanitised(id), sanitised(&self.source));
+        // Room for the `prev_` of the database that it replaces.
+        if name.len() + PREVIOUS.len() <= NAME_BYTES_MAX {
+            return Ok(name);
+        }
+        let digest = format!("{:08x}", xxhash_rust::xxh3::xxh3_64(self.source.as_bytes()) as u32);
+        let name = format!("{GENERATED_PREFIX}{}_{digest}", sanitised(id));
+        if name.len() + PREVIOUS.len() > NAME_BYTES_MAX {
+            return Err(Error::invalid(format!("`{id}` is too long for the name of a database")));
+        }
+        Ok(name)
+    }
+}
+
+/// What the name of a previous has in front of its candidate's: `lb_prev_ID_SOURCE`.
+const PREVIOUS: &str = "prev_";
+
+/// The identity of a database: by OID, which survives a rename.
+fn identity(tools: &Tools<'_>, database: &str) -> Result<Option<Identity>> {
+    let oid = tools.value(
+        &tools.binding.maintenance_database,
+        &format!("SELECT oid FROM pg_database WHERE datname = {}", sql::literal(database)),
+    )?;
+    let Some(oid) = oid else { return Ok(None) };
+    Ok(Some(Identity::from([
+        ("system-identifier".into(), system_identifier(tools, &tools.binding.maintenance_database)?),
+        ("oid".into(), oid),
+        ("database".into(), database.to_owned()),
+    ])))
+}
+
+/// What is said where the server does not let the role read its identifier.
+const UNKNOWN_SYSTEM: &str = "unknown";
+
+fn system_identifier(tools: &Tools<'_>, database: &str) -> Result<String> {
+    let allowed = "SELECT has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')";
+    if tools.value(database, allowed)?.as_deref() != Some("t") {
+        return Ok(UNKNOWN_SYSTEM.into());
+    }
+    let id = tools.value(database, "SELECT system_identifier FROM pg_catalog.pg_control_system()")?;
+    Ok(id.unwrap_or_else(|| UNKNOWN_SYSTEM.into()))
+}
+
+/// A value of an identity, which was made here and must have it.
+fn part<'a>(identity: &'a Identity, name: &str) -> Result<&'a str> {
+    identity.get(name).map(String::as_str).ok_or_else(|| {
+        Error::failed(format!("the identity of a database has no `{name}`")).hint("the record is damaged")
+    })
+}
+
+fn facts(source: &SourceManifest) -> Result<&PostgresFacts> {
+    match &source.facts {
+        SourceFacts::Postgres(facts) => Ok(facts),
+        _ => Err(Error::failed(format!("source `{}` of the backup is not a PostgreSQL database", source.name))
+            .hint("the configuration has another kind of source under this name than the backup")),
+    }
+}
+
+/// Ends every session on databases, waiting for each; `pg_terminate_backend` waits up to 5 seconds.
+fn end_sessions(databases: &[&str]) -> String {
+    let names: Vec<String> = databases.iter().map(|d| sql::literal(d)).collect();
+    format!(
+        "SELECT count(*) FILTER (WHERE pg_catalog.pg_terminate_backend(pid, 5000)) FROM pg_catalog.pg_stat_activity \
+         WHERE datname IN ({}) AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()",
+        names.join(", ")
+    )
+}
+
+/// Ends sessions that an earlier attempt at this step left behind: a killed child's server process, or a tool in a container.
+fn end_earlier_attempts(tools: &Tools<'_>) -> Result<()> {
+    let marker = tools.cx.marker();
+    let step = marker.rsplit_once('/').map_or(marker.as_str(), |(step, _)| step);
+    tools.value(
+        &tools.binding.maintenance_database,
+        &format!(
+            "SELECT count(*) FILTER (WHERE pg_catalog.pg_terminate_backend(pid, 5000)) FROM pg_catalog.pg_stat_activity \
+             WHERE usename = current_user AND starts_with(application_name, left({}, 63)) AND application_name <> left({}, 63)",
+            sql::literal(&format!("{step}/")),
+            sql::literal(&marker)
+        ),
+    )?;
+    Ok(())
+}
+
+/// Removes a database with a generated name that has this OID. Gone already is fine.
+fn drop_generated(tools: &Tools<'_>, name: &str, oid: &str) -> Result<()> {
+    let maintenance = &tools.binding.maintenance_database;
+    if !name.starts_with(GENERATED_PREFIX) {
+        return Err(Error::refused(format!("database `{}` has no generated name", crate::identifier::shown(name)))
+            .hint("only databases that lifeboat made or moved aside are dropped"));
+    }
+    let found = tools.rows(
+        maintenance,
+        &format!(
+            "SELECT oid, datname FROM pg_database WHERE datname = {} OR oid::text = {}",
+            sql::literal(name),
+            sql::literal(oid)
+        ),
+    )?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    if found != [vec![Some(oid.to_owned()), Some(name.to_owned())]] {
+        return Err(Error::refused(format!("database `{name}` with OID {oid} is not what is there now: {found:?}"))
+            .hint("something renamed or replaced it: look before anything is dropped"));
+    }
+    let name = sql::identifier(name);
+    tools.statements(maintenance, false, &[format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")])?;
+    Ok(())
+}
+
+impl SourceDriver for PostgresDriver {
+    fn check(&self, cx: &StepContext) -> Result<()> {
+        let tools = Tools::new(cx, &self.binding)?;
+        let server = tools.server_version(&self.binding.database)?;
+        dump::check_server(server)?;
+        for tool in ["psql", "pg_dump", "pg_restore"] {
+            tools.matching_version(tool, server)?;
+        }
+        Ok(())
+    }
+
+    fn dump(&self, cx: &StepContext, sink: &dyn ObjectSink, questions: &[Question]) -> Result<Dumped> {
+        dump::dump(&Tools::new(cx, &self.binding)?, &self.source, sink, questions)
+    }
+
+    fn stage(
+        &self,
+        cx: &StepContext,
+        source: &SourceManifest,
+        objects: &dyn ObjectSource,
+        id: &str,
+        target: &Target,
+        options: &StageOptions,
+    ) -> Result<Member> {
+        let place = self.generated(id)?;
+        let tools = Tools::new(cx, &self.binding)?;
+        let identity = stage::stage(&tools, source, objects, &place, *target == Target::Beside, options)?;
+        Ok(Member { source: self.source.clone(), place, identity, beside: *target == Target::Beside })
+    }
+
+    fn verify(
+        &self,
+        cx: &StepContext,
+        member: &Member,
+        source: &SourceManifest,
+        questions: &[Question],
+    ) -> Result<Verified> {
+        let tools = Tools::new(cx, &self.binding)?;
+        self.member_identity(cx, member)?;
+        compare::verify(&tools, &member.place, facts(source)?, questions)
+    }
+
+    fn query(&self, cx: &StepContext, member: Option<&Member>, question: &Question) -> Result<Vec<Row>> {
+        let cx = cx.within(QUERY_LIMIT);
+        let tools = Tools::new(&cx, &self.binding)?;
+        let database = member.map_or(self.binding.database.as_str(), |m| &m.place);
+        let mut session = session::Session::open(&tools, database, "UTF8")?;
+        // The server gives up before we do, so that no query runs on after us.
+        session.run(&format!(
+            "BEGIN READ ONLY; SET LOCAL statement_timeout = {};",
+            cx.remaining().as_millis().clamp(1, i32::MAX as u128)
+        ))?;
+        let rows = session.ask(question)?;
+        session.close()?;
+        Ok(rows)
+    }
+
+    fn execute(&self, cx: &StepContext, member: &Member, statements: &[String]) -> Result<()> {
+        if member.place == self.binding.database || !member.place.starts_with(GENERATED_PREFIX) {
+            return Err(Error::refused(format!(
+                "database `{}` is not a candidate",
+                crate::identifier::shown(&member.place)
+            ))
+            .hint("statements are run on candidates only"));
+        }
+        let tools = Tools::new(cx, &self.binding)?;
+        self.member_identity(cx, member)?;
+        if !statements.is_empty() {
+            tools.statements(&member.place, true, statements)?;
+        }
+        Ok(())
+    }
+
+    fn discard(&self, cx: &StepContext, member: &Member) -> Result<()> {
+        let tools = Tools::new(cx, &self.binding)?;
+        if member.place == self.binding.database {
+            return Err(Error::refused(format!("database `{}` is the live one", member.place)));
+        }
+        drop_generated(&tools, &member.place, part(&member.identity, "oid")?)
+    }
+
+    fn live_identity(&self, cx: &StepContext) -> Result<Option<Identity>> {
+        identity(&Tools::new(cx, &self.binding)?, &self.binding.database)
+    }
+
+    fn member_identity(&self, cx: &StepContext, member: &Member) -> Result<Identity> {
+        let tools = Tools::new(cx, &self.binding)?;
+        let found = identity(&tools, &member.place)?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("database `{}` is gone", crate::identifier::shown(&member.place)))
+                .hint("stage the backup again")
+        })?;
+        if found == member.identity {
+            return Ok(found);
+        }
+        Err(Error::conflict(format!("database `{}` is not the one that was staged: {found:?}", member.place))
+            .hint("something replaced it: stage the backup again"))
+    }
+
+    fn preflight(&self, cx: &StepContext, member: &Member) -> Result<Vec<Finding>> {
+        preflight::preflight(&Tools::new(cx, &self.binding)?, member)
+    }
+
+    fn plan_swap(&self, cx: &StepContext, member: &Member) -> Result<Swap> {
+        let tools = Tools::new(cx, &self.binding)?;
+        self.member_identity(cx, member)?;
+        swap::plan(&tools, member)
+    }
+
+    fn promote(&self, cx: &StepContext, _member: &Member, swap: &Swap) -> Result<()> {
+        swap::promote(&Tools::new(cx, &self.binding)?, swap)
+    }
+
+    fn undo(&self, cx: &StepContext, swap: &Swap) -> Result<()> {
+        swap::undo(&Tools::new(cx, &self.binding)?, swap)
+    }
+
+    fn drop_previous(&self, cx: &StepContext, swap: &Swap) -> Result<()> {
+        let tools = Tools::new(cx, &self.binding)?;
+        match &swap.previous {
+            Some(previous) => drop_generated(&tools, &swap.other_place, part(previous, "oid")?),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! A candidate: a new database, made from the archive, next to the live one.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use crate::child::Child;
+use crate::context::StepContext;
+use crate::error::{Context, Error, Result};
+use crate::manifest::{PostgresFacts, SourceManifest};
+use crate::sources::{Identity, ObjectSource, SpooledFile, StageOptions};
+
+use super::tools::Tools;
+use super::{archive, end_earlier_attempts, facts, identity, sql};
+
+/// How long cleaning up may take after a failure, a cancellation or a deadline.
+const CLEANUP: Duration = Duration::from_secs(30);
+
+/// The comment that says a candidate is whole, written last. A comment rather than a setting: setting an unknown
+/// `lifeboat.…` parameter on a database takes a superuser. Promoting replaces it with the live database's comment.
+fn whole_mark(plain_sha256: &str) -> String {
+    format!("lifeboat candidate, whole, of sha256 {plain_sha256}")
+}
+
+pub(super) fn stage(
+    tools: &Tools<'_>,
+    source: &SourceManifest,
+    objects: &dyn ObjectSource,
+    place: &str,
+    beside: bool,
+    options: &StageOptions,
+) -> Result<Identity> {
+    let facts = facts(source)?;
+    let maintenance = &tools.binding.maintenance_database;
+    check_versions(tools, facts)?;
+    check_roles(tools, facts)?;
+    end_earlier_attempts(tools)?;
+    let entry =
+        source.objects.first().ok_or_else(|| Error::failed(format!("source `{}` has no object", source.name)))?;
+    let mark = whole_mark(&entry.plain_sha256);
+
+    let found = tools.rows(
+        maintenance,
+        &format!(
+            "SELECT oid, pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database WHERE datname = {}",
+            sql::literal(place)
+        ),
+    )?;
+    if let Some([Some(oid), comment]) = found.first().map(Vec::as_slice) {
+        if comment.as_deref() != Some(mark.as_str()) {
+            // An earlier attempt did not come to its end.
+            super::drop_generated(tools, place, oid)?;
+        } else if let Some(identity) = identity(tools, place)? {
+            return Ok(identity);
+        }
+    }
+
+    let spooled = objects.spool(tools.cx, entry)?;
+    let head = File::open(spooled.path()).doing(|| "opening the archive".into()).and_then(archive::read_head)?;
+    let locale = match &head.create_database {
+        Some(statement) => locale_options(statement)?,
+        None => format!(
+            "ENCODING = {} LC_COLLATE = {} LC_CTYPE = {}",
+            sql::literal(&facts.encoding),
+            sql::literal(&facts.collate),
+            sql::literal(&facts.ctype)
+        ),
+    };
+    let tablespace = if beside { live_tablespace(tools)? } else { String::new() };
+    let quoted = sql::identifier(place);
+    let made = tools
+        .statements(
+            maintenance,
+            false,
+            &[format!("CREATE DATABASE {quoted} WITH TEMPLATE = template0 {locale}{tablespace}")],
+        )
+        .map_err(|e| e.context(format!("creating database {place}")))
+        .and_then(|_| fill(tools, &spooled, place, &mark, options))
+        .and_then(|()| {
+            identity(tools, place)?
+                .ok_or_else(|| Error::failed(format!("database {place} is gone right after it was filled")))
+        });
+    made.map_err(|e| clean_up(tools, place, e))
+}
+
+/// The intended server must be at least as new as the source, and `pg_restore` its own and at least as new as `pg_dump` was.
+fn check_versions(tools: &Tools<'_>, facts: &PostgresFacts) -> Result<()> {
+    let server = tools.server_version(&tools.binding.maintenance_database)?;
+    let (source, target) = (facts.server_version_num / 10_000, server / 10_000);
+    if target < source {
+        return Err(Error::refused(format!("the backup is of PostgreSQL {source}, the server is PostgreSQL {target}"))
+            .hint(format!("restore on PostgreSQL {source} or newer")));
+    }
+    let restore = tools.matching_version("pg_restore", server)?;
+    let major = |version: &str| version.split(|c: char| !c.is_ascii_digit()).next().and_then(|m| m.parse::<u32>().ok());
+    match (major(&restore), major(&facts.dump_version)) {
+        (Some(restore), Some(dump)) if restore >= dump => Ok(()),
+        _ => Err(Error::refused(format!(
+            "pg_restore is version {restore}, the archive was made by pg_dump {}",
+            crate::identifier::shown(&facts.dump_version)
+        ))
+        .hint("restore on a server at least as new as the tools that dumped")),
+    }
+}
+
+/// Owners and grants come back only if their roles exist: a role that is absent is never left out silently.
+fn check_roles(tools: &Tools<'_>, facts: &PostgresFacts) -> Result<()> {
+    if facts.roles.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = facts.roles.iter().map(|r| sql::literal(r)).collect();
+    let rows = tools.rows(
+        &tools.binding.maintenance_database,
+        &format!(
+            "SELECT n.name, r.oid IS NOT NULL, coalesce(pg_catalog.pg_has_role(r.oid, 'MEMBER'), false) \
+             FROM pg_catalog.unnest(ARRAY[{}]::text[]) AS n(name) LEFT JOIN pg_catalog.pg_roles r ON r.rolname = n.name::name",
+            names.join(", ")
+        ),
+    )?;
+    let of = |column: usize| -> Vec<String> {
+        rows.iter()
+            .filter(|row| row.get(column).cloned().flatten().as_deref() == Some("f"))
+            .filter_map(|row| row.first().cloned().flatten())
+            .map(|name| sql::identifier(&name))
+            .collect()
+    };
+    let missing = of(1);
+    if !missing.is_empty() {
+        let statements: Vec<String> = missing.iter().map(|r| format!("create role {r};")).collect();
+        return Err(Error::refused(format!(
+            "the server lacks roles that the backup's objects belong to: {}",
+            missing.join(", ")
+        ))
+        .hint(format!("{} (a dump holds no roles; those that log in need a password too)", statements.join(" "))));
+    }
+    let foreign = of(2);
+    if !foreign.is_empty() {
+        return Err(Error::refused(format!(
+            "role `{}` may not act for roles that the backup's objects belong to: {}",
+            tools.binding.user,
+            foreign.join(", ")
+        ))
+        .hint("restore with a role that is a member of them, or with a superuser"));
+    }
+    Ok(())
+}
+
+/// Encoding and locale from the archive's own `CREATE DATABASE`. It is text from outside: taken apart and written anew.
+fn locale_options(statement: &str) -> Result<String> {
+    let refused = || {
+        Error::refused(format!("`{}` is not a CREATE DATABASE of pg_dump", crate::identifier::shown(statement)))
+            .hint("the archive was not made by pg_dump")
+    };
+    let mut rest = statement
+        .trim()
+        .strip_suffix(';')
+        .and_then(|s| s.strip_prefix("CREATE DATABASE "))
+        .and_then(sql::skip_identifier)
+        .and_then(|s| s.strip_prefix(" WITH TEMPLATE = template0"))
+        .ok_or_else(refused)?;
+    let mut options = Vec::new();
+    while !rest.is_empty() {
+        let (name, after) = rest.trim_start().split_once(" = ").ok_or_else(refused)?;
+        let value;
+        if let Some(quoted) = after.strip_prefix('\'') {
+            let mut end = 0;
+            loop {
+                end += quoted[end..].find('\'').ok_or_else(refused)?;
+                if !quoted[end + 1..].starts_with('\'') {
+                    break;
+                }
+                end += 2;
+            }
+            value = quoted[..end].replace("''", "'");
+            rest = &quoted[end + 1..];
+        } else {
+            let end = after.find(' ').unwrap_or(after.len());
+            value = after[..end].to_owned();
+            rest = &after[end..];
+        }
+        match name {
+            "ENCODING" | "LOCALE" | "LC_COLLATE" | "LC_CTYPE" | "LOCALE_PROVIDER" | "ICU_LOCALE" | "ICU_RULES"
+            | "BUILTIN_LOCALE" => {
+                options.push(format!("{name} = {}", sql::literal(&value)));
+            }
+            // Belong to the place it was in, not to its content; the connection limit is carried by the promotion.
+            "TABLESPACE" | "CONNECTION LIMIT" | "IS_TEMPLATE" | "ALLOW_CONNECTIONS" => {}
+            _ => return Err(refused()),
+        }
+    }
+    Ok(options.join(" "))
+}
+
+/// The live database's tablespace, if it is not the usual one.
+fn live_tablespace(tools: &Tools<'_>) -> Result<String> {
+    let name = tools.value(
+        &tools.binding.maintenance_database,
+        &format!(
+            "SELECT t.spcname FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace \
+             WHERE d.datname = {} AND t.spcname <> 'pg_default'",
+            sql::literal(&tools.binding.database)
+        ),
+    )?;
+    Ok(name.map(|name| format!(" TABLESPACE = {}", sql::identifier(&name))).unwrap_or_default())
+}
+
+fn fill(tools: &Tools<'_>, spooled: &SpooledFile, place: &str, mark: &str, options: &StageOptions) -> Result<()> {
+    let quoted = sql::identifier(place);
+    let mut spec = tools.connected("pg_restore", place, "UTF8");
+    for argument in ["--exit-on-error", "--no-subscriptions"] {
+        spec = spec.arg(tools.word(argument));
+    }
+    // Behind a prefix our files may not be seen: the archive goes through the pipe, which several jobs can't share.
+    let through_pipe = !tools.binding.prefix.is_empty();
+    if !through_pipe {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = usize::try_from(options.jobs).unwrap_or(1).clamp(1, processors);
+        spec = spec.arg("-j").arg(jobs.to_string()).arg(spooled.path());
+    }
+    tools.cx.report(&format!("restore {place}"), 0, Some(spooled.bytes));
+    let mut child = Child::spawn(tools.cx, &spec)?;
+    let mut stdin = child.stdin();
+    let feeder = if through_pipe {
+        let mut file = File::open(spooled.path()).doing(|| "opening the archive".into())?;
+        // A pg_restore that does not read all says so in its exit code.
+        Some(std::thread::spawn(move || drop(std::io::copy(&mut file, &mut stdin))))
+    } else {
+        drop(stdin);
+        None
+    };
+    let mut said = String::new();
+    // Anything on stdout would be a surprise, and bounded; what counts is how it ends.
+    let _ = child.stdout().take(64 * 1024).read_to_string(&mut said);
+    let ended = child.wait()?;
+    if let Some(feeder) = feeder {
+        let _ = feeder.join();
+    }
+    tools.succeeded("pg_restore", &ended)?;
+    if !ended.stderr.trim().is_empty() {
+        return Err(Error::failed(format!(
+            "pg_restore ended with exit code 0, but said: {}",
+            crate::identifier::shown_long(&ended.tail())
+        ))
+        .hint("a restore with any complaint does not count: see what it is about"));
+    }
+    // Without statistics the first queries of a restored database are slow enough to look like an outage.
+    tools.statements(place, false, &["ANALYZE".into()]).map_err(|e| e.context(format!("analysing {place}")))?;
+    tools.statements(
+        &tools.binding.maintenance_database,
+        false,
+        &[format!("COMMENT ON DATABASE {quoted} IS {}", sql::literal(mark))],
+    )?;
+    tools.cx.report(&format!("restore {place}"), spooled.bytes, Some(spooled.bytes));
+    Ok(())
+}
+
+/// Drops what a failed stage made, also when the step itself may take no more time; says so where that failed.
+fn clean_up(tools: &Tools<'_>, place: &str, error: Error) -> Error {
+    let cx = StepContext {
+        cancelled: Arc::new(AtomicBool::new(false)),
+        deadline: Instant::now() + CLEANUP,
+        ..tools.cx.clone()
+    };
+    let dropped = tools.with(&cx).and_then(|tools| {
+        tools.statements(
+            &tools.binding.maintenance_database,
+            false,
+            &[format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", sql::identifier(place))],
+        )
+    });
+    match dropped {
+        Ok(_) => error,
+        Err(e) => {
+            let hint = format!("database {place} was left behind: drop it");
+            error.context(format!("cleaning up failed too ({})", e.message)).hint(hint)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::locale_options;
+
+    #[test]
+    fn the_locale_is_taken_from_the_archive_and_nothing_else() {
+        let icu = "CREATE DATABASE \"a b\" WITH TEMPLATE = template0 ENCODING = 'UTF8' LOCALE_PROVIDER = icu LOCALE = 'C' ICU_LOCALE = 'de';\n";
+        assert_eq!(
+            locale_options(icu).unwrap(),
+            "ENCODING = 'UTF8' LOCALE_PROVIDER = 'icu' LOCALE = 'C' ICU_LOCALE = 'de'"
+        );
+        for hostile in [
+            "CREATE DATABASE a WITH TEMPLATE = template0 ENCODING = 'UTF8'; DROP DATABASE b;",
+            "CREATE DATABASE a WITH TEMPLATE = template0 OWNER = x;",
+            "CREATE DATABASE a WITH TEMPLATE = a;",
+            "CREATE DATABASE a WITH TEMPLATE = template0 ENCODING = 'UTF8;",
+        ] {
+            assert!(locale_options(hostile).is_err(), "{hostile}");
+        }
+    }
+}

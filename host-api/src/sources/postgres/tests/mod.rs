@@ -1,0 +1,156 @@
+//! Tests against a real server: a private one, made for them.
+
+mod archives;
+mod faults;
+mod roundtrip;
+mod swaps;
+
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::PostgresDriver;
+use super::testing::PgServer;
+use crate::bindings::PostgresSource;
+use crate::context::StepContext;
+use crate::error::Result;
+use crate::manifest::{ObjectEntry, PostgresFacts, SourceFacts, SourceManifest};
+use crate::sources::{
+    Dumped, Member, ObjectSink, ObjectSource, ObjectWriter, Question, SourceDriver, SpooledFile, StageOptions, Target,
+    Verified,
+};
+
+/// Keeps objects in memory.
+#[derive(Default, Clone)]
+struct Memory {
+    object: Arc<Mutex<Option<Vec<u8>>>>,
+}
+
+struct MemoryWriter {
+    bytes: Vec<u8>,
+    into: Memory,
+}
+
+impl Write for MemoryWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl ObjectWriter for MemoryWriter {
+    fn finish(self: Box<Self>) -> Result<ObjectEntry> {
+        let sha = hex::encode(Sha256::digest(&self.bytes));
+        let bytes = self.bytes.len() as u64;
+        *self.into.object.lock().unwrap() = Some(self.bytes);
+        Ok(ObjectEntry {
+            role: "data".into(),
+            key: "k".into(),
+            stored_bytes: bytes,
+            stored_sha256: sha.clone(),
+            plain_bytes: bytes,
+            plain_sha256: sha,
+        })
+    }
+}
+
+impl ObjectSink for Memory {
+    fn create(&self, role: &str, extension: &str, _: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
+        assert_eq!((role, extension), ("data", "pgdump"));
+        Ok(Box::new(MemoryWriter { bytes: Vec::new(), into: self.clone() }))
+    }
+}
+
+impl ObjectSource for Memory {
+    fn spool(&self, _: &StepContext, _: &ObjectEntry) -> Result<SpooledFile> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let bytes = self.bytes();
+        file.write_all(&bytes).unwrap();
+        Ok(SpooledFile { file, bytes: bytes.len() as u64 })
+    }
+    fn stream(&self, _: &StepContext, _: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
+        unreachable!("a restore spools")
+    }
+}
+
+impl Memory {
+    fn bytes(&self) -> Vec<u8> {
+        self.object.lock().unwrap().clone().expect("an object was finished")
+    }
+    fn is_empty(&self) -> bool {
+        self.object.lock().unwrap().is_none()
+    }
+}
+
+fn cx() -> StepContext {
+    StepContext::detached(&crate::identifier::fresh(), Duration::from_secs(120))
+}
+
+fn driver(source: PostgresSource) -> PostgresDriver {
+    PostgresDriver::new("db", source)
+}
+
+/// A backup, as far as a driver sees it.
+struct Taken {
+    dumped: Dumped,
+    objects: Memory,
+    manifest: SourceManifest,
+}
+
+fn manifest(dumped: &Dumped) -> SourceManifest {
+    SourceManifest {
+        name: "db".into(),
+        started_at_ms: dumped.started_at_ms,
+        completed_at_ms: dumped.started_at_ms,
+        objects: dumped.objects.clone(),
+        facts: dumped.facts.clone(),
+    }
+}
+
+fn take(driver: &PostgresDriver, questions: &[Question]) -> Taken {
+    let objects = Memory::default();
+    let dumped = driver.dump(&cx(), &objects, questions).unwrap();
+    let manifest = manifest(&dumped);
+    Taken { dumped, objects, manifest }
+}
+
+fn facts(taken: &Taken) -> &PostgresFacts {
+    let SourceFacts::Postgres(facts) = &taken.manifest.facts else { panic!("facts of PostgreSQL") };
+    facts
+}
+
+fn stage(driver: &PostgresDriver, taken: &Taken) -> Result<Member> {
+    let id = crate::identifier::fresh();
+    driver.stage(&cx(), &taken.manifest, &taken.objects, &id, &Target::Beside, &StageOptions { jobs: 2 })
+}
+
+fn verify(driver: &PostgresDriver, member: &Member, taken: &Taken) -> Verified {
+    driver.verify(&cx(), member, &taken.manifest, &[]).unwrap()
+}
+
+/// Rules of the findings, each once.
+fn rules(verified: &Verified) -> Vec<&str> {
+    let mut rules: Vec<&str> = verified.findings.iter().map(|f| f.rule.as_str()).collect();
+    rules.dedup();
+    rules
+}
+
+fn question(sql: &str) -> Question {
+    Question { name: "q".into(), sql: sql.into(), rows_max: 10 }
+}
+
+/// Fails once a test would otherwise pass by testing nothing.
+macro_rules! server {
+    () => {
+        match PgServer::shared() {
+            Some(server) => server,
+            None => return,
+        }
+    };
+}
+use server;

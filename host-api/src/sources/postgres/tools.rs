@@ -1,0 +1,337 @@
+//! How `pg_dump`, `pg_restore` and `psql` are run: where they are, how they connect, what their errors mean.
+//!
+//! Everything about a connection that is no secret stands in one connection string in the arguments, so that it goes through any prefix.
+//! The password goes through a private password file, never through arguments or the environment. Behind a prefix (`sudo`, `docker exec`)
+//! that file can't be seen: the server must let the role in by other means there (peer, trust, a password file on that side).
+
+use std::io::Write;
+
+use crate::bindings::PostgresSource;
+use crate::child::{self, Ended, Spec};
+use crate::context::StepContext;
+use crate::error::{Context, Error, ErrorKind, Result};
+
+use super::sql;
+
+/// Settings of every session, over those of database and role: COPY text depends on the first ones, and a session that waits for
+/// `pg_dump` must not be ended for idling.
+const PINNED: &[(&str, &str)] = &[
+    ("timezone", "UTC"),
+    ("bytea_output", "hex"),
+    ("lc_monetary", "C"),
+    ("xmlbinary", "base64"),
+    ("datestyle", "ISO"),
+    ("intervalstyle", "postgres"),
+    ("extra_float_digits", "3"),
+    ("standard_conforming_strings", "on"),
+    ("client_min_messages", "warning"),
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("default_transaction_read_only", "off"),
+    ("quote_all_identifiers", "off"),
+    ("synchronize_seqscans", "off"),
+];
+
+/// The tools for one operation: a binding, the step, and the password file that lives as long as this.
+pub(super) struct Tools<'a> {
+    pub cx: &'a StepContext,
+    pub binding: &'a PostgresSource,
+    password: Option<tempfile::NamedTempFile>,
+}
+
+impl<'a> Tools<'a> {
+    pub fn new(cx: &'a StepContext, binding: &'a PostgresSource) -> Result<Self> {
+        let password = match &binding.password {
+            Some(secret) if binding.prefix.is_empty() => Some(password_file(&binding.user, &secret.read()?)?),
+            Some(_) => {
+                return Err(Error::refused("a password can't be handed to tools behind a `prefix`").hint(
+                    "let the role in by peer authentication or a password file on that side, and remove `password`",
+                ));
+            }
+            None => None,
+        };
+        Ok(Self { cx, binding, password })
+    }
+
+    /// These tools under another context.
+    pub fn with<'b>(&'b self, cx: &'b StepContext) -> Result<Tools<'b>>
+    where
+        'a: 'b,
+    {
+        Tools::new(cx, self.binding)
+    }
+
+    /// A tool with its connection to a database; the tool's own arguments follow.
+    pub fn connected(&self, tool: &str, database: &str, encoding: &str) -> Spec {
+        let options: Vec<String> = PINNED.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
+        let conninfo: Vec<String> = [
+            ("host", self.binding.host.as_str()),
+            ("port", &self.binding.port.to_string()),
+            ("user", &self.binding.user),
+            ("dbname", database),
+            ("client_encoding", encoding),
+            ("application_name", &self.cx.marker()),
+            ("connect_timeout", "10"),
+            ("options", &options.join(" ")),
+        ]
+        .iter()
+        .map(|(name, value)| format!("{name}={}", sql::conninfo_value(value)))
+        .collect();
+        self.tool(tool, &["-w".into(), "-d".into(), conninfo.join(" ")])
+    }
+
+    /// A tool with these arguments, behind the prefix if there is one.
+    pub fn tool(&self, tool: &str, arguments: &[String]) -> Spec {
+        let program = match &self.binding.bin_dir {
+            Some(dir) => dir.join(tool).display().to_string(),
+            None => tool.to_owned(),
+        };
+        let own = std::iter::once(program).chain(arguments.iter().cloned());
+        // Messages are compared with their English text.
+        let pinned = ["LC_ALL=C", "PGTZ=UTC"];
+        let spec = if self.binding.prefix.is_empty() {
+            let mut spec = Spec::new(own);
+            for pair in pinned {
+                let (name, value) = pair.split_once('=').expect("a pair");
+                spec = spec.env(name, value);
+            }
+            spec
+        } else {
+            let own = std::iter::once("env".to_owned()).chain(pinned.map(str::to_owned)).chain(own);
+            // ssh joins its arguments with spaces and has a shell take them apart again.
+            let over_ssh = self.binding.prefix[0].rsplit('/').next() == Some("ssh");
+            let own = own.map(|a| if over_ssh { shell_word(&a) } else { a });
+            Spec::new(self.binding.prefix.iter().cloned().chain(own))
+        };
+        match &self.password {
+            Some(file) => spec.env("PGPASSFILE", file.path().display().to_string()),
+            None => spec,
+        }
+    }
+
+    /// `psql` with what every use of it has in common.
+    pub fn psql(&self, database: &str, encoding: &str) -> Spec {
+        let mut spec = self.connected("psql", database, encoding);
+        for argument in
+            ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-v", "SHOW_CONTEXT=never"]
+        {
+            spec = spec.arg(self.word(argument));
+        }
+        spec
+    }
+
+    /// An argument added to a [`Spec`] of ours, in the form the prefix needs.
+    pub fn word(&self, argument: &str) -> String {
+        match self.binding.prefix.first() {
+            Some(first) if first.rsplit('/').next() == Some("ssh") => shell_word(argument),
+            _ => argument.to_owned(),
+        }
+    }
+
+    /// Runs statements, one argument each, and gives the raw output. They are one transaction if `together`.
+    pub fn statements(&self, database: &str, together: bool, statements: &[String]) -> Result<Vec<u8>> {
+        let mut spec = self.psql(database, "UTF8");
+        if together {
+            spec = spec.arg("--single-transaction");
+        }
+        for statement in statements {
+            if statement.trim_start().starts_with('\\') {
+                return Err(Error::invalid("a statement starts with a backslash, which psql would take for a command"));
+            }
+            spec = spec.arg("-c").arg(self.word(statement));
+        }
+        let (out, ended) = child::run(self.cx, &spec, b"", 64 * 1024 * 1024)?;
+        self.succeeded("psql", &ended)?;
+        Ok(out)
+    }
+
+    /// Answers one statement: the lines of COPY text as rows.
+    pub fn rows(&self, database: &str, statement: &str) -> Result<Vec<crate::sources::Row>> {
+        let out = self.statements(database, false, &[format!("COPY ({statement}) TO STDOUT")])?;
+        let lines = out.strip_suffix(b"\n").unwrap_or(&out);
+        if out.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(lines.split(|b| *b == b'\n').map(sql::copy_row).collect())
+    }
+
+    /// One value, or none where there is no row.
+    pub fn value(&self, database: &str, statement: &str) -> Result<Option<String>> {
+        Ok(self.rows(database, statement)?.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
+    }
+
+    /// An error, with what it means, unless the tool succeeded.
+    pub fn succeeded(&self, tool: &str, ended: &Ended) -> Result<()> {
+        if ended.success() { Ok(()) } else { Err(self.explain(tool, ended)) }
+    }
+
+    /// What a failed tool means.
+    pub fn explain(&self, tool: &str, ended: &Ended) -> Error {
+        let code = sqlstate(&ended.stderr).unwrap_or_default();
+        let text = without_location(&ended.stderr);
+        let binding = self.binding;
+        let at = format!("{}:{}", binding.host, binding.port);
+        let known = [
+            (
+                "password authentication failed",
+                ErrorKind::Denied,
+                format!("the server at {at} refuses the password of role `{}`", binding.user),
+                "check the secret that `password` names; after a change of the password, the file too",
+            ),
+            (
+                "no password supplied",
+                ErrorKind::Denied,
+                format!("the server at {at} wants a password for role `{}`, and none is configured", binding.user),
+                "name it in the source: password = { file = \"…\" }",
+            ),
+            (
+                "Peer authentication failed",
+                ErrorKind::Denied,
+                format!("the server at {at} does not take us for role `{}`", binding.user),
+                "run as that system user (prefix = [\"sudo\", \"-u\", \"postgres\"]), or configure a password",
+            ),
+            (
+                "no pg_hba.conf entry",
+                ErrorKind::Denied,
+                format!("the server at {at} lets nobody in from here as `{}`", binding.user),
+                "add a line to its pg_hba.conf",
+            ),
+            (
+                "Connection refused",
+                ErrorKind::Failed,
+                format!("no server answers at {at}"),
+                "is PostgreSQL running, and are `host` and `port` right?",
+            ),
+            (
+                "Is the server running",
+                ErrorKind::Failed,
+                format!("no server answers at {at}"),
+                "is PostgreSQL running, and are `host` and `port` right?",
+            ),
+            (
+                "could not translate host name",
+                ErrorKind::Failed,
+                format!("host `{}` is not known", binding.host),
+                "check `host`",
+            ),
+            (
+                "timeout expired",
+                ErrorKind::Failed,
+                format!("no server answers at {at} in 10 seconds"),
+                "check `host` and `port`",
+            ),
+        ];
+        for (mark, kind, message, hint) in known {
+            if text.contains(mark) {
+                return Error::new(kind, format!("{tool}: {message}")).hint(hint);
+            }
+        }
+        let shown = crate::identifier::shown_long(text.trim());
+        if text.contains("FATAL:") && text.contains("does not exist") {
+            let what = if text.contains("role \"") { "role" } else { "database" };
+            return Error::new(ErrorKind::NotFound, format!("{tool}: the server at {at} has no such {what}: {shown}"))
+                .hint("check `database`, `maintenance-database` and `user`");
+        }
+        let said = if shown.is_empty() { "it said nothing on stderr".to_owned() } else { shown };
+        let error = Error::failed(format!("{tool} ended with {}: {said}", ended.how()));
+        match code {
+            "42501" => error.hint(format!("role `{}` lacks a right: grant it, or use another role", binding.user)),
+            "53100" => error.hint("the server's disk is full"),
+            "53300" => error.hint("the server has no free connection"),
+            "55P03" | "57014" => error.hint("another session held a lock for too long: see pg_stat_activity"),
+            "22P05" | "22021" => error.hint("the data have characters that the encoding lacks"),
+            _ => error,
+        }
+    }
+
+    /// The server's version number, `150018`.
+    pub fn server_version(&self, database: &str) -> Result<u32> {
+        let text = self.value(database, "SELECT current_setting('server_version_num')")?.unwrap_or_default();
+        text.parse().map_err(|_| Error::failed(format!("the server's version `{text}` is not a number")))
+    }
+
+    /// A tool's version as it prints it, `15.18`, and its major part.
+    pub fn tool_version(&self, tool: &str) -> Result<(String, u32)> {
+        let (out, ended) = child::run(self.cx, &self.tool(tool, &["--version".into()]), b"", 64 * 1024)
+            .map_err(|e| match e.kind {
+                ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("{tool} was not found: {}", e.message))
+                    .hint("install PostgreSQL's client tools of the server's major version, or name their directory in `bin-dir`"),
+                _ => e,
+            })?;
+        self.succeeded(tool, &ended)?;
+        let text = String::from_utf8_lossy(&out).into_owned();
+        let version =
+            text.split(')').nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default().to_owned();
+        let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
+        match digits.parse() {
+            Ok(major) => Ok((version, major)),
+            Err(_) => Err(Error::failed(format!("{tool} printed no version: `{}`", crate::identifier::shown(&text)))),
+        }
+    }
+
+    /// The version of a tool, which must be of the server's major version.
+    pub fn matching_version(&self, tool: &str, server: u32) -> Result<String> {
+        let (version, major) = self.tool_version(tool)?;
+        if major == server / 10_000 {
+            return Ok(version);
+        }
+        let server = server / 10_000;
+        Err(Error::refused(format!("{tool} is version {version}, the server is PostgreSQL {server}"))
+            .hint(format!("install the client tools of PostgreSQL {server} and name their directory in `bin-dir` (Debian: /usr/lib/postgresql/{server}/bin)")))
+    }
+}
+
+fn password_file(user: &str, password: &str) -> Result<tempfile::NamedTempFile> {
+    if password.contains(['\n', '\0']) {
+        return Err(Error::invalid("the password has a line break in it").hint("only one line end at its end is cut"));
+    }
+    let escaped = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
+    // Made with mode 0600, without which libpq would not read it.
+    let mut file = tempfile::NamedTempFile::new().doing(|| "making a private password file".into())?;
+    writeln!(file, "*:*:*:{}:{}", escaped(user), escaped(password))
+        .doing(|| "writing a private password file".into())?;
+    Ok(file)
+}
+
+fn shell_word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// The SQLSTATE in what psql says with VERBOSITY=verbose: `ERROR:  42P01: relation …`.
+pub(super) fn sqlstate(stderr: &str) -> Option<&str> {
+    stderr.lines().find_map(|line| {
+        let (_, rest) = line.split_once(":  ")?;
+        let code = rest.get(..5)?;
+        (rest[5..].starts_with(": ") && code.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase()))
+            .then_some(code)
+    })
+}
+
+/// What psql says, without the places in the server's source that VERBOSITY=verbose adds.
+pub(super) fn without_location(stderr: &str) -> String {
+    let lines: Vec<&str> =
+        stderr.lines().filter(|line| !line.starts_with("LOCATION:") && !line.trim().is_empty()).collect();
+    lines.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_is_found_in_what_psql_says() {
+        let said = "ERROR:  42P01: relation \"b\" does not exist\nLOCATION:  parserOpenTable, parse_relation.c:1393\n";
+        assert_eq!(sqlstate(said), Some("42P01"));
+        assert_eq!(without_location(said), "ERROR:  42P01: relation \"b\" does not exist");
+        assert_eq!(sqlstate("psql: error: FATAL:  database \"x\" does not exist"), None);
+    }
+
+    #[test]
+    fn a_password_file_is_private_and_escaped() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = password_file("a:b", "x\\y:z").unwrap();
+        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "*:*:*:a\\:b:x\\\\y\\:z\n");
+        assert_eq!(file.as_file().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

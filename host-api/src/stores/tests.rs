@@ -1,0 +1,181 @@
+//! One suite, run against every backend; then what only a directory can suffer.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use super::*;
+
+fn directory() -> (tempfile::TempDir, ObjectStore) {
+    let dir = tempfile::tempdir().unwrap();
+    let binding = bindings::Store::Directory(bindings::DirectoryStore { path: dir.path().join("store") });
+    std::fs::create_dir(dir.path().join("store")).unwrap();
+    let store = ObjectStore::open("local", &binding).unwrap();
+    (dir, store)
+}
+
+fn conforms(store: &ObjectStore) {
+    store.check().unwrap();
+    assert_eq!(store.put_if_absent("a/x/one.json", b"1").unwrap(), Put::Created);
+    assert_eq!(store.put_if_absent("a/x/one.json", b"other").unwrap(), Put::Exists);
+    assert_eq!(store.read("a/x/one.json", 10).unwrap(), b"1");
+    assert_eq!(store.put_if_absent("a/two", b"").unwrap(), Put::Created);
+    assert_eq!(store.put_if_absent("ab/three", b"333").unwrap(), Put::Created);
+    assert_eq!(store.list("a/").unwrap(), ["a/two", "a/x/one.json"]);
+    assert_eq!(store.list("nowhere/").unwrap(), Vec::<String>::new());
+    assert_eq!(store.size("a/two").unwrap(), Some(0));
+    assert_eq!(store.size("ab/three").unwrap(), Some(3));
+    assert_eq!(store.size("ab/four").unwrap(), None);
+    assert_eq!(store.read("ab/four", 10).unwrap_err().kind, ErrorKind::NotFound);
+    assert!(store.read("ab/three", 2).unwrap_err().message.contains("larger than 2 bytes"));
+
+    // Larger than any buffer on the way.
+    let big: Vec<u8> = (0..20_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let mut writer = store.writer("big/object").unwrap();
+    big.chunks(1_000_003).for_each(|chunk| writer.write_all(chunk).unwrap());
+    assert_eq!(store.size("big/object").unwrap(), None, "nothing is visible before the end");
+    assert_eq!(writer.finish().unwrap(), Put::Created);
+    let mut back = Vec::new();
+    store.open_object("big/object").unwrap().read_to_end(&mut back).unwrap();
+    assert!(big == back);
+
+    let mut aborted = store.writer("big/aborted").unwrap();
+    aborted.write_all(&big).unwrap();
+    drop(aborted);
+    assert_eq!(store.list("big/").unwrap(), ["big/object"]);
+
+    store.delete("big/object").unwrap();
+    store.delete("big/object").unwrap();
+    store.delete("never/was").unwrap();
+    assert_eq!(store.list("big/").unwrap(), Vec::<String>::new());
+
+    for key in ["../x", "/x", "a/../../x", ".hidden", "a\0b"] {
+        assert_eq!(store.put_if_absent(key, b"").unwrap_err().kind, ErrorKind::Invalid, "{key:?}");
+        assert_eq!(store.read(key, 1).unwrap_err().kind, ErrorKind::Invalid, "{key:?}");
+        assert_eq!(store.size(key).unwrap_err().kind, ErrorKind::Invalid, "{key:?}");
+        assert_eq!(store.delete(key).unwrap_err().kind, ErrorKind::Invalid, "{key:?}");
+        assert!(store.list(&format!("{key}/")).is_err(), "{key:?}");
+    }
+}
+
+/// Eight threads want one key: one wins, and its bytes are there.
+fn one_winner(store: &Arc<ObjectStore>) {
+    for round in 0..20 {
+        let key = format!("race/{round}");
+        let barrier = Arc::new(std::sync::Barrier::new(8));
+        let threads: Vec<_> = (0..8_u8)
+            .map(|n| {
+                let (store, key, barrier) = (store.clone(), key.clone(), barrier.clone());
+                std::thread::spawn(move || {
+                    barrier.wait();
+                    (n, store.put_if_absent(&key, &[n; 1000]).unwrap())
+                })
+            })
+            .collect();
+        let results: Vec<_> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+        let winners: Vec<_> = results.iter().filter(|(_, put)| *put == Put::Created).collect();
+        assert_eq!(winners.len(), 1, "{results:?}");
+        assert_eq!(store.read(&key, 1000).unwrap(), [winners[0].0; 1000]);
+    }
+}
+
+#[test]
+fn a_directory_conforms() {
+    let (dir, store) = directory();
+    conforms(&store);
+    one_winner(&Arc::new(store));
+    let leftovers: Vec<_> = walk(dir.path()).into_iter().filter(|p| p.contains(".part")).collect();
+    assert_eq!(leftovers, Vec::<String>::new());
+}
+
+#[test]
+fn memory_conforms() {
+    let store = ObjectStore::memory("memory").unwrap();
+    conforms(&store);
+    one_winner(&Arc::new(store));
+}
+
+#[tokio::test]
+async fn a_single_threaded_runtime_is_no_deadlock() {
+    let (_dir, store) = directory();
+    let found = crate::real::blocking(move || {
+        store.put_if_absent("a/b", b"1")?;
+        store.list("a/")
+    });
+    assert_eq!(found.await.unwrap(), ["a/b"]);
+}
+
+#[test]
+fn a_directory_that_is_missing_is_named_and_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mount");
+    let binding = bindings::Store::Directory(bindings::DirectoryStore { path: path.clone() });
+    let store = ObjectStore::open("offsite", &binding).unwrap();
+    for error in [
+        store.list("a/").unwrap_err(),
+        store.size("a/b").unwrap_err(),
+        store.put_if_absent("a/b", b"").unwrap_err(),
+        store.delete("a/b").unwrap_err(),
+        store.check().unwrap_err(),
+    ] {
+        assert!(error.message.contains("store offsite") && error.message.contains("can't be opened"), "{error}");
+        assert!(error.hint.as_deref().unwrap().contains("mount"), "{error}");
+    }
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_store_that_vanishes_half_way_is_an_error_and_not_an_empty_store() {
+    let (dir, store) = directory();
+    store.put_if_absent("a/b", b"1").unwrap();
+    let mut writer = store.writer("a/c").unwrap();
+    writer.write_all(b"half").unwrap();
+    std::fs::rename(dir.path().join("store"), dir.path().join("elsewhere")).unwrap();
+    assert!(writer.finish().unwrap_err().message.contains("can't be opened"));
+    assert!(store.list("a/").unwrap_err().message.contains("can't be opened"));
+    // The empty directory that an unmounted file system leaves.
+    std::fs::create_dir(dir.path().join("store")).unwrap();
+    assert!(store.list("a/").unwrap_err().message.contains("not the directory it was"));
+    assert!(store.put_if_absent("a/d", b"").unwrap_err().message.contains("not the directory it was"));
+    assert!(store.size("a/b").is_err());
+}
+
+#[test]
+fn symbolic_links_inside_are_not_followed() {
+    let (dir, store) = directory();
+    std::fs::write(dir.path().join("outside"), "secret").unwrap();
+    std::fs::create_dir(dir.path().join("store/a")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("outside"), dir.path().join("store/a/link")).unwrap();
+    std::os::unix::fs::symlink(dir.path(), dir.path().join("store/folder")).unwrap();
+    assert!(store.read("a/link", 100).is_err());
+    assert!(store.read("folder/outside", 100).is_err());
+    assert!(store.put_if_absent("folder/new", b"").is_err());
+    assert!(store.list("folder/").is_err());
+    assert!(!dir.path().join("new").exists());
+}
+
+#[test]
+fn a_file_in_a_folders_place_is_no_empty_folder() {
+    let (dir, store) = directory();
+    std::fs::write(dir.path().join("store/a"), "").unwrap();
+    assert!(store.list("a/").is_err());
+}
+
+#[test]
+fn temporary_files_of_a_dead_process_are_not_listed() {
+    let (dir, store) = directory();
+    store.put_if_absent("a/b", b"1").unwrap();
+    std::fs::write(dir.path().join("store/a/.lifeboat-01.part"), "half").unwrap();
+    assert_eq!(store.list("a/").unwrap(), ["a/b"]);
+}
+
+fn walk(path: &std::path::Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).unwrap() {
+        let entry = entry.unwrap();
+        found.push(entry.path().display().to_string());
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(walk(&entry.path()));
+        }
+    }
+    found
+}

@@ -1,0 +1,6 @@
+//! What crosses crates: the command line as a person uses it, on real services, with faults and hostile modules.
+//!
+//! `cargo xtask test` sets up what these need and says where it is in `LIFEBOAT_…` variables.
+
+mod notes;
+mod support;
