@@ -81,9 +81,9 @@ impl Engine {
         }
     }
 
-    /// Checks and compiles a module.
+    /// Checks, compiles and links a module. Only this engine can run it.
     pub fn load(&self, bytes: &[u8]) -> Result<Module> {
-        Module::load(&self.sandbox, bytes)
+        Module::load(&self.sandbox, bytes, |world| self.linker(world))
     }
 
     /// The journal and what is derived from it.
@@ -105,7 +105,7 @@ impl Engine {
     }
 
     /// The linker of a world; built once.
-    pub(crate) fn linker(&self, world: &str) -> Result<Arc<Linker<Guest>>> {
+    fn linker(&self, world: &str) -> Result<Arc<Linker<Guest>>> {
         let mut linkers = self.linkers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(linker) = linkers.get(world) {
             return Ok(linker.clone());

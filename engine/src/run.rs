@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use host_api::{ErrorKind, Finding, Primitives, Severity, identifier};
 use serde_json::{Map, Value, json};
 use wasmtime::Store;
-use wasmtime::component::Val;
+use wasmtime::component::{Func, Val};
 
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
@@ -22,6 +22,9 @@ use crate::sandbox::limits::{Breach, Limits, MemoryLimiter, breach_of};
 use crate::sandbox::linker::Guest;
 use crate::step::{RunIdentity, Stepper, Stop, Surroundings};
 use crate::{Engine, contract};
+
+/// Stands where a run's id would, for an instance that is only made.
+const NO_RUN: &str = "none";
 
 /// What to run a module with.
 pub struct RunOptions {
@@ -43,7 +46,7 @@ pub struct RunOptions {
     pub actor: String,
     /// By which way, `cli`, `embedded`.
     pub channel: String,
-    /// Set from outside to cancel.
+    /// Set from outside to cancel. One for each run: it is also set when the run ends, to end what may still be under way.
     pub cancelled: Arc<AtomicBool>,
 }
 
@@ -229,21 +232,16 @@ impl Engine {
             };
         let replay: VecDeque<Record> =
             records.into_iter().filter(|r| matches!(r.kind, Transition::Answered | Transition::Completed)).collect();
-        let (world, limits, cancelled) = (options.world.clone(), options.limits.clone(), options.cancelled.clone());
+        let (limits, cancelled) = (options.limits.clone(), options.cancelled.clone());
         let parameters = Value::Object(options.parameters.clone()).to_string();
         let mut stepper = self.stepper(run, options, clock_ms);
         stepper.declared = module.inspected.description.capabilities.iter().cloned().collect();
         stepper.replay = replay;
         stepper.open_step = open_step;
         let deadline = stepper.deadline;
-        let guest = Guest {
-            handles: Handles::new(limits.handles_max),
-            memory: MemoryLimiter::new(limits.memory_bytes_max),
-            stepper,
-        };
-        let mut store = Store::new(self.sandbox().engine(), guest);
+        let mut store = self.store(stepper);
         let ended = tokio::select! {
-            result = self.call(module, &world, &limits, &mut store, parameters) => Some(result),
+            result = call(module, &limits, &mut store, parameters) => Some(result),
             () = past(deadline, limits.grace(), &cancelled) => None,
         };
         let came_to = match ended {
@@ -282,6 +280,7 @@ impl Engine {
             declared: BTreeSet::new(),
             said: Said::default(),
             step: 0,
+            requested_bytes: 0,
             clock_ms,
             replay: VecDeque::new(),
             open_step: None,
@@ -290,31 +289,22 @@ impl Engine {
         }
     }
 
-    /// Instantiates and calls `run`.
-    async fn call(
-        &self,
-        module: &Module,
-        world: &str,
-        limits: &Limits,
-        store: &mut Store<Guest>,
-        parameters: String,
-    ) -> wasmtime::Result<Result<(), String>> {
-        limits.apply(store)?;
-        let linker = self.linker(world).map_err(wasmtime::Error::new)?;
-        let instance = linker.instantiate_async(&mut *store, &module.component).await?;
-        let run = instance
-            .get_func(&mut *store, "run")
-            .ok_or_else(|| wasmtime::format_err!("the module exports no `run`"))?;
-        let mut results = [Val::Bool(false)];
-        run.call_async(&mut *store, &[Val::String(parameters)], &mut results).await?;
-        match results {
-            [Val::Result(Ok(_))] => Ok(Ok(())),
-            [Val::Result(Err(Some(text)))] => match *text {
-                Val::String(text) => Ok(Err(text)),
-                _ => wasmtime::bail!("`run` answered with another type than the contract has"),
-            },
-            _ => wasmtime::bail!("`run` answered with another type than the contract has"),
-        }
+    fn store(&self, stepper: Stepper) -> Store<Guest> {
+        let guest = Guest {
+            handles: Handles::new(stepper.limits.handles_max),
+            memory: MemoryLimiter::new(stepper.limits.memory_bytes_max),
+            stepper,
+        };
+        Store::new(self.sandbox().engine(), guest)
+    }
+
+    /// Makes an instance as a run would, and lets go of it: nothing is called, nothing recorded. For measuring what a fresh one costs.
+    pub async fn instantiate(&self, module: &Module, options: RunOptions) -> Result<()> {
+        self.check_world(module, &options)?;
+        let limits = options.limits.clone();
+        let stepper = self.stepper(identity(NO_RUN, module, &options), options, 0);
+        let made = instantiate(module, &limits, &mut self.store(stepper)).await;
+        made.map(drop).map_err(|e| Error::new(Kind::Failed, format!("instantiating: {e:#}")))
     }
 
     /// Settles, writes the last record and the evidence.
@@ -362,6 +352,33 @@ fn identity(run: &str, module: &Module, options: &RunOptions) -> RunIdentity {
         environment: options.environment.clone(),
         policy: options.policy.clone(),
         module_sha256: module.inspected.sha256.clone(),
+    }
+}
+
+/// An instance of the module, under its limits; gives its `run`.
+async fn instantiate(module: &Module, limits: &Limits, store: &mut Store<Guest>) -> wasmtime::Result<Func> {
+    limits.apply(store)?;
+    let instance = module.instances.instantiate_async(&mut *store).await?;
+    instance.get_func(store, module.run).ok_or_else(|| wasmtime::format_err!("the module's `run` is no function"))
+}
+
+/// Instantiates and calls `run`.
+async fn call(
+    module: &Module,
+    limits: &Limits,
+    store: &mut Store<Guest>,
+    parameters: String,
+) -> wasmtime::Result<Result<(), String>> {
+    let run = instantiate(module, limits, store).await?;
+    let mut results = [Val::Bool(false)];
+    run.call_async(&mut *store, &[Val::String(parameters)], &mut results).await?;
+    match results {
+        [Val::Result(Ok(_))] => Ok(Ok(())),
+        [Val::Result(Err(Some(text)))] => match *text {
+            Val::String(text) => Ok(Err(text)),
+            _ => wasmtime::bail!("`run` answered with another type than the contract has"),
+        },
+        _ => wasmtime::bail!("`run` answered with another type than the contract has"),
     }
 }
 

@@ -101,6 +101,8 @@ pub struct Stepper {
     pub(crate) said: Said,
     /// Steps so far.
     pub(crate) step: u64,
+    /// Size of all requests so far: they are written down, so they are bounded like reports.
+    pub(crate) requested_bytes: usize,
     /// Time of the newest record.
     pub(crate) clock_ms: u64,
     /// Answers on record, to be given again.
@@ -139,6 +141,10 @@ impl Stepper {
             return Err(Breach::Steps.into());
         }
         let request = json!({"call": call.name, "arguments": canonical});
+        self.requested_bytes += request.to_string().len();
+        if self.requested_bytes + self.said.bytes() > self.limits.report_bytes_max {
+            return Err(Breach::ReportBytes.into());
+        }
         if let Some(record) = self.replay.pop_front() {
             return self.replayed(&record, &request);
         }
@@ -148,7 +154,12 @@ impl Stepper {
         let class = calls::class_of(call, &full);
         let objects = match self.permitted(call, &full) {
             Ok(objects) => objects,
-            Err(refusal) => return self.answer(request, Err(refusal)),
+            Err(refusal) => {
+                self.tell_started(call.name.to_owned());
+                let answer = self.answer(request, Err(refusal))?;
+                self.tell_ended(&answer, Duration::ZERO);
+                return Ok(answer);
+            }
         };
         self.around
             .observer
@@ -168,11 +179,17 @@ impl Stepper {
                 self.effect(call.name, request, &full).await
             }
         }?;
-        self.around.observer.event(
-            &self.run.id,
-            &Event::StepEnded { step: self.step, error: error_text(&answer), elapsed: began.elapsed() },
-        );
+        self.tell_ended(&answer, began.elapsed());
         Ok(answer)
+    }
+
+    fn tell_started(&self, line: String) {
+        self.around.observer.event(&self.run.id, &Event::StepStarted { step: self.step, line });
+    }
+
+    fn tell_ended(&self, answer: &Value, elapsed: Duration) {
+        let event = Event::StepEnded { step: self.step, error: error_text(answer), elapsed };
+        self.around.observer.event(&self.run.id, &event);
     }
 
     /// Cancelled? Declared, granted, and on objects that make sense?
@@ -181,6 +198,12 @@ impl Stepper {
             return Err(HostError::new(ErrorKind::Cancelled, "the run was cancelled or is past its deadline"));
         }
         let objects = calls::objects_of(call, full)?;
+        for (key, value) in &objects {
+            // A guest's name may become part of a path or key further down: what is no name goes no further.
+            if matches!(*key, "service" | "store" | "to") {
+                host_api::identifier::check_name(key, value)?;
+            }
+        }
         let line = grants::line_for(call.name, &objects);
         if !self.declared.contains(call.name) {
             return Err(HostError::new(ErrorKind::Denied, format!("not declared by the policy itself: {}", call.name))
@@ -205,7 +228,7 @@ impl Stepper {
     /// Pure calls: the clock stands still between records, reports are kept with the next one.
     fn pure(&mut self, name: &str, full: &Value) -> Result<Value, Stop> {
         // While replaying, they were said already.
-        let heard = self.replay.is_empty();
+        let heard = self.replay.is_empty() && self.open_step.is_none();
         match name {
             "clock.now" => return Ok(crate::sandbox::values::unsigned(self.clock_ms)),
             "report.note" => self.said.note(text(&full["text"])),
@@ -226,7 +249,7 @@ impl Stepper {
             "report.outcome" => self.said.outcome(text(&full["code"]), text(&full["summary"])),
             other => unreachable!("{other} is not pure"),
         }
-        if self.said.bytes() > self.limits.report_bytes_max {
+        if self.requested_bytes + self.said.bytes() > self.limits.report_bytes_max {
             return Err(Breach::ReportBytes.into());
         }
         if heard {

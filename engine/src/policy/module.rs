@@ -1,9 +1,11 @@
 //! A module: its bytes, their digest, its description, what it imports; checked before anything is compiled.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use wasmparser::{Parser, Payload};
+use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
 use wit_component::DecodedWasm;
 use wit_parser::{WorldItem, WorldKey};
 
@@ -12,6 +14,7 @@ use crate::calls::{self, Class};
 use crate::contract::{self, Form, contract};
 use crate::error::Result;
 use crate::sandbox::Sandbox;
+use crate::sandbox::linker::Guest;
 
 /// Larger files are not read: the largest language runtimes make components of some 20 MB.
 pub const BYTES_MAX: usize = 128 << 20;
@@ -42,15 +45,26 @@ pub struct Inspected {
 pub struct Module {
     /// What it says and imports.
     pub inspected: Inspected,
-    pub(crate) component: wasmtime::component::Component,
+    /// Compiled, each import found in the linker of its world: all that instances have in common.
+    pub(crate) instances: InstancePre<Guest>,
+    /// Its export `run`.
+    pub(crate) run: ComponentExportIndex,
 }
 
 impl Module {
-    /// Checks and compiles. The bytes that are hashed are the bytes that are compiled.
-    pub fn load(sandbox: &Sandbox, bytes: &[u8]) -> Result<Self> {
+    /// Checks, compiles and links. The bytes that are hashed are the bytes that are compiled. `linker`: that of a world.
+    pub(crate) fn load(
+        sandbox: &Sandbox,
+        bytes: &[u8],
+        linker: impl FnOnce(&str) -> Result<Arc<Linker<Guest>>>,
+    ) -> Result<Self> {
         let inspected = inspect(bytes)?;
         let component = sandbox.compile(bytes)?;
-        Ok(Self { inspected, component })
+        let run = component.get_export_index(None, "run").ok_or_else(|| refused("it exports no `run`".into()))?;
+        let instances = linker(&inspected.description.world)?
+            .instantiate_pre(&component)
+            .map_err(|e| refused(format!("it can't be linked: {e:#}")))?;
+        Ok(Self { inspected, instances, run })
     }
 }
 
@@ -102,7 +116,8 @@ fn section(bytes: &[u8]) -> Result<Vec<u8>> {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) if depth > 0 => depth -= 1,
             Payload::CustomSection(custom) if depth == 0 && custom.name() == SECTION => {
-                if found.replace(custom.data().to_vec()).is_some() {
+                let before = found.replace(custom.data().to_vec());
+                if before.is_some() {
                     return Err(refused(format!("it has more than one section `{SECTION}`")));
                 }
             }

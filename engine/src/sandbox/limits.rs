@@ -22,7 +22,7 @@ pub struct Limits {
     pub handles_max: usize,
     /// Calls that are recorded.
     pub steps_max: u64,
-    /// Notes, findings and evidence, bytes together.
+    /// What the guest makes us write down, bytes together: notes, findings, evidence, and the requests of its calls.
     pub report_bytes_max: usize,
     /// Guest and host time from start to end, seconds; time in which a run is parked does not count.
     pub deadline_s: u64,
@@ -40,7 +40,7 @@ impl Default for Limits {
             call_bytes_max: 1 << 20,
             handles_max: 10_000,
             steps_max: 10_000,
-            report_bytes_max: 4 << 20,
+            report_bytes_max: 16 << 20,
             // Four hours: a restore of some hundred GB.
             deadline_s: 4 * 3600,
             grace_s: 30,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use engine::Result;
+use engine::calls::Class;
 use engine::config::PolicyBinding;
 use engine::error::{Error, Kind};
 use engine::policy::{Inspected, inspect, pack};
@@ -146,7 +147,7 @@ fn show(global: &Global, found: &Inspected, binding: Option<&PolicyBinding>) -> 
         .imports
         .iter()
         .map(|i| {
-            let pure = !description.capabilities.contains(&i.name);
+            let pure = engine::calls::find(&i.name).is_some_and(|c| c.class == Class::Pure);
             vec![
                 format!("  {}", i.name),
                 if i.destructive { "DESTRUCTIVE, takes an approval" } else { "" }.into(),
