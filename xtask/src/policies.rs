@@ -41,6 +41,8 @@ pub fn build(workspace: &Workspace) -> Result<()> {
 /// Builds the guest workspace; the result is the folder with the modules.
 fn compile(workspace: &Workspace, variables: &guests::Variables) -> Result<PathBuf> {
     let target = workspace.target.join("guests");
+    let mut variables = variables.clone();
+    remap_paths(workspace, &mut variables);
     Run::cargo()
         .args(["build", "--release", "--target", TARGET])
         .dir(&workspace.root.join("policies"))
@@ -52,6 +54,25 @@ fn compile(workspace: &Workspace, variables: &guests::Variables) -> Result<PathB
         .run()?;
     Ok(target.join(TARGET).join("release"))
 }
+
+/// Replaces this checkout's and cargo's folders in the modules, so that the same source gives the same digest wherever it is built.
+fn remap_paths(workspace: &Workspace, variables: &mut guests::Variables) {
+    let mut flags = format!("--remap-path-prefix={}=lifeboat", workspace.root.display());
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    if let Some(home) = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"))) {
+        flags.push_str(&format!(" --remap-path-prefix={}=cargo", home.display()));
+    }
+    match variables.iter_mut().find(|(key, _)| *key == FLAGS) {
+        Some((_, value)) => {
+            value.push(" ");
+            value.push(flags);
+        }
+        None => variables.push((FLAGS, flags.into())),
+    }
+}
+
+/// Flags of the guests' compiler; those of the host are others.
+const FLAGS: &str = "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS";
 
 /// Builds every binary of the host, not the packer alone: cargo chooses the features of shared
 /// dependencies by what is built together, and tests would build a good part of them again.
