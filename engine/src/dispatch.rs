@@ -8,7 +8,7 @@ use host_api::promote::{Description, Promotion};
 use host_api::restore::Candidate;
 use host_api::scratch::Instance;
 use host_api::upload::Depth;
-use host_api::{Error as HostError, ErrorKind, dump, http_check, identifier, restore};
+use host_api::{Error as HostError, ErrorKind, StepContext, dump, http_check, identifier, restore};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -158,6 +158,7 @@ impl Stepper {
             }
             "service.start" => {
                 let service: String = get(full, "service")?;
+                self.refuse_mixed_set(&cx, &service).await?;
                 Prepared {
                     on_success: vec![Change::ObligationCloses("service-stopped", service)],
                     ..Prepared::default()
@@ -425,6 +426,26 @@ impl Stepper {
             .hint("ask again: the identities of live data or candidate are not those that were shown"));
         }
         Ok(row)
+    }
+
+    /// A promotion that failed, and could not be taken back, leaves sources of two times: a service that starts on them does harm.
+    pub(crate) async fn refuse_mixed_set(&self, cx: &StepContext, service: &str) -> Result<(), HostError> {
+        let rows = self.around.state.promotions().map_err(|e| HostError::failed(e.to_string()))?;
+        let unfinished = rows.into_iter().filter(|row| {
+            matches!(row.state.as_str(), "failed" | "promoting")
+                && row.environment == self.run.environment
+                && row.promotion.service == service
+        });
+        for row in unfinished {
+            if !self.around.host.is_whole(cx, &row.promotion).await? {
+                let id = &row.promotion.id;
+                return Err(HostError::refused(format!(
+                    "service {service} is not started: promotion {id} left its sources mixed, some from before and some promoted"
+                ))
+                .hint(format!("remove the cause, then `lifeboat promotions undo {id}`")));
+            }
+        }
+        Ok(())
     }
 
     fn stopped_by_us(&self, service: &str) -> Result<bool, HostError> {

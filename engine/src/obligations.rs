@@ -74,6 +74,7 @@ impl Stepper {
                 }
             }
             ("service-stopped", "start") => {
+                self.refuse_mixed_set(&cx, &obligation.object).await?;
                 host_api::service::ServiceControl::start(&*host, &cx, &obligation.object).await
             }
             ("service-stopped", "leave") => {

@@ -55,6 +55,9 @@ pub trait Promote: Send + Sync {
         verification: Option<&Verification>,
         plan: &Promotion,
     ) -> Result<()>;
+    /// Whether the set is of one piece: every source is as it was before this promotion, or every source is promoted. A service must not
+    /// be started on anything else.
+    async fn is_whole(&self, cx: &StepContext, promotion: &Promotion) -> Result<bool>;
     /// Puts the previous back in service and keeps what was promoted. Refuses while the service runs.
     async fn undo(&self, cx: &StepContext, promotion: &Promotion) -> Result<()>;
     /// Removes the previous for good.
@@ -100,6 +103,11 @@ impl Promote for RealHost {
         self.require_stopped(cx, &candidate.service, "promote").await?;
         let (cx, candidate, verification, plan) = (cx.clone(), candidate.clone(), verification.cloned(), plan.clone());
         blocking(move || swap::promote(&work, &cx, &candidate, verification.as_ref(), &plan)).await
+    }
+
+    async fn is_whole(&self, cx: &StepContext, promotion: &Promotion) -> Result<bool> {
+        let (work, cx, promotion) = (self.work(&promotion.service)?, cx.clone(), promotion.clone());
+        blocking(move || swap::is_whole(&work, &cx, &promotion)).await
     }
 
     async fn undo(&self, cx: &StepContext, promotion: &Promotion) -> Result<()> {

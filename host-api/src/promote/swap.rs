@@ -153,6 +153,16 @@ fn whereabouts(swap: &Swap) -> String {
     )
 }
 
+pub(super) fn is_whole(work: &Work, cx: &StepContext, promotion: &Promotion) -> Result<bool> {
+    let (mut before, mut after) = (true, true);
+    for swap in &promotion.swaps {
+        let live = work.driver(&swap.source)?.live_identity(cx)?;
+        before &= live == swap.previous;
+        after &= live.as_ref() == Some(&swap.promoted);
+    }
+    Ok(before || after)
+}
+
 pub(super) fn undo(work: &Work, cx: &StepContext, promotion: &Promotion) -> Result<()> {
     let again =
         format!("leave the service stopped, remove the cause, then `lifeboat promotions undo {}` again", promotion.id);

@@ -86,7 +86,7 @@ fn half_a_promotion_is_completed_by_the_next_attempt() {
     driver.promote(&world.cx, &candidate.members[0], &plan.swaps[0]).unwrap();
     assert!(!is_previous(&world) && !is_promoted(&world));
     swap::promote(&world.work, &world.cx, &candidate, Some(&verification), &plan).unwrap();
-    assert!(is_promoted(&world));
+    assert!(is_promoted(&world) && swap::is_whole(&world.work, &world.cx, &plan).unwrap());
 }
 
 #[test]
@@ -113,8 +113,9 @@ fn a_set_that_stays_mixed_is_said_member_by_member() {
     assert!(world.files.fired() && world.db.fired());
     assert!(error.message.contains("MIXED") && error.message.contains(&candidate.members[0].place), "{error}");
     assert!(error.hint.unwrap().contains(&format!("lifeboat promotions undo {}", plan.id)));
+    assert!(!swap::is_whole(&world.work, &world.cx, &plan).unwrap());
     swap::undo(&world.work, &world.cx, &plan).unwrap();
-    assert!(is_previous(&world));
+    assert!(is_previous(&world) && swap::is_whole(&world.work, &world.cx, &plan).unwrap());
 }
 
 #[test]

@@ -70,9 +70,14 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
     };
     let row = state.promotion(id)?;
     drop(state);
-    if row.state != "in-service" {
+    // One that failed half-way, or was cut off, can be taken back as well: identities say what is where.
+    let fits = match &verb {
+        Verb::Undo { .. } => matches!(row.state.as_str(), "in-service" | "failed" | "promoting"),
+        _ => row.state == "in-service",
+    };
+    if !fits {
         return Err(Error::new(Kind::Usage, format!("promotion {id} is {}", row.state))
-            .hint("only one that is in service can be undone or lose its previous"));
+            .hint("`lifeboat promotions list` shows what can be undone, or lose its previous"));
     }
     let environment = config.environment(Some(&row.environment))?;
     let service = row.promotion.service.clone();
