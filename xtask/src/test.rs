@@ -24,6 +24,7 @@ pub fn run(workspace: &Workspace, args: impl Iterator<Item = OsString>) -> Resul
         // Tests look at what is set: a value from an earlier set-up must not pass for this one's.
         .env_remove("LIFEBOAT_PG_USER")
         .env_remove("LIFEBOAT_KNEO")
+        .env_remove("LIFEBOAT_PG_BIN_NEWER")
         .envs(services.variables())
         .env("LIFEBOAT_POLICIES", workspace.packed_policies())
         .env("LIFEBOAT_BIN", workspace.debug_binary("lifeboat"))

@@ -238,33 +238,3 @@ fn progress_is_said_and_throttled() {
     // The first, the last, and a few a second in between.
     assert!((2..60).contains(&count.load(Ordering::Relaxed)));
 }
-
-/// `cargo test --release -p lifeboat-host-api throughput -- --ignored --nocapture`, with `LIFEBOAT_BENCH_FILE` naming an archive.
-#[test]
-#[ignore = "measures; says nothing about right or wrong"]
-fn throughput() -> Result<()> {
-    let world = World::new();
-    let Some(path) = std::env::var_os("LIFEBOAT_BENCH_FILE") else { return Ok(()) };
-    let mut file = std::fs::File::open(path).unwrap();
-    let mut writer = world.sink().create("data", "bin", None)?;
-    let began = Instant::now();
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        let count = file.read(&mut chunk).unwrap();
-        if count == 0 {
-            break;
-        }
-        writer.write_all(&chunk[..count]).map_err(error_of)?;
-    }
-    let entry = writer.finish()?;
-    let out = began.elapsed();
-    let began = Instant::now();
-    world.source().spool(&world.cx, &entry)?;
-    let mb = entry.plain_bytes as f64 / 1e6;
-    println!(
-        "{mb:.0} MB: stored in {out:.2?}, spooled in {:.2?}; {} bytes stored",
-        began.elapsed(),
-        entry.stored_bytes
-    );
-    Ok(())
-}

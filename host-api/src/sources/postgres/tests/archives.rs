@@ -98,25 +98,3 @@ fn insert_statements_and_own_compression_are_refused() {
     assert!(read(dump(&["-Z6"]).as_slice()).unwrap_err().message.contains("compressed"));
     assert_eq!(read(dump(&["-Z0", "--load-via-partition-root"]).as_slice()).unwrap().tables.len(), 1);
 }
-
-/// Prints the reader's speed; run by hand in release (`LIFEBOAT_ARCHIVE=file`, or made here).
-#[test]
-#[ignore = "a measurement"]
-fn throughput() {
-    let archive = match std::env::var_os("LIFEBOAT_ARCHIVE") {
-        Some(path) => std::fs::read(path).unwrap(),
-        None => {
-            let server = PgServer::shared().unwrap();
-            server.create("large");
-            server.sql("large", &["CREATE TABLE a AS SELECT i, md5(i::text) AS m, md5((i + 1)::text) AS n FROM generate_series(1, 6000000) i"]);
-            take(&driver(server.source("large")), &[]).objects.bytes()
-        }
-    };
-    for _ in 0..3 {
-        let began = std::time::Instant::now();
-        let summary = read(archive.as_slice()).unwrap();
-        let seconds = began.elapsed().as_secs_f64();
-        let rows: u64 = summary.tables.iter().map(|t| t.rows.rows).sum();
-        eprintln!("{} MB, {rows} rows: {:.2} GB/s", archive.len() / 1_000_000, archive.len() as f64 / 1e9 / seconds);
-    }
-}

@@ -205,10 +205,15 @@ fn writers_between_snapshot_and_dump_change_nothing() {
 }
 
 #[test]
-#[ignore = "needs a newer PostgreSQL, its programs in LIFEBOAT_PG_BIN_NEWER"]
 fn a_newer_server_takes_the_backup_and_gives_it_back_equal() {
     let server = server!();
-    let newer = PgServer::start_with(std::env::var_os("LIFEBOAT_PG_BIN_NEWER").unwrap().into());
+    let Some(programs) = std::env::var_os("LIFEBOAT_PG_BIN_NEWER") else {
+        eprintln!(
+            "SKIPPED: no second, newer PostgreSQL: LIFEBOAT_PG_BIN_NEWER is not set (`cargo xtask test` sets it)"
+        );
+        return;
+    };
+    let newer = PgServer::start_with(programs.into());
     awkward(&server, "upgraded");
     // The newer one may be built without XML.
     server.sql("upgraded", &["UPDATE kinds SET g = NULL"]);
