@@ -23,6 +23,7 @@
 
 pub mod approvals;
 pub mod calls;
+mod conceal;
 pub mod config;
 pub mod contract;
 pub mod direct;

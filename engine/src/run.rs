@@ -285,6 +285,8 @@ impl Engine {
             replay: VecDeque::new(),
             open_step: None,
             last_refusal: None,
+            last_detail: None,
+            late: false,
             run,
         }
     }
@@ -411,6 +413,10 @@ fn read_end(result: wasmtime::Result<Result<(), String>>, guest: &Guest, cancell
             };
             Came::to(status, &summary)
         }
+        Ok(Err(text)) if guest.stepper.late && !cancelled => Came {
+            breach: Some(Breach::Deadline),
+            ..Came::to(Status::LimitBroken, &format!("the policy {}: {text}", Breach::Deadline))
+        },
         Ok(Err(text)) => {
             let status = match (guest.stepper.last_refusal, &said.outcome) {
                 _ if cancelled => Status::Cancelled,

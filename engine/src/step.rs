@@ -114,6 +114,10 @@ pub struct Stepper {
     pub(crate) locks: ServiceLocks,
     /// The last refusal of a grant, or of a person, that the guest was told: what a failed run failed of.
     pub(crate) last_refusal: Option<ErrorKind>,
+    /// The last error whole, for whoever watches; the guest is told less.
+    pub(crate) last_detail: Option<String>,
+    /// The guest was told that its deadline has passed: what it fails of then is the deadline.
+    pub(crate) late: bool,
 }
 
 /// What is on record before an effect begins, and what its end changes.
@@ -188,7 +192,8 @@ impl Stepper {
     }
 
     fn tell_ended(&self, answer: &Value, elapsed: Duration) {
-        let event = Event::StepEnded { step: self.step, error: error_text(answer), elapsed };
+        let error = error_text(answer).map(|told| self.last_detail.clone().unwrap_or(told));
+        let event = Event::StepEnded { step: self.step, error, elapsed };
         self.around.observer.event(&self.run.id, &event);
     }
 
@@ -276,9 +281,12 @@ impl Stepper {
 
     /// A step with its answer in one record.
     fn answer(&mut self, request: Value, result: Result<Value, HostError>) -> Result<Value, Stop> {
+        let detail = detail(&result);
         let result = self.wire(result);
-        let body = json!({"request": request, "result": result});
+        let mut body = json!({"request": request, "result": result});
+        add_detail(&mut body, &detail);
         self.append(Transition::Answered, Some(self.step), body, &[])?;
+        self.last_detail = detail;
         Ok(result)
     }
 
@@ -305,12 +313,15 @@ impl Stepper {
         let performed = self.perform_effect(name, full, &prepared.body).await?;
         let mut changes = performed.changes;
         changes.extend(if performed.result.is_ok() { prepared.on_success } else { prepared.on_failure });
+        let detail = detail(&performed.result);
         let result = self.wire(performed.result);
         let mut body = json!({"request": request, "result": result});
+        add_detail(&mut body, &detail);
         if let Some(record) = performed.record {
             body["decision"] = record;
         }
         self.append(Transition::Completed, Some(self.step), body, &changes)?;
+        self.last_detail = detail;
         Ok(result)
     }
 
@@ -361,6 +372,8 @@ impl Stepper {
                 if matches!(error.kind, ErrorKind::Denied | ErrorKind::Rejected | ErrorKind::Expired) {
                     self.last_refusal = Some(error.kind);
                 }
+                let ended_early = matches!(error.kind, ErrorKind::Cancelled | ErrorKind::TimedOut);
+                self.late |= ended_early && Instant::now() >= self.deadline;
                 json!({"err": wire_error(&error)})
             }
         }
@@ -422,7 +435,26 @@ pub(crate) fn wire_error(error: &HostError) -> Value {
         ErrorKind::Cancelled => return json!("cancelled"),
         ErrorKind::Other => "other",
     };
-    json!({case: error.to_string()})
+    // A refusal speaks of grants and names, the guest's own words; everything else may speak of the host.
+    let words = match error.kind {
+        ErrorKind::Denied | ErrorKind::Rejected => error.to_string(),
+        _ => crate::conceal::for_guest(&error.to_string()),
+    };
+    json!({case: words})
+}
+
+/// What went wrong, whole: for the journal and for people, not for the guest.
+fn detail(result: &Result<Value, HostError>) -> Option<String> {
+    result.as_ref().err().map(ToString::to_string)
+}
+
+/// Kept only where the guest was told less.
+fn add_detail(body: &mut Value, detail: &Option<String>) {
+    if let Some(detail) = detail
+        && error_text(&body["result"]).is_some_and(|told| !told.ends_with(detail.as_str()))
+    {
+        body["detail"] = json!(detail);
+    }
 }
 
 /// The words of an error in an answer, if it is one.

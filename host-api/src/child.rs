@@ -103,7 +103,7 @@ impl Ended {
 
     /// The last lines of stderr, for a message.
     pub fn tail(&self) -> String {
-        let lines: Vec<&str> = self.stderr.lines().filter(|l| !l.trim().is_empty()).collect();
+        let lines: Vec<&str> = self.stderr.lines().filter(|l| !l.trim().is_empty() && !quotes_rows(l)).collect();
         lines[lines.len().saturating_sub(5)..].join("; ")
     }
 
@@ -116,6 +116,11 @@ impl Ended {
         let said = if tail.is_empty() { "it said nothing on stderr".to_owned() } else { tail };
         Err(Error::failed(format!("{program} ended with {}: {}", self.how(), crate::identifier::shown_long(&said))))
     }
+}
+
+/// Lines in which PostgreSQL's tools quote rows of somebody's data; they go into no message, journal or evidence.
+pub fn quotes_rows(line: &str) -> bool {
+    ["DETAIL:", "CONTEXT:", "Command was:"].iter().any(|mark| line.trim_start().starts_with(mark))
 }
 
 /// A running child.
@@ -352,6 +357,15 @@ mod tests {
         assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
         let text = run_text(&cx(10_000), &Spec::new(["env"]).env("OURS", "1")).unwrap();
         assert!(text.contains("OURS=1") && !text.contains("CARGO_MANIFEST_DIR"), "{text}");
+    }
+
+    #[test]
+    fn rows_that_a_tool_quotes_stay_out_of_messages() {
+        let stderr =
+            "ERROR:  duplicate key\nDETAIL:  Key (card)=(4111) exists.\nCONTEXT:  COPY t, line 3: \"4111\"\n".into();
+        let ended = Ended { status: ExitStatus::from_raw(256), stderr };
+        let error = ended.require_success("pg_restore").unwrap_err();
+        assert!(error.message.contains("duplicate key") && !error.message.contains("4111"), "{error}");
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Breach {
             Self::Handles => "held more resources than handles-max",
             Self::Steps => "made more calls than steps-max",
             Self::ReportBytes => "reported more than report-bytes-max",
-            Self::Deadline => "did not end within deadline-s and grace-s",
+            Self::Deadline => "did not end within deadline-s (or, after it, grace-s)",
             Self::Stack => "exhausted its stack",
         }
     }

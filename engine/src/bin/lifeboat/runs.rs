@@ -144,6 +144,7 @@ fn timeline(kind: Transition, body: &Value, took_ms: u64) -> Vec<String> {
     };
     let result = || match &body["result"]["err"] {
         Value::Null => "ok".to_owned(),
+        _ if body["detail"].is_string() => identifier::shown_long(body["detail"].as_str().unwrap_or_default()),
         Value::Object(case) => {
             let (kind, words) =
                 case.iter().next().map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default())).unwrap_or_default();

@@ -123,13 +123,15 @@ fn dump_once(
     session.run("COMMIT;").map_err(|e| e.context("the session that held the snapshot"))?;
     session.close()?;
 
-    findings.extend(ended.stderr.lines().filter(|line| !line.trim().is_empty()).map(|line| {
-        Finding::warning(
-            "pg-dump-said",
-            crate::identifier::shown_long(line),
-            "look into it before you rely on this backup",
-        )
-    }));
+    findings.extend(ended.stderr.lines().filter(|l| !l.trim().is_empty() && !crate::child::quotes_rows(l)).map(
+        |line| {
+            Finding::warning(
+                "pg-dump-said",
+                crate::identifier::shown_long(line),
+                "look into it before you rely on this backup",
+            )
+        },
+    ));
     findings.extend(left_out(&summary));
     facts.server_version_num = server;
     facts.dump_version = dump_version.to_owned();

@@ -310,8 +310,10 @@ pub(super) fn sqlstate(stderr: &str) -> Option<&str> {
 
 /// What psql says, without the places in the server's source that VERBOSITY=verbose adds.
 pub(super) fn without_location(stderr: &str) -> String {
-    let lines: Vec<&str> =
-        stderr.lines().filter(|line| !line.starts_with("LOCATION:") && !line.trim().is_empty()).collect();
+    let lines: Vec<&str> = stderr
+        .lines()
+        .filter(|l| !l.starts_with("LOCATION:") && !l.trim().is_empty() && !crate::child::quotes_rows(l))
+        .collect();
     lines.join("; ")
 }
 
