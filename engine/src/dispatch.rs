@@ -192,7 +192,13 @@ impl Stepper {
                 Prepared {
                     body: json!({"promotion": promotion.id, "approval": row.id, "intent-sha256": row.intent_sha256}),
                     on_start: vec![Change::ApprovalSpent(row.id, row.intent_sha256)],
-                    on_success: vec![Change::PromotionState(promotion.id, after)],
+                    on_success: match action {
+                        "undo" => vec![
+                            Change::PromotionState(promotion.id, after),
+                            Change::CandidateState(promotion.candidate, "undone"),
+                        ],
+                        _ => vec![Change::PromotionState(promotion.id, after)],
+                    },
                     ..Prepared::default()
                 }
             }

@@ -121,8 +121,18 @@ impl From<host_api::Error> for Error {
 
 impl From<rusqlite::Error> for Error {
     fn from(e: rusqlite::Error) -> Self {
-        Self::new(Kind::Journal, format!("the state database: {e}"))
+        let error = Self::new(Kind::Journal, format!("the state database: {e}"));
+        if is_disk(&e) { error.hint(DISK_HINT) } else { error }
     }
+}
+
+/// What to do when the state's disk fails us.
+pub(crate) const DISK_HINT: &str = "the disk of the state directory is full or failing: make room there, and try again";
+
+/// Whether the disk, not the database on it, is what failed.
+pub(crate) fn is_disk(e: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode as C;
+    matches!(e.sqlite_error_code(), Some(C::DiskFull | C::SystemIoFailure))
 }
 
 /// The valid name that differs least, if it differs little.

@@ -25,6 +25,7 @@ impl Stepper {
             .filter(|o| o.state == "open")
             .collect();
         let mut unsettled = Vec::new();
+        let mut unrecorded = None;
         for obligation in open {
             let what = words(&obligation);
             let result = self.settle_one(&obligation).await;
@@ -47,9 +48,15 @@ impl Stepper {
                 "by": "host", "obligation": obligation.kind, "object": obligation.object,
                 "declared": obligation.if_aborted, "error": error,
             });
-            self.append(Transition::Settled, None, body, &changes)?;
+            // A disk that is full must not keep the next service down: settling goes on, the failure is told at its end.
+            if let Err(stop) = self.append(Transition::Settled, None, body, &changes) {
+                unrecorded.get_or_insert(stop);
+            }
         }
-        Ok(unsettled)
+        match unrecorded {
+            Some(stop) => Err(stop),
+            None => Ok(unsettled),
+        }
     }
 
     async fn settle_one(&mut self, obligation: &ObligationRow) -> Result<(), HostError> {

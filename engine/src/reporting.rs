@@ -84,6 +84,8 @@ impl Said {
                 Item::Note(text) => json!({"note": text}),
                 Item::Finding(finding) => json!({"finding": finding}),
                 Item::Evidence(name, json) => {
+                    // The host's own file at the run's end has this name.
+                    let name = if name == JOURNAL { "policy-journal.json" } else { name };
                     let path = write_evidence(state_directory, run, name, json.as_bytes())?;
                     let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
                     json!({"evidence": name, "sha256": hex::encode(Sha256::digest(json.as_bytes()))})
@@ -94,6 +96,9 @@ impl Said {
         Ok(items)
     }
 }
+
+/// The run's own records, in its evidence.
+pub(crate) const JOURNAL: &str = "journal.jsonl";
 
 /// Where a run's evidence lies.
 pub fn evidence_directory(state_directory: &Path, run: &str) -> PathBuf {

@@ -15,8 +15,8 @@ use crate::grants::Grants;
 use crate::journal::{Change, Record, RunRow, Transition};
 use crate::locks::ServiceLocks;
 use crate::observe::Event;
-use crate::policy::Module;
-use crate::reporting::{Said, write_evidence};
+use crate::policy::{Inspected, Module};
+use crate::reporting::{JOURNAL, Said, write_evidence};
 use crate::sandbox::handles::Handles;
 use crate::sandbox::limits::{Breach, Limits, MemoryLimiter, breach_of};
 use crate::sandbox::linker::Guest;
@@ -140,7 +140,7 @@ pub struct Ended {
 impl Engine {
     /// Runs a module from its beginning.
     pub async fn run(&self, module: &Module, options: RunOptions) -> Result<Ended> {
-        self.check_world(module, &options)?;
+        check_world(&module.inspected, &options.policy, &options.world)?;
         let run = identifier::fresh();
         let identity = identity(&run, module, &options);
         let row = RunRow {
@@ -167,7 +167,7 @@ impl Engine {
     /// Goes on with a run that is parked: answers on record are given again, then it runs on. The module, its grants and its parameters must
     /// be those it began with.
     pub async fn resume(&self, run: &str, module: &Module, mut options: RunOptions) -> Result<Ended> {
-        self.check_world(module, &options)?;
+        check_world(&module.inspected, &options.policy, &options.world)?;
         let row = self.state().run(run)?;
         let records = self.state().records(run)?;
         let begun =
@@ -194,21 +194,6 @@ impl Engine {
         self.state().append(run, Transition::Resumed, waits_in, body, &[status])?;
         let clock_ms = records.first().map_or(0, |r| r.time_ms);
         self.drive(module, identity(run, module, &options), options, clock_ms, records, true).await
-    }
-
-    fn check_world(&self, module: &Module, options: &RunOptions) -> Result<()> {
-        let declared = &module.inspected.description.world;
-        if *declared != options.world {
-            return Err(Error::new(
-                Kind::PolicyRefused,
-                format!(
-                    "policy {} is for world `{declared}`, the environment gives it `{}`",
-                    options.policy, options.world
-                ),
-            )
-            .hint("set the world in the configuration to the module's, if what that world holds is acceptable"));
-        }
-        Ok(())
     }
 
     async fn drive(
@@ -302,7 +287,7 @@ impl Engine {
 
     /// Makes an instance as a run would, and lets go of it: nothing is called, nothing recorded. For measuring what a fresh one costs.
     pub async fn instantiate(&self, module: &Module, options: RunOptions) -> Result<()> {
-        self.check_world(module, &options)?;
+        check_world(&module.inspected, &options.policy, &options.world)?;
         let limits = options.limits.clone();
         let stepper = self.stepper(identity(NO_RUN, module, &options), options, 0);
         let made = instantiate(module, &limits, &mut self.store(stepper)).await;
@@ -343,9 +328,22 @@ impl Engine {
         let change = Change::RunStatus(status.word().into(), summary.clone(), Some(identifier::now_ms()));
         stepper.append(Transition::RunEnded, None, body, &[change]).map_err(journal)?;
         let lines = self.state().lines(&run)?.join("\n") + "\n";
-        write_evidence(self.state().directory(), &run, "journal.jsonl", lines.as_bytes())?;
+        write_evidence(self.state().directory(), &run, JOURNAL, lines.as_bytes())?;
         Ok(Ended { run, status, summary, findings: stepper.said.findings, unsettled, breach: came.breach })
     }
+}
+
+/// Whether a module is for the world that an environment gives it.
+pub fn check_world(module: &Inspected, policy: &str, world: &str) -> Result<()> {
+    let declared = &module.description.world;
+    if declared != world {
+        return Err(Error::new(
+            Kind::PolicyRefused,
+            format!("policy {policy} is for world `{declared}`, the environment gives it `{world}`"),
+        )
+        .hint("set the world in the configuration to the module's, if what that world holds is acceptable"));
+    }
+    Ok(())
 }
 
 fn identity(run: &str, module: &Module, options: &RunOptions) -> RunIdentity {

@@ -171,7 +171,7 @@ impl Stepper {
         let began = Instant::now();
         let answer = match class {
             Class::Pure | Class::Read | Class::ByMethod => {
-                let result = self.perform_read(call.name, &full).await;
+                let result = self.perform_read(call.name, &full).await.map_err(of_the_host);
                 self.answer(request, result)
             }
             Class::Effect | Class::Destructive => {
@@ -295,7 +295,7 @@ impl Stepper {
         let prepared = match self.prepare(name, full).await {
             Ok(prepared) => prepared,
             // Nothing was begun: an answer like that of a read.
-            Err(refusal) => return self.answer(request, Err(refusal)),
+            Err(refusal) => return self.answer(request, Err(of_the_host(refusal))),
         };
         let body = json!({"request": request, "attempt": 1, "prepared": prepared.body});
         self.append(Transition::Started, Some(self.step), body, &prepared.on_start)?;
@@ -310,7 +310,8 @@ impl Stepper {
         full: &Value,
         prepared: Prepared,
     ) -> Result<Value, Stop> {
-        let performed = self.perform_effect(name, full, &prepared.body).await?;
+        let mut performed = self.perform_effect(name, full, &prepared.body).await?;
+        performed.result = performed.result.map_err(of_the_host);
         let mut changes = performed.changes;
         changes.extend(if performed.result.is_ok() { prepared.on_success } else { prepared.on_failure });
         let detail = detail(&performed.result);
@@ -369,9 +370,9 @@ impl Stepper {
         match result {
             Ok(value) => json!({"ok": value}),
             Err(error) => {
-                if matches!(error.kind, ErrorKind::Denied | ErrorKind::Rejected | ErrorKind::Expired) {
-                    self.last_refusal = Some(error.kind);
-                }
+                // Of the last error only: a refusal that the policy got over is not what it fails of later.
+                let refusal = matches!(error.kind, ErrorKind::Denied | ErrorKind::Rejected | ErrorKind::Expired);
+                self.last_refusal = refusal.then_some(error.kind);
                 let ended_early = matches!(error.kind, ErrorKind::Cancelled | ErrorKind::TimedOut);
                 self.late |= ended_early && Instant::now() >= self.deadline;
                 json!({"err": wire_error(&error)})
@@ -441,6 +442,15 @@ pub(crate) fn wire_error(error: &HostError) -> Value {
         _ => crate::conceal::for_guest(&error.to_string()),
     };
     json!({case: words})
+}
+
+/// `denied` is the engine's own word, for what is not granted: a server that denies the *host* something (a wrong password) is a failure, not
+/// a denial to the policy, and its words are the host's.
+fn of_the_host(mut error: HostError) -> HostError {
+    if error.kind == ErrorKind::Denied {
+        error.kind = ErrorKind::Failed;
+    }
+    error
 }
 
 /// What went wrong, whole: for the journal and for people, not for the guest.

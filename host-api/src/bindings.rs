@@ -341,7 +341,11 @@ impl Secret {
                 .map(|text| {
                     text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t)).unwrap_or(&text).to_owned()
                 })
-                .map_err(|e| Error::failed(format!("secret file {}: {e}", path.display())))?,
+                .map_err(|e| {
+                    Error::failed(format!("secret file {}: {e}", path.display())).hint(
+                        "the configuration names it; it must be there, and readable by the user that runs lifeboat",
+                    )
+                })?,
             (None, Some(name)) => std::env::var(name)
                 .map_err(|_| Error::new(ErrorKind::NotFound, format!("environment variable {name} is not set")))?,
             _ => return Err(Error::invalid("a secret needs exactly one of `file` and `env`")),

@@ -118,9 +118,12 @@ impl Ended {
     }
 }
 
-/// Lines in which PostgreSQL's tools quote rows of somebody's data; they go into no message, journal or evidence.
+/// Lines in which PostgreSQL's tools quote rows of somebody's data; they go into no message, journal or evidence. A DETAIL says more than
+/// that (who is connected, which transaction is open): only those that quote a key or a row are meant.
 pub fn quotes_rows(line: &str) -> bool {
-    ["DETAIL:", "CONTEXT:", "Command was:"].iter().any(|mark| line.trim_start().starts_with(mark))
+    let line = line.trim_start();
+    let detail = line.starts_with("DETAIL:") && ["Key (", "Failing row", "=("].iter().any(|mark| line.contains(mark));
+    detail || line.starts_with("CONTEXT:") || line.starts_with("Command was:")
 }
 
 /// A running child.

@@ -22,6 +22,8 @@ pub use writing::StoreSink;
 
 /// What moves through at once: large enough that system calls and channels cost nothing, small enough to hold a dozen.
 const CHUNK_BYTES: usize = 1024 * 1024;
+/// Chunks on their way to or from the compressing thread: it may stall that long before the other side does.
+const CHUNKS_AHEAD: usize = 4;
 /// Longest silence in a step's progress while bytes move.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 

@@ -25,7 +25,7 @@ pub enum Depth {
     Exists,
     /// Every stored byte read and hashed.
     Checksum,
-    /// Decompressed, hashed and parsed as well.
+    /// Decompressed and hashed as well.
     Content,
 }
 

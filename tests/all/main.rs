@@ -2,5 +2,12 @@
 //!
 //! `cargo xtask test` sets up what these need and says where it is in `LIFEBOAT_…` variables.
 
+mod bad_input;
+mod card;
+mod denials;
+mod kneo;
+mod limits;
+mod modules;
 mod notes;
+mod obligations;
 mod support;

@@ -43,7 +43,10 @@ fn a_failed_upgrade_is_rolled_back_and_that_can_be_undone() {
 fn without_anyone_to_ask_a_run_parks_and_goes_on_where_it_stood() {
     let site = with_notes();
     site.run("backup", &[]).expect(0);
-    site.configure(&[("parameters = { service = \"notes\", store = \"local\", lists = [\"/notes\", \"/events\"] }\n", "")]);
+    site.configure(&[(
+        "parameters = { service = \"notes\", store = \"local\", lists = [\"/notes\", \"/events\"] }\n",
+        "",
+    )]);
     let before = site.http("GET", "/notes", None).unwrap().body;
     let words = ["--param", "service=notes", "--param", "store=local"];
     let parked = site.run("restore", &words).expect(13).json();

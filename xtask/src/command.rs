@@ -27,7 +27,14 @@ impl Run {
 
     /// The cargo that started us, else the one on the `PATH`.
     pub fn cargo() -> Self {
-        Self::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
+        let mut run = Self::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+        // What `cargo run` says of ourselves: build scripts (ring's) look at these and would run again, minutes of building with them.
+        for (key, _) in std::env::vars_os() {
+            if key.to_str().is_some_and(|key| key.starts_with("CARGO_PKG_") || key.starts_with("CARGO_MANIFEST_")) {
+                run.command.env_remove(key);
+            }
+        }
+        run
     }
 
     /// Adds an argument.

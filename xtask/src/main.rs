@@ -5,11 +5,13 @@
 //! cargo xtask setup       a compiler for guests, PostgreSQL, kneo-serv
 //! cargo xtask policies    build the policies and pack them
 //! cargo xtask test        all of that, then every test
+//! cargo xtask bench       our figures beside those of what people use instead
 //! ```
 //!
 //! What is found on the machine is used; what is missing is installed below `target/`, or as a
 //! distribution package, and named before it is.
 
+mod bench;
 mod command;
 mod demo;
 mod policies;
@@ -52,6 +54,8 @@ enum Verb {
     Policies,
     /// Back up, drill, upgrade and roll back a small service: no server, no account
     Demo,
+    /// Measure backups, restores and the sandbox beside what people use instead; fails if an aim is missed
+    Bench(bench::Arguments),
     /// Set up, build the policies, run every test
     Test {
         /// Passed on to `cargo test --workspace`
@@ -80,6 +84,7 @@ fn run(verb: &Verb) -> Result<()> {
             Ok(())
         }
         Verb::Demo => demo::run(&workspace),
+        Verb::Bench(arguments) => bench::run(&workspace, arguments),
         Verb::Policies => policies::build(&workspace),
         // Not what clap collected: it drops a leading `--`, which cargo has to see.
         Verb::Test { args: _ } => test::run(&workspace, std::env::args_os().skip(2)),

@@ -31,6 +31,11 @@ impl EnvironmentBinding {
     fn check(&self) -> Result<()> {
         for (name, service) in &self.service {
             named("service", name)?;
+            // `scratch/ENDPOINT` in a grant means instances in quarantine.
+            if name == "scratch" {
+                return Err(Error::new(Kind::Configuration, "a service can't be named `scratch`")
+                    .hint("in grants, scratch/ENDPOINT stands for services in quarantine: choose another name"));
+            }
             check_service(service).map_err(|e| e.context(format!("service {name}")))?;
         }
         for name in self.store.keys() {

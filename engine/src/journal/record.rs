@@ -104,11 +104,12 @@ impl Stand {
             // A trap or a deadline may end a run inside a step; the step stays in doubt on record.
             (Self::Running | Self::InStep(_), T::RunEnded) => Some(Self::Ended),
             (Self::InStep(_), T::Settled) => Some(self),
-            (Self::Running | Self::InStep(_), T::Resumed) => Some(self),
             (Self::Parked(_), T::RunEnded) => Some(Self::Ended),
             (Self::New, _)
             | (Self::Ended, _)
             | (_, T::RunStarted)
+            // Two that resume one run at once: the second one finds it running.
+            | (Self::Running | Self::InStep(_), T::Resumed)
             | (Self::InStep(_), T::Answered | T::Started | T::Completed)
             | (Self::Running, T::Completed)
             | (Self::Parked(_), T::Answered | T::Started | T::Completed | T::Parked | T::Settled) => None,
@@ -154,6 +155,14 @@ mod tests {
             vec![(T::RunStarted, None), (T::Started, Some(1)), (T::Started, Some(2))],
             vec![(T::RunStarted, None), (T::RunEnded, None), (T::Answered, Some(1))],
             vec![(T::RunStarted, None), (T::RunStarted, None)],
+            vec![(T::RunStarted, None), (T::Parked, None), (T::Resumed, None), (T::Resumed, None)],
+            vec![
+                (T::RunStarted, None),
+                (T::Started, Some(1)),
+                (T::Parked, Some(1)),
+                (T::Resumed, None),
+                (T::Resumed, None),
+            ],
         ] {
             assert!(follow(&records).is_err(), "{records:?}");
         }

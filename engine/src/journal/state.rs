@@ -1,6 +1,6 @@
 //! State in SQLite: the log, and tables derived from it in the same transactions.
 
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::record::{Record, Stand, Transition};
-use crate::error::{Error, Kind, Result};
+use crate::error::{DISK_HINT, Error, Kind, Result, is_disk};
 
 /// Version of the tables; a newer one is refused.
 const SCHEMA_VERSION: i64 = 1;
@@ -238,6 +238,15 @@ impl State {
                 .hint("it must be writable by the user that runs lifeboat")
         };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(doing)?;
+        let mode = std::fs::metadata(directory).map_err(doing)?.permissions().mode();
+        if mode & 0o022 != 0 {
+            // Approvals, promotions and compiled modules lie here.
+            return Err(Error::new(
+                Kind::Journal,
+                format!("others may write to state directory {}", directory.display()),
+            )
+            .hint(format!("chmod 700 {}", directory.display())));
+        }
         let path = directory.join("state.sqlite");
         // Made by hand so that it is never readable by others, not even for a moment.
         std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(doing)?;
@@ -505,8 +514,11 @@ impl State {
 }
 
 fn damaged(path: &Path, e: &rusqlite::Error) -> Error {
-    Error::new(Kind::Journal, format!("{} can't be opened: {e}", path.display()))
-        .hint("backups are not affected: their manifests lie in the stores; move the state aside to start a new one")
+    let error = Error::new(Kind::Journal, format!("{} can't be opened: {e}", path.display()));
+    if is_disk(e) {
+        return error.hint(DISK_HINT);
+    }
+    error.hint("backups are not affected: their manifests lie in the stores; move the state aside to start a new one")
 }
 
 /// Where a run stands by the last records of the log.

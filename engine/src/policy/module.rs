@@ -98,7 +98,15 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected> {
                 Vec::from_iter(world.iter().map(String::as_str)).join(", ")
             )));
         }
-        let pure = calls::find(&import.name).is_some_and(|c| c.class == Class::Pure);
+        let class = calls::find(&import.name).map(|c| c.class);
+        let pure = class == Some(Class::Pure);
+        // This world reads and decides; others act on what it says.
+        if description.world == "cadence" && !matches!(class, Some(Class::Pure | Class::Read)) {
+            return Err(refused(format!(
+                "it imports {}, which changes something: world `cadence` only reads",
+                import.name
+            )));
+        }
         if !pure && !description.capabilities.contains(&import.name) {
             return Err(refused(format!("it imports {}, which it does not declare", import.name))
                 .hint("its description (policy.toml) must list the call among its capabilities"));

@@ -131,10 +131,12 @@ impl Live {
 
     /// Starts it; its manager says that it runs when this answers, which is less than ready.
     pub(crate) fn start(&self, cx: &StepContext) -> Result<()> {
-        if self.state(cx)? == State::Running {
+        // A supervisor's child that runs may be one that a stop, given up by whoever asked for it, is about to end: the supervisor is asked in
+        // any case, and answers when that stop is over.
+        if !self.sees_ends && self.state(cx)? == State::Running {
             return Ok(());
         }
-        let within = cx.within(self.timeout);
+        let within = cx.within(if self.sees_ends { self.stop_limit + self.timeout } else { self.timeout });
         self.manager.start(&within).map_err(|e| e.context(format!("starting {}", self.name)))?;
         loop {
             let seen = match self.manager.state(cx)? {

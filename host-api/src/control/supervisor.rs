@@ -183,8 +183,10 @@ impl Supervisor {
         )?;
         let log = self.dir.join("logs").join(format!("{name}.log"));
         let mut process = Process::spawn(&spec, &log)?;
-        // Dropped, and so killed, if it can't be written down: nobody would find it again.
-        record::write(&self.dir, name, &process)?;
+        // Only a supervisor after one that was killed needs the record. A service that is kept down because that disk is full is the worse end.
+        if let Err(error) = record::write(&self.dir, name, &process) {
+            tracing::error!(service = name, pid = process.pid(), %error, "the child runs, but is not on record: if this supervisor is killed, the next one won't find it");
+        }
         if process.wait(EARLY_END) {
             record::remove(&self.dir, name);
             let how = process.ended().unwrap_or_default().to_owned();

@@ -4,8 +4,9 @@ use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use super::{CHUNK_BYTES, Meter, Tallied, Tally, error_of};
+use super::{CHUNK_BYTES, CHUNKS_AHEAD, Meter, Tallied, Tally, error_of};
 use crate::context::StepContext;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::manifest::ObjectEntry;
@@ -32,13 +33,12 @@ impl ObjectSource for StoreSource {
             .prefix("spool-")
             .tempfile_in(&self.spool_dir)
             .doing(|| format!("making a file in {}", self.spool_dir.display()))?;
-        let mut chunk = vec![0; CHUNK_BYTES];
         loop {
-            let count = checked.next(&mut chunk).map_err(Fault::into_error)?;
-            if count == 0 {
+            let bytes = checked.next(CHUNK_BYTES).map_err(Fault::into_error)?;
+            if bytes.is_empty() {
                 break;
             }
-            file.write_all(&chunk[..count]).map_err(|e| {
+            file.write_all(bytes).map_err(|e| {
                 error_of(e).context(format!("spooling {} into {}", entry.key, self.spool_dir.display()))
             })?;
         }
@@ -130,14 +130,17 @@ pub(crate) fn check_stored(
 /// Reads and decompresses an object and compares all sizes and digests.
 pub(crate) fn check_content(cx: &StepContext, store: &ObjectStore, entry: &ObjectEntry) -> Result<(), Fault> {
     let mut checked = Checked::open_or(cx, store, entry, "check")?;
-    let mut chunk = vec![0; CHUNK_BYTES];
-    while checked.next(&mut chunk)? > 0 {}
+    while !checked.next(CHUNK_BYTES)?.is_empty() {}
     Ok(())
 }
 
-/// An object's content, compared with its entry at the end; fails there rather than ending as if all were well.
+/// An object's content, compared with its entry at the end; fails there rather than ending as if all were well. Reading, hashing and
+/// decompressing what is stored happen on a thread of their own, beside the hashing and the use of the content.
 struct Checked {
-    decoder: zstd::stream::read::Decoder<'static, BufReader<Tallied>>,
+    pieces: Receiver<Result<Piece, Fault>>,
+    returning: SyncSender<Vec<u8>>,
+    /// What has come and is not used up: bytes, and how many of them were given out.
+    piece: (Vec<u8>, usize),
     plain: Tally,
     entry: ObjectEntry,
     store: String,
@@ -145,6 +148,13 @@ struct Checked {
     ended: bool,
     /// Once failed, always failed: a reader that asks again gets no end of file.
     failed: Option<Error>,
+}
+
+/// What comes from the decompressing thread.
+enum Piece {
+    Content(Vec<u8>),
+    /// The end, and what was read of the store until then.
+    End(Tally),
 }
 
 impl Checked {
@@ -156,66 +166,126 @@ impl Checked {
         cx.check()?;
         let stored = BufReader::with_capacity(CHUNK_BYTES, open(store, entry)?);
         let decoder = zstd::stream::read::Decoder::with_buffer(stored).map_err(error_of)?;
+        let (sending, pieces) = sync_channel(CHUNKS_AHEAD);
+        let (returning, empties) = sync_channel(CHUNKS_AHEAD + 1);
+        let (store, object) = (store.name().to_owned(), entry.clone());
+        // Ends with its object, or with the channel: nobody has to wait for it.
+        std::thread::Builder::new()
+            .name("lifeboat-decompress".into())
+            .spawn({
+                let store = store.clone();
+                move || decompress(decoder, &store, &object, &sending, &empties)
+            })
+            .map_err(|e| Error::failed(format!("starting a thread: {e}")))?;
         Ok(Self {
-            decoder,
+            pieces,
+            returning,
+            piece: (Vec::new(), 0),
             plain: Tally::default(),
-            entry: entry.clone(),
-            store: store.name().to_owned(),
             meter: Meter::new(cx, format!("{what} {}", entry.key), Some(entry.plain_bytes)),
+            entry: entry.clone(),
+            store,
             ended: false,
             failed: None,
         })
     }
 
-    /// The next bytes; 0 only after everything was compared.
-    fn next(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+    /// The next bytes; none only after everything was compared.
+    fn next(&mut self, bytes_max: usize) -> Result<&[u8], Fault> {
         if let Some(e) = &self.failed {
             return Err(Fault::Damaged(e.clone()));
         }
-        if self.ended || buffer.is_empty() {
-            return Ok(0);
+        if !self.ended && self.piece.1 == self.piece.0.len() {
+            let result = self.step();
+            if let Err(Fault::Damaged(e) | Fault::Unreadable(e)) = &result {
+                self.failed = Some(e.clone());
+            }
+            result?;
         }
-        let result = self.step(buffer);
-        match &result {
-            Ok(0) => self.ended = true,
-            Ok(_) => {}
-            Err(Fault::Damaged(e) | Fault::Unreadable(e)) => self.failed = Some(e.clone()),
-        }
-        result
+        let (piece, given) = &mut self.piece;
+        let from = *given;
+        *given = piece.len().min(from + bytes_max);
+        Ok(&piece[from..*given])
     }
 
-    fn step(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
-        let count = loop {
-            match self.decoder.read(buffer) {
-                Ok(count) => break count,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => self.meter.cx.check()?,
-                Err(e) => return Err(explain_in(&self.store, &self.entry, self.decoder.get_mut().get_mut(), &e)),
+    /// Takes the next piece, or comes to the end and compares.
+    fn step(&mut self) -> Result<(), Fault> {
+        let gone = || Error::failed("a bug: the decompressing thread panicked");
+        match self.pieces.recv().map_err(|_| gone())?? {
+            Piece::Content(piece) => {
+                self.meter.add(piece.len())?;
+                // Before the caller sees them: a few kilobytes may unpack to terabytes.
+                if self.plain.bytes + piece.len() as u64 > self.entry.plain_bytes {
+                    let what =
+                        format!("it decompresses to more than the {} bytes of its content", self.entry.plain_bytes);
+                    return Err(damaged(&self.store, &self.entry, &what));
+                }
+                self.plain.add(&piece);
+                let (used, _) = std::mem::replace(&mut self.piece, (piece, 0));
+                // The other thread may have ended, and then needs it no more.
+                let _ = self.returning.try_send(used);
             }
-        };
-        if count > 0 {
-            self.meter.add(count)?;
-            // Before the caller sees them: a few kilobytes may unpack to terabytes.
-            if self.plain.bytes + count as u64 > self.entry.plain_bytes {
-                return Err(damaged(
-                    &self.store,
-                    &self.entry,
-                    &format!("it decompresses to more than the {} bytes of its content", self.entry.plain_bytes),
-                ));
+            Piece::End(stored) => {
+                let entry = &self.entry;
+                compare_in(&self.store, entry, "stored", &stored, entry.stored_bytes, &entry.stored_sha256)?;
+                compare_in(&self.store, entry, "decompressed", &self.plain, entry.plain_bytes, &entry.plain_sha256)?;
+                self.piece = (Vec::new(), 0);
+                self.ended = true;
+                self.meter.end();
             }
-            self.plain.add(&buffer[..count]);
-            return Ok(count);
         }
-        let (entry, stored) = (&self.entry, &self.decoder.get_ref().get_ref().tally);
-        compare_in(&self.store, entry, "stored", stored, entry.stored_bytes, &entry.stored_sha256)?;
-        compare_in(&self.store, entry, "decompressed", &self.plain, entry.plain_bytes, &entry.plain_sha256)?;
-        self.meter.end();
-        Ok(0)
+        Ok(())
     }
+}
+
+/// The other side of [`Checked`]: sends pieces until the object ends, a fault, or nobody takes them any more.
+fn decompress(
+    mut decoder: zstd::stream::read::Decoder<'static, BufReader<Tallied>>,
+    store: &str,
+    entry: &ObjectEntry,
+    pieces: &SyncSender<Result<Piece, Fault>>,
+    empties: &Receiver<Vec<u8>>,
+) {
+    loop {
+        let mut piece = empties.try_recv().unwrap_or_default();
+        piece.resize(CHUNK_BYTES, 0);
+        let next = match fill(&mut decoder, &mut piece) {
+            Ok(0) => Ok(Piece::End(std::mem::take(&mut decoder.get_mut().get_mut().tally))),
+            Ok(count) => {
+                piece.truncate(count);
+                Ok(Piece::Content(piece))
+            }
+            Err(e) => Err(explain_in(store, entry, decoder.get_mut().get_mut(), &e)),
+        };
+        let last = !matches!(next, Ok(Piece::Content(_)));
+        if pieces.send(next).is_err() || last {
+            return;
+        }
+    }
+}
+
+/// Reads until the buffer is full or the end has come.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
 }
 
 impl Read for Checked {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.next(buffer).map_err(|fault| std::io::Error::other(fault.into_error()))
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let bytes = self.next(buffer.len()).map_err(|fault| std::io::Error::other(fault.into_error()))?;
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        Ok(bytes.len())
     }
 }
 

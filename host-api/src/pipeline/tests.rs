@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::*;
 use crate::bindings;
-use crate::error::Result;
 use crate::manifest::ObjectEntry;
 use crate::sources::{ObjectSink, ObjectSource};
 use crate::stores::ObjectStore;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
-use super::{CHUNK_BYTES, Meter, Tally, error_of};
+use super::{CHUNK_BYTES, CHUNKS_AHEAD, Meter, Tally, error_of};
 use crate::context::StepContext;
 use crate::error::{Error, Result};
 use crate::manifest::ObjectEntry;
@@ -16,8 +16,6 @@ use crate::stores::{ObjectStore, Put, StoreWriter};
 const LEVEL: i32 = 1;
 /// Compressing threads: two keep up with `pg_dump`, and more would take the service's cores.
 const WORKERS_MAX: u32 = 2;
-/// Chunks on their way to the compressing thread: it may stall that long before the source does.
-const CHUNKS_AHEAD: usize = 4;
 
 /// Where a driver's objects go: `PREFIX/SOURCE.ROLE.EXTENSION.zst` in a store.
 pub struct StoreSink {

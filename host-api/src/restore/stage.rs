@@ -127,7 +127,9 @@ fn stage_all(
                 if let Err(left) = discard(work, &grace(cx), candidate, &members) {
                     e.message =
                         format!("{}; and what was staged before could not all be removed: {}", e.message, left.message);
-                    e = e.hint(format!("remove it with `lifeboat candidates discard {candidate}`"));
+                    e = e.hint(format!(
+                        "look for names that contain {candidate} beside the live data, and remove them by hand"
+                    ));
                 }
                 return Err(e);
             }

@@ -138,6 +138,20 @@ fn a_set_that_is_not_the_environments_is_refused() {
 }
 
 #[test]
+fn a_backup_of_nothing_that_is_known_does_not_pass() {
+    let world = World::new();
+    world.db.answer("known/first", &[]);
+    let backup = world.take().unwrap();
+    let candidate = staged(&world, &backup, "scratch").unwrap();
+    let verify = || verify::verify(&world.work, &world.cx, &world.store, &candidate).unwrap();
+    assert_eq!(errors(&verify()), ["known-record"]);
+    // Configured only after the backup was taken.
+    world.db.answer("known/first", &["one"]);
+    let verification = verify();
+    assert!(verification.passed && verification.findings.iter().any(|f| f.message.contains("not compared")));
+}
+
+#[test]
 fn every_deviation_fails_the_verification() {
     let world = World::new();
     let backup = world.take().unwrap();

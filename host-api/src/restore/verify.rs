@@ -115,10 +115,19 @@ fn check_known(work: &Work, manifest: &Manifest, answers: &Answers, findings: &m
         ));
     }
     for name in work.service.known.keys().filter(|name| !manifest.known.contains_key(*name)) {
-        findings.push(Finding::info(
-            "known-record",
-            format!("known record {name} is not in the backup's manifest: not compared"),
-        ));
+        findings.push(match questions::known(answers, name) {
+            // It may have been configured after the backup was taken.
+            Ok(_) => Finding::info(
+                "known-record",
+                format!("known record {name} is not in the backup's manifest: not compared"),
+            ),
+            // A service that lost everything looks like this: it is whole, and it is ready.
+            Err(why) => Finding::error(
+                "known-record",
+                format!("{}, neither in the restored data nor in the backup's manifest", why.message),
+                format!("find out why it was not there to back up; if it need not be, remove `known.{name}`"),
+            ),
+        });
     }
 }
 

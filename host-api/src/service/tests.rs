@@ -375,7 +375,7 @@ async fn ready_is_what_the_service_says_of_itself() {
     binding.ready.as_mut().unwrap().timeout_s = 0;
     let error = ServiceControl::wait_ready(&world.host, &cx(), "notes").await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::TimedOut);
-    assert!(error.message.contains(r#"`/says` is not "{place.db}x""#), "{error}");
+    assert!(error.message.contains(r#"`says` is not "{place.db}x""#), "{error}");
     assert!(!error.to_string().contains("secret-place"), "{error}");
 
     world.stop().await.unwrap();

@@ -114,7 +114,7 @@ pub struct Member {
     pub source: String,
     /// Where it is: an absolute path, or a database's name.
     pub place: String,
-    /// What identifies it: `device`, `inode`; or `system-identifier`, `oid`, `database`.
+    /// What identifies it: `device`, `inode`; or `system-identifier`, `oid`. Never a name: names say where.
     pub identity: Identity,
     /// True if it lies beside the live data (and could be promoted).
     pub beside: bool,

@@ -9,6 +9,9 @@ use serde_json::Value;
 use crate::bindings::lifeboat::recovery::types::Backup;
 use crate::time;
 
+/// What the names of known records begin with.
+pub(crate) const KNOWN: &str = "known.";
+
 /// Values by name.
 #[derive(Debug, Clone, Default)]
 pub struct Values(BTreeMap<String, String>);
@@ -27,7 +30,7 @@ impl Values {
     pub fn of(backup: &Backup) -> Self {
         let mut values = Self::default();
         for (name, value) in backup.known() {
-            values.set(format!("known.{name}"), value);
+            values.set(format!("{KNOWN}{name}"), value);
         }
         values.set("backup-time", time::iso8601(backup.taken_at_ms()));
         values

@@ -1,6 +1,8 @@
 //! A site: a folder with a configuration, stores, policies and a live service, and the command line to work on it.
 
+pub mod guests;
 pub mod http;
+pub mod kneo;
 
 use std::fs;
 use std::net::TcpListener;

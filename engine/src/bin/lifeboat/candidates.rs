@@ -31,8 +31,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
     match verb {
         Verb::List { all } => {
             let rows = State::open(config.state_directory())?.candidates()?;
-            let rows: Vec<_> =
-                rows.into_iter().filter(|r| all || matches!(r.state.as_str(), "staged" | "staging")).collect();
+            let rows: Vec<_> = rows
+                .into_iter()
+                .filter(|r| all || matches!(r.state.as_str(), "staged" | "staging" | "undone"))
+                .collect();
             if global.json {
                 let rows = rows.iter().map(|r| json!({
                     "candidate": r.id, "run": r.run, "state": r.state, "verified": r.verification.is_some(),
@@ -68,13 +70,23 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
                 return Err(Error::new(Kind::Usage, format!("candidate {candidate} is in service"))
                     .hint("`lifeboat promotions undo` takes that back"));
             }
-            let Some(body) = row.candidate else {
+            let Some(mut body) = row.candidate else {
                 return Err(Error::new(
                     Kind::InDoubt,
                     format!("the staging of candidate {candidate} did not end on record"),
                 )
                 .hint("look for names that contain its id beside the live data, and remove them by hand"));
             };
+            // What was promoted and taken back lies where the promotion put it.
+            let promotions = state.promotions()?;
+            if let Some(undone) = promotions.iter().find(|p| p.promotion.candidate == candidate && p.state == "undone")
+            {
+                for member in &mut body.members {
+                    if let Some(swap) = undone.promotion.swaps.iter().find(|s| s.source == member.source) {
+                        member.place.clone_from(&swap.other_place);
+                    }
+                }
+            }
             let environment = config.environment(Some(&state.run(&row.run)?.environment))?;
             drop(state);
             let call = DirectCall { name: "restore.discard", arguments: json!({"candidate": body}) };

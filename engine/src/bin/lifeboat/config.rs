@@ -27,6 +27,8 @@ pub fn run(global: &Global, verb: Verb) -> Result<u8> {
                     let context = format!("environment {name}: policy {policy}");
                     let found =
                         binding.read_module().and_then(|bytes| inspect(&bytes)).map_err(|e| e.context(&context))?;
+                    engine::run::check_world(&found, policy, binding.world.get_ref())
+                        .map_err(|e| e.context(&context))?;
                     engine::policy::validate_partial(&found.description, &binding.parameters)
                         .map_err(|e| e.context(&context))?;
                 }

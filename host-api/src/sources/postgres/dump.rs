@@ -16,7 +16,7 @@ use crate::sources::{Answers, Dumped, ObjectSink, ObjectWriter, Question, Row};
 
 use super::archive::{READ_BYTES, Reader, Summary};
 use super::end_earlier_attempts;
-use super::session::{Session, widen};
+use super::session::{Gathering, Session};
 use super::tools::Tools;
 
 /// How often a dump starts over when tables come and go, or when a lock can't be had.
@@ -246,8 +246,7 @@ fn run_pg_dump(
     }
     let mut child = Child::spawn(tools.cx, &spec)?;
     drop(child.stdin());
-    let mut stdout = child.stdout();
-    widen(&stdout);
+    let mut stdout = Gathering::new(child.stdout());
     let what = format!("dump {source}");
     let mut reader = Reader::new();
     // Made with the first byte: an attempt that ends before it leaves nothing.

@@ -86,7 +86,6 @@ fn identity(tools: &Tools<'_>, database: &str) -> Result<Option<Identity>> {
     Ok(Some(Identity::from([
         ("system-identifier".into(), system_identifier(tools, &tools.binding.maintenance_database)?),
         ("oid".into(), oid),
-        ("database".into(), database.to_owned()),
     ])))
 }
 

@@ -1,8 +1,9 @@
 //! One `psql` kept open: statements go in, COPY text comes out, in one session and, where begun, one transaction.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::process::{ChildStdin, ChildStdout};
+use std::time::Duration;
 
 use crate::child::{Child, Ended};
 use crate::error::{Error, Result};
@@ -15,6 +16,8 @@ use super::tools::{Tools, sqlstate};
 
 /// Longest line of an answer that is read as values; hashed rows have no such limit.
 const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A pipe of 1 MiB takes 2 GB/s at this pace, several times what any tool writes.
+const GATHERING: Duration = Duration::from_micros(500);
 
 /// A `psql` child that is given one statement after the other.
 pub(super) struct Session<'a> {
@@ -173,7 +176,31 @@ impl<'a> Session<'a> {
     }
 }
 
-/// A pipe of 1 MiB: fewer switches between the tool and us. Where it is not allowed, the usual size does.
-pub(super) fn widen(pipe: &impl AsFd) {
-    let _ = rustix::pipe::fcntl_setpipe_size(pipe, READ_BYTES);
+/// The output of a child that writes much, a few kilobytes at a time. To be woken for each of those costs both sides more than the
+/// bytes do: before each read there is a pause in which they gather in the pipe, which is made large enough for it.
+pub(super) struct Gathering {
+    pipe: ChildStdout,
+    pause: Duration,
+}
+
+impl Gathering {
+    pub fn new(pipe: ChildStdout) -> Self {
+        // Where the size is not allowed, the child would fill the pipe and wait for us.
+        let pause = if widen(&pipe) { GATHERING } else { Duration::ZERO };
+        Self { pipe, pause }
+    }
+}
+
+impl Read for Gathering {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if !self.pause.is_zero() {
+            std::thread::sleep(self.pause);
+        }
+        self.pipe.read(buffer)
+    }
+}
+
+/// A pipe of 1 MiB: fewer switches between the tool and us. False where that is not allowed; the usual size does.
+fn widen(pipe: &impl AsFd) -> bool {
+    rustix::pipe::fcntl_setpipe_size(pipe, READ_BYTES).is_ok_and(|bytes| bytes >= READ_BYTES)
 }

@@ -58,10 +58,11 @@ pub(super) fn other_place(candidate: &str) -> Result<String> {
 pub(super) fn plan(tools: &Tools<'_>, member: &Member) -> Result<Swap> {
     let live = tools.binding.database.clone();
     let previous = identity(tools, &live)?;
-    let carried = match &previous {
+    let mut carried = match &previous {
         Some(previous) => carried(tools, part(previous, "oid")?)?,
         None => BTreeMap::new(),
     };
+    carried.insert(CANDIDATE.into(), member.place.clone());
     Ok(Swap {
         source: member.source.clone(),
         live_place: live,
@@ -69,6 +70,15 @@ pub(super) fn plan(tools: &Tools<'_>, member: &Member) -> Result<Swap> {
         previous,
         promoted: member.identity.clone(),
         carried,
+    })
+}
+
+/// Key of the name that the candidate had when the promotion was planned: a name says where, an identity says what.
+const CANDIDATE: &str = "candidate";
+
+fn candidate_name(swap: &Swap) -> Result<&str> {
+    swap.carried.get(CANDIDATE).map(String::as_str).ok_or_else(|| {
+        Error::failed("the swap does not say what the candidate was called").hint("the record is damaged")
     })
 }
 
@@ -215,7 +225,7 @@ fn swapping<'a>(tools: &'a Tools<'a>, swap: &'a Swap, act: impl FnOnce(&mut Work
 pub(super) fn promote(tools: &Tools<'_>, swap: &Swap) -> Result<()> {
     swapping(tools, swap, |work| {
         let (live, other) = (swap.live_place.as_str(), swap.other_place.as_str());
-        let candidate = part(&swap.promoted, "database")?;
+        let candidate = candidate_name(swap)?;
         let (previous, promoted) = work.names()?;
         match (previous.as_deref(), promoted.as_deref()) {
             (p, Some(c)) if c == live && (p == Some(other) || swap.previous.is_none()) => return Ok(()),
@@ -252,7 +262,7 @@ pub(super) fn promote(tools: &Tools<'_>, swap: &Swap) -> Result<()> {
 pub(super) fn undo(tools: &Tools<'_>, swap: &Swap) -> Result<()> {
     swapping(tools, swap, |work| {
         let (live, other) = (swap.live_place.as_str(), swap.other_place.as_str());
-        let candidate = part(&swap.promoted, "database")?;
+        let candidate = candidate_name(swap)?;
         let (previous, promoted) = work.names()?;
         match (previous.as_deref(), promoted.as_deref()) {
             // Undone; or not promoted at all, and so nothing to take back.

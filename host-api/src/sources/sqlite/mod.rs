@@ -23,8 +23,8 @@ use crate::error::{Context, Error, Result};
 use crate::manifest::{SourceFacts, SourceManifest, SqliteFacts};
 use crate::sources::exchange::{self, State, suffixed};
 use crate::sources::{
-    Dumped, Identity, Member, ObjectSink, ObjectSource, Question, Row, SourceDriver, StageOptions, Swap, Target,
-    Verified,
+    Answers, Dumped, Identity, Member, ObjectSink, ObjectSource, Question, Row, SourceDriver, StageOptions, Swap,
+    Target, Verified,
 };
 use crate::{Finding, Severity};
 
@@ -68,6 +68,34 @@ impl SqliteDriver {
 
     fn aside(swap: &Swap, key: &str, name: &str) -> PathBuf {
         swap.carried.get(key).map_or_else(|| suffixed(Path::new(&swap.other_place), name), PathBuf::from)
+    }
+
+    /// What is true of a private copy; an error unless it is sound.
+    fn look_at_copy(
+        &self,
+        cx: &StepContext,
+        copy: &Path,
+        journal_mode: &str,
+        questions: &[Question],
+    ) -> Result<(SqliteFacts, Answers, Vec<Finding>)> {
+        let path = &self.binding.path;
+        let conn = open::private(cx, copy)?;
+        let failed = |e| open::explain(cx, path, e);
+        require_sound(path, &facts::complaints(&conn, "quick_check").map_err(failed)?)?;
+        let facts = facts::read(&conn, journal_mode).map_err(failed)?;
+        let mut findings = Vec::new();
+        let skipped = facts::virtual_tables(&conn).map_err(failed)?;
+        if !skipped.is_empty() {
+            findings.push(Finding::info(
+                "virtual-table",
+                format!(
+                    "virtual tables have no rows of their own to count (their shadow tables are counted): {}",
+                    crate::identifier::shown_long(&skipped.join(", "))
+                ),
+            ));
+        }
+        let answers = ask::answers(cx, &conn, path, questions)?;
+        Ok((facts, answers, findings))
     }
 
     fn write_candidate(&self, cx: &StepContext, spooled: &Path, bytes: u64, part: &Path) -> Result<()> {
@@ -119,28 +147,17 @@ impl SourceDriver for SqliteDriver {
         let copied = copy::copy(cx, &live, path, spooled.path(), budget, &self.what("copy"))?;
         drop(live);
 
-        let conn = open::private(cx, spooled.path())?;
-        let failed = |e| open::explain(cx, path, e);
-        require_sound(path, &facts::complaints(&conn, "quick_check").map_err(failed)?)?;
-        let facts = facts::read(&conn, &copied.journal_mode).map_err(failed)?;
-        let mut findings = vec![copied.finding];
-        let skipped = facts::virtual_tables(&conn).map_err(failed)?;
-        if !skipped.is_empty() {
-            findings.push(Finding::info(
-                "virtual-table",
-                format!(
-                    "virtual tables have no rows of their own to count (their shadow tables are counted): {}",
-                    crate::identifier::shown_long(&skipped.join(", "))
-                ),
-            ));
-        }
-        let answers = ask::answers(cx, &conn, path, questions)?;
-        drop(conn);
-
         let bytes = spooled.as_file().metadata().doing(|| "looking at the copy".into())?.len();
         let mut writer = sink.create("data", "sqlite", Some(bytes))?;
         let mut input = File::open(spooled.path()).doing(|| "reading the copy".into())?;
-        stream(cx, &self.what("dump"), &mut input, &mut writer, bytes)?;
+        // Stored while it is looked at: it counts only if both come to a good end.
+        let (looked, streamed) = std::thread::scope(|scope| {
+            let streaming = scope.spawn(|| stream(cx, &self.what("dump"), &mut input, &mut writer, bytes));
+            (self.look_at_copy(cx, spooled.path(), &copied.journal_mode, questions), streaming.join())
+        });
+        let (facts, answers, mut findings) = looked?;
+        streamed.unwrap_or_else(|_| Err(Error::failed("a bug: the streaming thread panicked")))?;
+        findings.insert(0, copied.finding);
         Ok(Dumped {
             started_at_ms: copied.started_at_ms,
             objects: vec![writer.finish()?],

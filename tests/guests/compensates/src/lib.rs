@@ -9,16 +9,23 @@ struct Parameters {
     service: String,
     #[serde(default = "an_hour")]
     for_ms: u64,
+    /// By default the host is told to leave the service, so that its running again is this policy's doing.
+    #[serde(default = "leave")]
+    if_aborted: String,
 }
 
 fn an_hour() -> u64 {
     3_600_000
 }
 
+fn leave() -> String {
+    "leave".into()
+}
+
 policy!(run);
 
 fn run(p: Parameters, _: &mut Record) -> Result<Outcome> {
-    step("stop", || service::stop(&p.service, "leave"))?;
+    step("stop", || service::stop(&p.service, &p.if_aborted))?;
     let slept = step("sleep", || clock::sleep_until(clock::now().saturating_add(p.for_ms)));
     step("start again", || service::start(&p.service))?;
     match slept {

@@ -1,0 +1,75 @@
+//! A backup under load proves itself, and a drill executes nothing of what it restored.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::support::kneo::{Kneo, Mode, ask, blocking, completing};
+use crate::support::wait_until;
+
+/// Clients that write at the same time: as many as the example tolerates in flight.
+const WRITERS: usize = 3;
+
+#[test]
+fn a_backup_under_load_passes_its_drill_sqlite() {
+    backup_under_load(Mode::Sqlite);
+}
+
+#[test]
+fn a_backup_under_load_passes_its_drill_postgres() {
+    backup_under_load(Mode::Postgres);
+}
+
+fn backup_under_load(mode: Mode) {
+    let Some(kneo) = Kneo::running(mode, "1.2.0") else { return };
+    // Something that a restored copy would do again: one run under way, one behind it in the queue.
+    kneo.queued_run();
+    wait_until("the worker has begun", || kneo.begun("live") == 1);
+    kneo.queued_run();
+    assert_eq!(kneo.sql("select status from run_queue order by created_at"), "running\nqueued");
+
+    let (done, written) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let during = std::thread::scope(|scope| {
+        for n in 0..WRITERS {
+            let (done, written, port) = (&done, &written, kneo.site.port);
+            scope.spawn(move || {
+                let body = if n == 0 { blocking() } else { completing() };
+                while !done.load(Ordering::Relaxed) {
+                    let answer = ask(port, "POST", "/v1/runs", Some(&body)).expect("it answers while it is backed up");
+                    assert_eq!(answer.status, 200, "{}", answer.body);
+                    written.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        wait_until("the writers write", || written.load(Ordering::Relaxed) >= 6);
+        let before = written.load(Ordering::Relaxed);
+        let backup = kneo.site.run("backup", &[]);
+        let during = written.load(Ordering::Relaxed) - before;
+        done.store(true, Ordering::Relaxed);
+        backup.expect(0);
+        during
+    });
+    assert!(during > 0, "nobody wrote while the backup was taken");
+
+    let drill = kneo.site.run("drill", &[]).expect(0);
+    let evidence = kneo.site.evidence(&drill, "drill.json");
+    let measured = |pointer: &str| evidence.pointer(pointer).and_then(|v| v.as_u64());
+    assert!(measured("/recovery-point/newest-to-taken-ms").is_some_and(|ms| ms < 60_000), "{evidence}");
+    assert!(measured("/recovery-point/newest-to-now-ms").is_some(), "{evidence}");
+    assert!(measured("/recovery-time/stage-to-ready-ms").is_some_and(|ms| ms > 0), "{evidence}");
+    assert!(measured("/rows-compared").is_some_and(|rows| rows > 20), "{evidence}");
+    assert_eq!((kneo.begun("live"), kneo.begun("scratch")), (1, 0), "the drill executed what it restored");
+
+    assert_eq!(kneo.leftovers(), [""; 0]);
+
+    // The same drill without its quarantine does execute it, and says so: the silence above means something.
+    let text = std::fs::read_to_string(kneo.site.path("lifeboat.toml")).unwrap();
+    let (from, to) = (
+        text.find("[environment.production.service.kneo.scratch.quarantine]").unwrap(),
+        text.find("[environment.production.service.kneo.scratch.unchanged").unwrap(),
+    );
+    kneo.site.configure(&[(&text[from..to], "")]);
+    let drill = kneo.site.run("drill", &[]).expect(5);
+    let errors = kneo.errors(&drill, "drill.json");
+    assert!(errors.iter().any(|e| e.starts_with("quarantine: queue")), "{errors:?}");
+    assert!(kneo.begun("scratch") >= 1, "the queued run, and as a rule the one whose lease is over");
+    assert_eq!(kneo.begun("live"), 1);
+}

@@ -1,0 +1,13 @@
+//! kneo-serv, the reference service, in both of its modes, through the command line.
+//!
+//! | part | what |
+//! | --- | --- |
+//! | `drill` | a backup under load proves itself, and its quarantine holds |
+//! | `damage` | what a drill must find, each on a backup that is broken on purpose |
+//! | `upgrade` | a real migration, taken back, and that taken back |
+//! | `restore` | a lost and a drifted database; nothing without a passing verification |
+
+mod damage;
+mod drill;
+mod restore;
+mod upgrade;

@@ -1,0 +1,243 @@
+//! Whatever ends a run, what it opened is closed as it was declared, on record; what can't be closed is said loudly.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::guests::records;
+use crate::support::{Outcome, Site, wait_until};
+
+fn site() -> Site {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    site
+}
+
+fn obligation<'v>(shown: &'v Value, kind: &str) -> &'v Value {
+    let all = shown["obligations"].as_array().unwrap();
+    all.iter().find(|o| o["kind"] == kind).unwrap_or_else(|| panic!("no obligation {kind}: {shown:#}"))
+}
+
+/// The service runs again, and the record says that the host saw to it.
+fn settled_by_the_host(site: &Site, outcome: &Outcome) {
+    let shown = site.shown(outcome);
+    assert_eq!(obligation(&shown, "service-stopped")["state"], "settled", "{shown:#}");
+    let settled = records(&shown, "settled");
+    assert_eq!(settled.len(), 1, "{shown:#}");
+    assert_eq!((&settled[0]["by"], &settled[0]["object"]), (&"host".into(), &"notes".into()));
+    assert_eq!((&settled[0]["declared"], &settled[0]["error"]), (&"start".into(), &Value::Null));
+    assert!(outcome.json()["unsettled"].as_array().unwrap().is_empty(), "{outcome:?}");
+    let text = site.lifeboat(&["runs", "show", shown["run"].as_str().unwrap()]).expect(0).stdout;
+    assert!(text.contains("settled by the host: service-stopped notes"), "{text}");
+    wait_until("the service runs again", || site.is_up());
+}
+
+fn stopped(shown: &Value) -> bool {
+    records(shown, "completed")
+        .iter()
+        .any(|r| r["request"]["call"] == "service.stop" && r["result"]["ok"] == Value::Null)
+        && records(shown, "completed")
+            .iter()
+            .any(|r| r["request"]["call"] == "service.stop" && r["result"].get("ok").is_some())
+}
+
+const STOP: &str = "service.stop service=notes";
+const START: &str = "service.start service=notes";
+const SLEEP: &str = "clock.sleep-until";
+const NOTES: &[&str] = &["--param", "service=notes"];
+
+#[test]
+fn a_trap_a_limit_and_the_deadline_leave_the_service_running() {
+    let site = site();
+    site.guest("traps", "trap-between", "upgrade", &[STOP], "");
+    // Its second call is one too many.
+    site.guest(
+        "too-many",
+        "compensates",
+        "upgrade",
+        &[STOP, SLEEP, START],
+        "parameters = { if-aborted = \"start\" }\nlimits = { steps-max = 1 }",
+    );
+    // It may not start the service itself, so the host has to.
+    site.guest(
+        "late",
+        "compensates",
+        "upgrade",
+        &[STOP, SLEEP],
+        "parameters = { if-aborted = \"start\" }\nlimits = { deadline-s = 2, grace-s = 5 }",
+    );
+    for (policy, status) in [("traps", "trapped"), ("too-many", "limit-broken"), ("late", "limit-broken")] {
+        let outcome = site.run(policy, NOTES).expect(20);
+        assert_eq!(outcome.json()["status"], status, "{policy}: {outcome:?}");
+        let shown = site.shown(&outcome);
+        assert!(stopped(&shown), "{policy} had stopped it: {shown:#}");
+        settled_by_the_host(&site, &outcome);
+    }
+}
+
+#[test]
+fn cancelled_a_policy_compensates_itself_or_the_host_does() {
+    let site = site();
+    site.guest("own", "compensates", "upgrade", &[STOP, SLEEP, START], "limits = { grace-s = 10 }");
+    site.guest(
+        "host",
+        "compensates",
+        "upgrade",
+        &[STOP, SLEEP],
+        "parameters = { if-aborted = \"start\" }\nlimits = { grace-s = 10 }",
+    );
+    for (policy, word) in [("own", "INT"), ("host", "INT"), ("own", "TERM")] {
+        let child = site.start_run(policy, NOTES);
+        wait_until("the policy has stopped the service", || !site.is_up());
+        // Between the stop's end and the sleep's start is no other call.
+        wait_until("the policy sleeps", || {
+            let runs = site.lifeboat(&["--json", "runs", "list", "--limit", "1"]).expect(0).json();
+            let shown = site.show(runs[0]["run"].as_str().unwrap());
+            records(&shown, "started").iter().any(|r| r["request"]["call"] == SLEEP)
+        });
+        child.signal(word);
+        let outcome = child.outcome().expect(130);
+        assert_eq!(outcome.json()["status"], "cancelled");
+        assert!(outcome.stderr.contains("cancelling"), "{}", outcome.stderr);
+        let shown = site.shown(&outcome);
+        assert!(stopped(&shown), "{shown:#}");
+        match policy {
+            "own" => {
+                assert_eq!(obligation(&shown, "service-stopped")["state"], "closed", "{shown:#}");
+                assert!(records(&shown, "settled").is_empty(), "the host had nothing to do: {shown:#}");
+                let started = |r: &&Value| r["request"]["call"] == "service.start";
+                assert_eq!(records(&shown, "completed").into_iter().filter(started).count(), 1);
+            }
+            _ => settled_by_the_host(&site, &outcome),
+        }
+        wait_until("the service runs again", || site.is_up());
+    }
+}
+
+#[test]
+fn a_service_that_does_not_start_again_is_left_open_loudly_with_what_to_do() {
+    let site = site();
+    site.guest("traps", "trap-between", "upgrade", &[STOP], "");
+    // The installed version is gone: the running process does not mind, a new one can't be made.
+    fs::remove_file(site.path("versions/1.0.0@by-hand/notes")).unwrap();
+    let outcome = site.run("traps", NOTES).expect(20);
+    assert!(outcome.stderr.contains("LEFT OPEN: start service notes again"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("to settle it: "), "{}", outcome.stderr);
+    let said = outcome.json();
+    assert_eq!(said["unsettled"].as_array().unwrap().len(), 1, "{said}");
+    assert!(said["findings"].as_array().unwrap().iter().any(|f| f["rule"] == "obligation" && f["severity"] == "error"));
+    let shown = site.shown(&outcome);
+    assert_eq!(obligation(&shown, "service-stopped")["state"], "unsettled", "{shown:#}");
+    assert!(records(&shown, "settled")[0]["error"].is_string(), "the attempt is on record: {shown:#}");
+    let text = site.lifeboat(&["runs", "show", shown["run"].as_str().unwrap()]).expect(0).stdout;
+    assert!(text.contains("COULD NOT settle") && text.contains("LEFT OPEN: service-stopped notes"), "{text}");
+    assert!(!site.is_up(), "the fault was real");
+}
+
+#[test]
+fn what_was_stopped_before_stays_stopped_and_leave_means_leave() {
+    let mut site = Site::notes();
+    // It may start, but nobody has.
+    site.serve(&[]);
+    site.guest("traps", "trap-between", "upgrade", &[STOP], "");
+    let outcome = site.run("traps", NOTES).expect(20);
+    let shown = site.shown(&outcome);
+    assert!(stopped(&shown), "{shown:#}");
+    assert!(shown["obligations"].as_array().unwrap().is_empty(), "it was not this run's to start: {shown:#}");
+    assert!(!site.is_up());
+    drop(site);
+
+    let site = self::site();
+    site.guest("traps", "trap-between", "upgrade", &[STOP], "");
+    let outcome = site.run("traps", &["--param", "service=notes", "--param", "if-aborted=leave"]).expect(20);
+    let said = outcome.json();
+    assert!(said["findings"].as_array().unwrap().iter().any(|f| f["rule"] == "service-left-stopped"), "{said}");
+    let shown = site.shown(&outcome);
+    assert_eq!(obligation(&shown, "service-stopped")["state"], "settled", "{shown:#}");
+    assert_eq!(records(&shown, "settled")[0]["declared"], "leave", "{shown:#}");
+    assert!(!site.is_up(), "left as declared");
+}
+
+#[test]
+fn a_candidate_that_a_failing_run_leaves_is_discarded() {
+    let site = site();
+    site.run("backup", &[]).expect(0);
+    let before = beside(&site);
+    for (policy, target) in [("leaves-beside", "beside"), ("leaves-scratch", "scratch")] {
+        // `restore.verify` is not granted: it fails with the candidate in its hands, and does not close it.
+        site.guest(
+            policy,
+            "deny-all",
+            "upgrade",
+            &["catalog.latest service=notes store=local", "restore.stage service=notes store=local target=*"],
+            "",
+        );
+        let target = format!("target={target}");
+        let words = [
+            "--param",
+            "call=restore.verify",
+            "--param",
+            "service=notes",
+            "--param",
+            "store=local",
+            "--param",
+            &target,
+        ];
+        let outcome = site.run(policy, &words).expect(12);
+        let shown = site.shown(&outcome);
+        let staged = records(&shown, "completed")[0]["result"]["ok"]["id"].as_str().unwrap().to_owned();
+        let obligation = obligation(&shown, "candidate");
+        assert_eq!((&obligation["object"], &obligation["state"]), (&staged.clone().into(), &"settled".into()));
+        let listed = site.lifeboat(&["--json", "candidates", "list", "--all"]).expect(0).json();
+        let row = listed.as_array().unwrap().iter().find(|c| c["candidate"] == staged.as_str()).unwrap();
+        assert_eq!(row["state"], "discarded", "{listed}");
+        let left = fs::read_dir(site.path(".lifeboat/candidates"))
+            .map_or(0, |d| d.flatten().filter(|e| e.path().is_dir()).count());
+        assert_eq!(left, 0, "a scratch candidate's directory is still there");
+    }
+    assert_eq!(beside(&site), before, "nothing is left beside the live data");
+    assert!(site.is_up());
+}
+
+/// The live data and what lies hidden beside it; the service's log and SQLite's sidecars come and go.
+fn beside(site: &Site) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(site.path("live"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|n| n.starts_with('.') || matches!(n.as_str(), "attachments" | "notes.sqlite"))
+        .collect();
+    names.sort();
+    names
+}
+
+/// A stop that takes long is cut short by the deadline while the supervisor still waits for the process: starting it again must not take
+/// the dying process for a running service.
+#[test]
+fn a_stop_that_was_cut_short_does_not_win_over_the_start_that_settles_it() {
+    let mut site = Site::notes();
+    site.configure(&[
+        (
+            "command = [\"{current}/notes\", \"serve\", \"--port\", ",
+            // Ignores SIGTERM; killed after `timeout-s`.
+            "command = [\"bash\", \"-c\", \"trap '' TERM; while :; do sleep 0.05; done\", ",
+        ),
+        (
+            "timeout-s = 20\n\n[environment.demo.service.notes.install]",
+            "timeout-s = 3\n\n[environment.demo.service.notes.install]",
+        ),
+    ]);
+    site.serve(&["notes"]);
+    let child = || fs::read_to_string(site.path(".lifeboat/children/notes.json")).unwrap_or_default();
+    wait_until("the service runs", || !child().is_empty());
+    let before = child();
+    site.guest("late", "trap-between", "upgrade", &[STOP], "limits = { deadline-s = 1, grace-s = 20 }");
+    let outcome = site.run("late", NOTES).expect(20);
+    assert_eq!(outcome.json()["breach"], "deadline", "{outcome:?}");
+    let shown = site.shown(&outcome);
+    assert_eq!(obligation(&shown, "service-stopped")["state"], "settled", "{shown:#}");
+    // Longer than the supervisor waits before it kills.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let after = child();
+    assert!(!after.is_empty(), "said to be started again, but it is gone");
+    assert_ne!(after, before, "the stop was under way already: this is another process");
+}

@@ -1,0 +1,33 @@
+//! What an instance, a call and a step cost, beside a child process and a synced line.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::Site;
+use super::table::{self, Aim};
+use crate::command::Run;
+
+/// Measures and prints; how many aims were missed.
+pub fn run(site: &Site) -> Result<usize> {
+    let folder = site.root.join("sandbox");
+    std::fs::create_dir(&folder)?;
+    let said = Run::new(&site.measure).arg("sandbox").arg(site.policies.join("calls.wasm")).arg(&folder).output()?;
+    let measured: Value = serde_json::from_str(&said)?;
+    let us = |key: &str| measured[key].as_f64().with_context(|| format!("`measure` said no {key}: {said}"));
+    let (instance, now, note, step) = (us("instance-us")?, us("now-us")?, us("note-us")?, us("step-us")?);
+    let (line, child) = (us("synced-line-us")?, us("child-us")?);
+    println!("\nsandbox (medians of rounds that each measure all of it)\n");
+    let row = |what: &str, its: f64| println!("  {what:64} {its:>9.2} µs {:>10.4}", its / child);
+    println!("  {:64} {:>12} {:>10}", "", "", "of a child");
+    row("fresh instance of a policy: store, limits, instantiate, drop", instance);
+    row("pure host call without arguments (clock.now)", now);
+    row("pure host call with a text (report.note)", note);
+    row("recorded step: checked, journaled, synced (a refused read)", step);
+    row("500 bytes appended and synced: the floor under a step", line);
+    row("child process `sh -c :`", child);
+    Ok(table::judge(&[
+        Aim { what: "fresh instance, µs", found: instance, at_most: 40.0 },
+        Aim { what: "pure host call, µs", found: now, at_most: 1.0 },
+        Aim { what: "pure host call with a text, µs", found: note, at_most: 1.0 },
+    ]))
+}
