@@ -79,6 +79,11 @@ impl Intent {
 
     /// Whether this is consent to the same thing as another intent: everything but the words around it.
     pub fn same_thing(&self, other: &Value) -> bool {
+        Self::is_same_thing(&self.body, other)
+    }
+
+    /// The same, of two texts.
+    pub(crate) fn is_same_thing(one: &Value, other: &Value) -> bool {
         [
             "format",
             "action",
@@ -92,7 +97,7 @@ impl Intent {
             "grants-sha256",
         ]
         .iter()
-        .all(|key| self.body[*key] == other[*key])
+        .all(|key| one[*key] == other[*key])
     }
 
     /// What a person reads before answering; a line each.

@@ -3,7 +3,24 @@
 
 /// The words as a guest may read them: absolute paths, URLs and network addresses become `(a path)`, `(a URL)`, `(an address)`.
 pub(crate) fn for_guest(words: &str) -> String {
-    words.split_inclusive(char::is_whitespace).map(conceal_word).collect()
+    without_tools_words(words).split_inclusive(char::is_whitespace).map(conceal_word).collect()
+}
+
+/// What a tool or a service said may quote anything: addresses, accounts, rows. How it ended is told, what it said is not.
+fn without_tools_words(words: &str) -> String {
+    words.lines().map(cut_tools_words).collect::<Vec<_>>().join("\n")
+}
+
+fn cut_tools_words(line: &str) -> String {
+    let cut_after = |mark: &str, also_number: bool| {
+        let at = line.find(mark)? + mark.len();
+        let number = line[at..].bytes().take_while(|b| also_number && b.is_ascii_digit()).count();
+        (line.len() > at + number).then(|| format!("{} (what it said is in the journal)", &line[..at + number]))
+    };
+    cut_after("ended with exit code ", true)
+        .or_else(|| cut_after("ended with signal ", true))
+        .or_else(|| cut_after("its log ends", false))
+        .unwrap_or_else(|| line.to_owned())
 }
 
 fn conceal_word(word: &str) -> String {
@@ -64,6 +81,11 @@ mod tests {
                 "not granted: http-check.check endpoint=notes/api method=GET",
                 "not granted: http-check.check endpoint=notes/api method=GET",
             ),
+            (
+                "pg_restore ended with exit code 1: ERROR: role \"app\", row alice@example.org\nhint: look",
+                "pg_restore ended with exit code 1 (what it said is in the journal)\nhint: look",
+            ),
+            ("it died; its log ends: password=hunter2", "it died; its log ends (what it said is in the journal)"),
             ("status 500, expected 200 to 299", "status 500, expected 200 to 299"),
             ("no backup 20261123T072218296z-0a4cbd in local", "no backup 20261123T072218296z-0a4cbd in local"),
         ] {

@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
 use crate::journal::{Change, RunRow, Transition};
 use crate::run::{Came, Ended, RunOptions, Status};
+use crate::sandbox::handles::canonical as on_record;
 use crate::step::{RunIdentity, Stop};
 
 /// What stands where a policy's module digest would: there is no module.
@@ -68,7 +69,7 @@ impl Engine {
                             Some(_) => Status::Rejected,
                             None => Status::Failed,
                         };
-                        came = Came::to(status, &words(error));
+                        came = Came::to(status, &stepper.last_detail.clone().unwrap_or_else(|| words(error)));
                         break;
                     }
                 },
@@ -110,18 +111,14 @@ fn canonical(full: &Value) -> Value {
             .iter()
             .map(|(key, value)| {
                 let short = match value {
-                    Value::Array(items) => items.iter().map(by_id).collect(),
-                    value => by_id(value),
+                    Value::Array(items) => items.iter().map(on_record).collect(),
+                    value => on_record(value),
                 };
                 (key.clone(), short)
             })
             .collect(),
         other => other.clone(),
     }
-}
-
-fn by_id(value: &Value) -> Value {
-    value.get("id").cloned().unwrap_or_else(|| value.clone())
 }
 
 fn words(error: &Value) -> String {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use host_api::catalog::Backup;
-use host_api::promote::{Description, Promotion};
+use host_api::promote::{Description, Promotion, Standing};
 use host_api::restore::Candidate;
 use host_api::scratch::Instance;
 use host_api::upload::Depth;
@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 
 use crate::approvals::{Answer, Intent, RunOf, Subject};
 use crate::journal::{ApprovalRow, ApprovalState, Change};
-use crate::step::{Prepared, Stepper, Stop};
+use crate::step::{ASKING_FAILED, INTENT_NOW, Prepared, Stepper, Stop};
+
+/// How long looking at a set may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(60);
 
 /// What an effect came to: its result, what changes with its record, and what its record says besides.
 pub(crate) struct Performed {
@@ -117,6 +120,10 @@ impl Stepper {
                     ..Prepared::default()
                 }
             }
+            "restore.verify" => {
+                let candidate: Candidate = get(full, "candidate")?;
+                Prepared { on_failure: vec![Change::CandidateVerified(candidate.id, None)], ..Prepared::default() }
+            }
             "restore.discard" => {
                 let candidate: Candidate = get(full, "candidate")?;
                 Prepared {
@@ -181,25 +188,34 @@ impl Stepper {
                         Change::CandidateState(candidate.id.clone(), "promoted"),
                         Change::ObligationCloses("candidate", candidate.id),
                     ],
-                    on_failure: vec![Change::PromotionState(plan.id, "failed")],
+                    // What it came to, the host looks at afterwards.
+                    on_failure: Vec::new(),
                 }
             }
             "promote.undo" | "promote.drop-previous" => {
                 let promotion: Promotion = get(full, "promotion")?;
                 let action = if name == "promote.undo" { "undo" } else { "drop-previous" };
                 let row = self.approval_for(full, promotion_subject(action, &promotion, ""))?;
-                let after = if action == "undo" { "undone" } else { "dropped" };
                 Prepared {
                     body: json!({"promotion": promotion.id, "approval": row.id, "intent-sha256": row.intent_sha256}),
-                    on_start: vec![Change::ApprovalSpent(row.id, row.intent_sha256)],
+                    on_start: match action {
+                        "undo" => vec![
+                            Change::ApprovalSpent(row.id, row.intent_sha256),
+                            Change::PromotionState(promotion.id.clone(), "undoing"),
+                        ],
+                        _ => vec![Change::ApprovalSpent(row.id, row.intent_sha256)],
+                    },
+                    on_failure: match action {
+                        "undo" => vec![Change::PromotionState(promotion.id.clone(), "undo-failed")],
+                        _ => Vec::new(),
+                    },
                     on_success: match action {
                         "undo" => vec![
-                            Change::PromotionState(promotion.id, after),
+                            Change::PromotionState(promotion.id, "undone"),
                             Change::CandidateState(promotion.candidate, "undone"),
                         ],
-                        _ => vec![Change::PromotionState(promotion.id, after)],
+                        _ => vec![Change::PromotionState(promotion.id, "dropped")],
                     },
-                    ..Prepared::default()
                 }
             }
             "delete.apply" => {
@@ -244,8 +260,30 @@ impl Stepper {
         }
         Ok(match self.act(name, full, prepared).await {
             Ok((value, changes)) => Performed { result: Ok(value), changes, record: None },
+            Err(error) if name == "promote.promote" => {
+                let changes = vec![self.after_failed_promotion(prepared).await];
+                Performed { result: Err(error), changes, record: None }
+            }
             Err(error) => Err(error).into(),
         })
+    }
+
+    /// Looks at where a promotion that failed has left the set.
+    async fn after_failed_promotion(&self, prepared: &Value) -> Change {
+        let id = prepared["promotion"]["id"].as_str().unwrap_or_default().to_owned();
+        let standing = match get::<Promotion>(prepared, "promotion") {
+            Ok(plan) => self.around.host.standing(&self.settling_context(LOOK_LIMIT), &plan).await,
+            Err(error) => Err(error),
+        };
+        Change::PromotionState(
+            id,
+            match standing {
+                Ok(Standing::Before) => "taken-back",
+                Ok(Standing::After) => "in-service",
+                // What can't be looked at is not called whole.
+                Ok(Standing::Mixed) | Err(_) => "mixed",
+            },
+        )
     }
 
     async fn act(&mut self, name: &str, full: &Value, prepared: &Value) -> Result<(Value, Vec<Change>), HostError> {
@@ -280,13 +318,8 @@ impl Stepper {
             "restore.verify" => {
                 let candidate: Candidate = get(full, "candidate")?;
                 let verification = host_api::restore::Restore::verify(&*host, &cx, &candidate).await?;
-                let value = answer(&verification)?;
-                let changes = if verification.passed {
-                    vec![Change::CandidateVerified(candidate.id, Box::new(verification))]
-                } else {
-                    Vec::new()
-                };
-                (value, changes)
+                // Also one that failed: an earlier pass must not outlive it.
+                (answer(&verification)?, vec![Change::CandidateVerified(candidate.id, Some(Box::new(verification)))])
             }
             "restore.discard" => done(host.discard(&cx, &get::<Candidate>(full, "candidate")?).await?),
             "scratch.start" => {
@@ -387,14 +420,36 @@ impl Stepper {
             }
             ApprovalState::Open => {}
         }
+        if let Some(why) = prepared[ASKING_FAILED].as_str() {
+            return Ok(Err(HostError::failed(format!("approval {id} can't be asked for any more: {why}"))).into());
+        }
+        let shown = match &prepared[INTENT_NOW] {
+            Value::Null => row.intent.clone(),
+            now if row.intent.is_object() && Intent::is_same_thing(now, &row.intent) => now.clone(),
+            _ => {
+                let stale = format!("approval {id} is stale: what it was asked for has changed");
+                return Ok(Performed {
+                    result: Err(HostError::new(ErrorKind::Expired, stale)),
+                    record: Some(json!({"expired": "identities changed while the run waited"})),
+                    changes: vec![Change::ApprovalDecided(id, ApprovalState::Expired, "host".into(), "stale".into())],
+                });
+            }
+        };
         let intent = Intent {
             action: row.intent["action"].as_str().unwrap_or_default().to_owned(),
             service: row.intent["service"].as_str().unwrap_or_default().to_owned(),
             text: row.intent.to_string(),
             sha256: row.intent_sha256,
-            body: row.intent,
+            body: shown,
         };
-        match self.around.confirmer.ask(&intent).await {
+        let confirmer = self.around.confirmer.clone();
+        let answer = tokio::select! {
+            answer = confirmer.ask(&intent) => answer,
+            () = self.cancellation() => {
+                return Ok(Err(HostError::new(ErrorKind::Cancelled, "cancelled while a person was asked")).into());
+            }
+        };
+        match answer {
             Answer::Approved { by, how } => Ok(Performed {
                 result: Ok(granted),
                 record: Some(json!({"approved-by": by, "how": how})),
@@ -406,6 +461,13 @@ impl Stepper {
                 changes: vec![Change::ApprovalDecided(id, ApprovalState::Denied, by, "answer".into())],
             }),
             Answer::NobodyHere => Err(Stop::Parked { approval: id }),
+        }
+    }
+
+    /// Comes back when the run is cancelled or past its deadline.
+    async fn cancellation(&self) {
+        while self.plain_context().check().is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -437,13 +499,13 @@ impl Stepper {
     /// A promotion that failed, and could not be taken back, leaves sources of two times: a service that starts on them does harm.
     pub(crate) async fn refuse_mixed_set(&self, cx: &StepContext, service: &str) -> Result<(), HostError> {
         let rows = self.around.state.promotions().map_err(|e| HostError::failed(e.to_string()))?;
-        let unfinished = rows.into_iter().filter(|row| {
-            matches!(row.state.as_str(), "failed" | "promoting")
-                && row.environment == self.run.environment
-                && row.promotion.service == service
-        });
-        for row in unfinished {
-            if !self.around.host.is_whole(cx, &row.promotion).await? {
+        let ours = rows
+            .into_iter()
+            .rev()
+            .filter(|row| row.environment == self.run.environment && row.promotion.service == service);
+        // The newest first: what stands behind one that came to an end is history.
+        for row in ours.take_while(|row| !matches!(row.state.as_str(), "in-service" | "undone" | "dropped")) {
+            if row.state != "taken-back" && self.around.host.standing(cx, &row.promotion).await? == Standing::Mixed {
                 let id = &row.promotion.id;
                 return Err(HostError::refused(format!(
                     "service {service} is not started: promotion {id} left its sources mixed, some from before and some promoted"

@@ -39,6 +39,7 @@ impl Stepper {
                 self.said.finding(Finding::error("obligation", &left, command(&obligation)));
                 unsettled.push(format!("{left}\n  to settle it: {}", command(&obligation)));
             }
+            self.said.tell(&*self.around.observer, &self.run.id);
             self.around.observer.event(&self.run.id, &Event::Settling { what: what.clone(), error: error.clone() });
             let mut changes = vec![Change::ObligationSettled(obligation.id, state, note)];
             if obligation.kind == "candidate" && error.is_none() {

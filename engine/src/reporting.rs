@@ -10,6 +10,11 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Kind, Result};
 use crate::observe::{Event, Observer};
 
+/// What an item takes beside its words: also an empty note is written down.
+const ITEM_BYTES: usize = 64;
+/// What a file takes beside its content: a block, and three calls that wait for the disk.
+const FILE_BYTES: usize = 64 << 10;
+
 /// Everything said in a run.
 #[derive(Debug, Default)]
 pub(crate) struct Said {
@@ -33,23 +38,23 @@ enum Item {
 
 impl Said {
     pub(crate) fn note(&mut self, text: &str) {
-        self.bytes += text.len();
+        self.bytes += text.len() + ITEM_BYTES;
         self.pending.push(Item::Note(text.to_owned()));
     }
 
     pub(crate) fn finding(&mut self, finding: Finding) {
-        self.bytes += finding.rule.len() + finding.message.len() + finding.fix.len() + 32;
+        self.bytes += finding.rule.len() + finding.message.len() + finding.fix.len() + ITEM_BYTES;
         self.findings.push(finding.clone());
         self.pending.push(Item::Finding(finding));
     }
 
     pub(crate) fn evidence(&mut self, name: &str, json: &str) {
-        self.bytes += name.len() + json.len() + 32;
+        self.bytes += name.len() + json.len() + FILE_BYTES;
         self.pending.push(Item::Evidence(name.to_owned(), json.to_owned()));
     }
 
     pub(crate) fn outcome(&mut self, code: &str, summary: &str) {
-        self.bytes += summary.len();
+        self.bytes += summary.len() + ITEM_BYTES;
         self.outcome = Some((code.to_owned(), summary.to_owned()));
     }
 

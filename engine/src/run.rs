@@ -229,6 +229,7 @@ impl Engine {
             result = call(module, &limits, &mut store, parameters) => Some(result),
             () = past(deadline, limits.grace(), &cancelled) => None,
         };
+        let cut_off = ended.is_none();
         let came_to = match ended {
             None if cancelled.load(Ordering::Relaxed) => {
                 Came::to(Status::Cancelled, "cancelled; the policy did not end by itself")
@@ -244,6 +245,9 @@ impl Engine {
             cancelled.store(true, Ordering::Relaxed);
         }
         let stepper = store.into_data().stepper;
+        if cut_off {
+            stepper.rest().await;
+        }
         self.finish(stepper, came_to).await
     }
 
@@ -271,6 +275,7 @@ impl Engine {
             open_step: None,
             last_refusal: None,
             last_detail: None,
+            under_way: Arc::new(()),
             late: false,
             run,
         }
@@ -305,12 +310,15 @@ impl Engine {
             let step = came.waits_in;
             let changes = [Change::RunStatus(came.status.word().into(), came.summary.clone(), None)];
             stepper.append(Transition::Parked, step, json!({"why": came.summary}), &changes).map_err(journal)?;
+            let open = self.state().obligations(Some(&run))?;
+            let stopped = open.iter().filter(|o| o.state == "open" && o.kind == "service-stopped");
+            let unsettled = stopped.map(|o| format!("service {} is stopped while the run waits", o.object)).collect();
             return Ok(Ended {
                 run,
                 status: came.status,
                 summary: came.summary,
                 findings: stepper.said.findings,
-                unsettled: Vec::new(),
+                unsettled,
                 breach: None,
             });
         }

@@ -101,7 +101,7 @@ pub struct Stepper {
     pub(crate) said: Said,
     /// Steps so far.
     pub(crate) step: u64,
-    /// Size of all requests so far: they are written down, so they are bounded like reports.
+    /// Size of all requests and answers so far: they are written down, so they are bounded like reports.
     pub(crate) requested_bytes: usize,
     /// Time of the newest record.
     pub(crate) clock_ms: u64,
@@ -116,6 +116,8 @@ pub struct Stepper {
     pub(crate) last_refusal: Option<ErrorKind>,
     /// The last error whole, for whoever watches; the guest is told less.
     pub(crate) last_detail: Option<String>,
+    /// Held by every context that was given out.
+    pub(crate) under_way: Arc<()>,
     /// The guest was told that its deadline has passed: what it fails of then is the deadline.
     pub(crate) late: bool,
 }
@@ -185,6 +187,15 @@ impl Stepper {
         }?;
         self.tell_ended(&answer, began.elapsed());
         Ok(answer)
+    }
+
+    /// Counts what a builder keeps for the guest.
+    pub(crate) fn keep(&mut self, value: &Value) -> Result<(), Breach> {
+        self.requested_bytes += value.to_string().len();
+        match self.requested_bytes + self.said.bytes() > self.limits.report_bytes_max {
+            true => Err(Breach::ReportBytes),
+            false => Ok(()),
+        }
     }
 
     fn tell_started(&self, line: String) {
@@ -344,7 +355,15 @@ impl Stepper {
         if !call.name.starts_with("confirm.") {
             return Err(Stop::InDoubt { step: self.step, call: call.name.to_owned() });
         }
-        let prepared = Prepared { body: open.body["prepared"].clone(), ..Prepared::default() };
+        let mut prepared = Prepared { body: open.body["prepared"].clone(), ..Prepared::default() };
+        // Days may have passed: the person is shown what is true now, and what it was may not be what it is.
+        prepared.body[INTENT_NOW] = match self.prepare(call.name, &full).await {
+            Ok(now) => now.body["intent"].clone(),
+            Err(error) => {
+                prepared.body[ASKING_FAILED] = json!(error.to_string());
+                Value::Null
+            }
+        };
         self.act_and_complete(call.name, request, &full, prepared).await
     }
 
@@ -368,7 +387,12 @@ impl Stepper {
     /// A result as the contract has it; remembers refusals.
     fn wire(&mut self, result: Result<Value, HostError>) -> Value {
         match result {
-            Ok(value) => json!({"ok": value}),
+            Ok(value) => {
+                let answer = json!({"ok": value});
+                // Answers are written down as well: asking for a large one again and again is bounded like the rest.
+                self.requested_bytes += answer.to_string().len();
+                answer
+            }
             Err(error) => {
                 // Of the last error only: a refusal that the policy got over is not what it fails of later.
                 let refusal = matches!(error.kind, ErrorKind::Denied | ErrorKind::Rejected | ErrorKind::Expired);
@@ -396,7 +420,7 @@ impl Stepper {
         cx
     }
 
-    fn plain_context(&self) -> StepContext {
+    pub(crate) fn plain_context(&self) -> StepContext {
         let (observer, run, step) = (self.around.observer.clone(), self.run.id.clone(), self.step);
         StepContext {
             run: self.run.id.clone(),
@@ -404,7 +428,22 @@ impl Stepper {
             attempt: 1,
             deadline: self.deadline,
             cancelled: self.cancelled.clone(),
-            progress: Arc::new(move |progress: Progress| observer.event(&run, &Event::Progress { step, progress })),
+            progress: {
+                let under_way = self.under_way.clone();
+                Arc::new(move |progress: Progress| {
+                    let _ = &under_way;
+                    observer.event(&run, &Event::Progress { step, progress });
+                })
+            },
+        }
+    }
+
+    /// Waits until no work of a step that was cut off is under way any more: settling beside it would undo what it still does.
+    pub(crate) async fn rest(&self) {
+        let end = Instant::now() + REST_LIMIT;
+        // Every context of a step holds one; a thread that works for it has such a context.
+        while Arc::strong_count(&self.under_way) > 1 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -417,6 +456,14 @@ impl Stepper {
         }
     }
 }
+
+/// Taking back a half-done effect has two minutes of its own.
+const REST_LIMIT: Duration = Duration::from_secs(180);
+
+/// Of a question that is asked again: the intent as it is now, or why it can't be said.
+pub(crate) const INTENT_NOW: &str = "intent-now";
+/// See [`INTENT_NOW`].
+pub(crate) const ASKING_FAILED: &str = "asking-failed";
 
 /// Calls that close what a run opened: still taken in the grace after a cancellation or deadline, so that a policy can compensate.
 const CLOSING: &[&str] = &["service.start", "restore.discard", "scratch.stop"];

@@ -55,13 +55,23 @@ pub trait Promote: Send + Sync {
         verification: Option<&Verification>,
         plan: &Promotion,
     ) -> Result<()>;
-    /// Whether the set is of one piece: every source is as it was before this promotion, or every source is promoted. A service must not
-    /// be started on anything else.
-    async fn is_whole(&self, cx: &StepContext, promotion: &Promotion) -> Result<bool>;
+    /// Where the set stands. A service must not be started on a mixed one.
+    async fn standing(&self, cx: &StepContext, promotion: &Promotion) -> Result<Standing>;
     /// Puts the previous back in service and keeps what was promoted. Refuses while the service runs.
     async fn undo(&self, cx: &StepContext, promotion: &Promotion) -> Result<()>;
     /// Removes the previous for good.
     async fn drop_previous(&self, cx: &StepContext, promotion: &Promotion) -> Result<()>;
+}
+
+/// Where the sources of a promotion stand, all of them together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Every source is as it was before.
+    Before,
+    /// Every source is promoted.
+    After,
+    /// Some of each, or something else altogether.
+    Mixed,
 }
 
 /// What an intent to promote shows and binds.
@@ -105,9 +115,9 @@ impl Promote for RealHost {
         blocking(move || swap::promote(&work, &cx, &candidate, verification.as_ref(), &plan)).await
     }
 
-    async fn is_whole(&self, cx: &StepContext, promotion: &Promotion) -> Result<bool> {
+    async fn standing(&self, cx: &StepContext, promotion: &Promotion) -> Result<Standing> {
         let (work, cx, promotion) = (self.work(&promotion.service)?, cx.clone(), promotion.clone());
-        blocking(move || swap::is_whole(&work, &cx, &promotion)).await
+        blocking(move || swap::standing(&work, &cx, &promotion)).await
     }
 
     async fn undo(&self, cx: &StepContext, promotion: &Promotion) -> Result<()> {

@@ -291,6 +291,10 @@ impl SourceDriver for Double {
         Ok(())
     }
 
+    fn place(&self) -> Result<String> {
+        Ok("live".into())
+    }
+
     fn live_identity(&self, _: &StepContext) -> Result<Option<Identity>> {
         Ok(self.identity_at("live").map(identity))
     }

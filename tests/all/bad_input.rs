@@ -371,8 +371,11 @@ fn a_store_that_is_not_there_is_never_made_and_never_counts_as_verified() {
     says(&outcome, 1, &["store local", "can't be opened"]);
     let place = site.path("backups").display().to_string();
     assert!(in_full(&site, &outcome).contains(&place), "the journal names the place: {}", in_full(&site, &outcome));
-    says(&site.lifeboat(&["backups", "list"]), 1, &["store local", &place, "can't be opened", "hint: mount it"]);
-    assert_ne!(site.lifeboat(&["backups", "verify", &id]).code, 0);
+    // What the other store has is listed, and that this is not all.
+    let listed = site.lifeboat(&["backups", "list"]);
+    says(&listed, 3, &["store local", &place, "can't be opened", "hint: mount it"]);
+    assert!(listed.stdout.contains(&id) && listed.stdout.contains("offsite"), "{}", listed.stdout);
+    assert_ne!(site.lifeboat(&["backups", "verify", &id, "--store", "local"]).code, 0);
     let drill = site.run("drill", &[]);
     assert!(matches!(drill.code, 1 | 5), "{}", drill.said());
     assert_ne!(site.run("restore", &["--yes"]).code, 0);
@@ -462,7 +465,11 @@ fn with_command(script: &str) -> Site {
 fn a_service_that_does_not_come_up_is_said_with_its_last_words() {
     let mut site = with_command("echo cannot find my shoes >&2; exit 7");
     site.serve(&[]);
-    says(&call(&site, "service.start"), 1, &["exit code 7", "cannot find my shoes"]);
+    let outcome = call(&site, "service.start");
+    says(&outcome, 1, &["exit code 7"]);
+    // A service's own words are for people: in the journal, not in what a policy hears.
+    assert!(in_full(&site, &outcome).contains("cannot find my shoes"), "{}", in_full(&site, &outcome));
+    assert!(!outcome.stdout.contains("shoes"), "{}", outcome.stdout);
     drop(site);
 
     // Runs, and is never ready.

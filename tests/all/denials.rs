@@ -132,35 +132,40 @@ fn the_same_calls_are_not_denied_with_their_grant() {
 #[test]
 fn a_module_that_imports_more_than_it_declares_or_its_world_holds_is_refused_before_it_runs() {
     let site = Site::notes();
-    let honest = fs::read(policy("deny-all")).unwrap();
-    // The same bytes with another description of the same length.
-    let with = |from: &str, to: &str| {
+    // A guest's bytes with another description of the same length.
+    let with = |guest: &str, from: &str, to: &str| {
         assert_eq!(from.len(), to.len());
-        let at = honest.windows(from.len()).rposition(|w| w == from.as_bytes()).expect("it stands in the description");
-        let mut bytes = honest.clone();
+        let mut bytes = fs::read(policy(guest)).unwrap();
+        let at = bytes.windows(from.len()).rposition(|w| w == from.as_bytes()).expect("it stands in the description");
         bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
         bytes
     };
+    let cadence = ("\"world\":\"upgrade\"", "\"world\":\"cadence\"");
     for (name, bytes, world, says) in [
         (
             "undeclared",
-            with("\"dump.take\"", "\"query.run\""),
+            with("deny-all", "\"dump.take\"", "\"query.run\""),
             "upgrade",
             "it imports dump.take, which it does not declare",
         ),
         (
             "outside",
-            with("\"world\":\"upgrade\"", "\"world\":\"cadence\""),
+            with("trap-between", cadence.0, cadence.1),
             "cadence",
-            "which world `cadence` does not hold",
+            "it imports service.stop, which world `cadence` does not hold",
+        ),
+        (
+            "holds",
+            with("deny-all", cadence.0, cadence.1),
+            "cadence",
+            "it imports catalog.hold, which changes something: world `cadence` only reads",
         ),
     ] {
         fs::write(site.path(format!("policies/{name}.wasm")), bytes).unwrap();
         site.append(&format!(
             "[environment.demo.policy.{name}]\nmodule = \"policies/{name}.wasm\"\nworld = \"{world}\"\n"
         ));
-        let words = ["--param", "call=dump.take", "--param", "service=notes", "--param", "store=local"];
-        let outcome = site.run(name, &words).expect(12);
+        let outcome = site.run(name, &["--param", "service=notes"]).expect(12);
         assert!(outcome.stderr.contains(says), "{name}: {}", outcome.stderr);
         assert!(outcome.stderr.contains("hint:"), "{name}: {}", outcome.stderr);
     }

@@ -1,6 +1,6 @@
 //! What the file's form can't say: names that must be names, references that must lead somewhere.
 
-use host_api::bindings::{NamedQuery, Service, Source};
+use host_api::bindings::{NamedQuery, Service, Source, Store};
 use host_api::identifier::check_name;
 
 use super::{Config, EnvironmentBinding, PolicyBinding};
@@ -22,6 +22,72 @@ impl Config {
         for (name, environment) in &self.file.environment {
             named("environment", name)?;
             environment.check().map_err(|e| e.context(format!("environment {name}")))?;
+            self.check_places(environment).map_err(|e| e.context(format!("environment {name}")))?;
+        }
+        self.check_shared_stores()
+    }
+
+    /// A source inside another, or inside what is ours, would be backed up twice and swapped away under itself.
+    fn check_places(&self, environment: &EnvironmentBinding) -> Result<()> {
+        let mut sources = Vec::new();
+        let mut others = vec![("the state directory".to_owned(), self.file.state_directory.clone())];
+        for (service, binding) in &environment.service {
+            for (name, source) in &binding.source {
+                match source {
+                    Source::Sqlite(sqlite) => sources.push((format!("source {service}/{name}"), sqlite.path.clone())),
+                    Source::Files(files) => sources.push((format!("source {service}/{name}"), files.path.clone())),
+                    Source::Postgres(_) => {}
+                }
+            }
+            if let Some(install) = &binding.install {
+                others.push((format!("the versions of {service}"), install.directory.clone()));
+            }
+        }
+        for (name, Store::Directory(store)) in &environment.store {
+            others.push((format!("store {name}"), store.path.clone()));
+        }
+        // As they are on disk, where they are there: a link may lead one into another.
+        let real = |path: &std::path::Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        for (index, (what, path)) in sources.iter().enumerate() {
+            let rest = sources[index + 1..].iter().chain(&others);
+            for (other, other_path) in rest {
+                let (path, other_path) = (real(path), real(other_path));
+                if path.starts_with(&other_path) || other_path.starts_with(&path) {
+                    return Err(Error::new(
+                        Kind::Configuration,
+                        format!(
+                            "{what} and {other} lie in one another: {} and {}",
+                            path.display(),
+                            other_path.display()
+                        ),
+                    )
+                    .hint("give each a place of its own"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Backups lie under their service's name: two environments that share both could restore each other's.
+    fn check_shared_stores(&self) -> Result<()> {
+        let mut seen: Vec<(&str, &str, &std::path::Path)> = Vec::new();
+        for (environment, binding) in &self.file.environment {
+            for Store::Directory(store) in binding.store.values() {
+                for service in binding.service.keys() {
+                    let shared = seen.iter().find(|(e, s, p)| e != environment && s == service && *p == store.path);
+                    if let Some((other, ..)) = shared {
+                        return Err(Error::new(
+                            Kind::Configuration,
+                            format!(
+                                "environments {other} and {environment} keep backups of `{service}` in one place, {}",
+                                store.path.display()
+                            ),
+                        )
+                        .hint("one could restore the other's data: give each environment a directory of its own"));
+                    }
+                    seen.push((environment, service, &store.path));
+                }
+            }
         }
         Ok(())
     }

@@ -319,6 +319,21 @@ grants = ["dump.take service=notes store=local"]
     }
 
     #[test]
+    fn what_lies_in_one_another_or_is_shared_is_refused() {
+        let nested = GOOD.replace("path = \"store\"", "path = \"live/store\"")
+            + "\n[environment.demo.service.notes.source.files]\nkind = \"files\"\npath = \"live\"\n";
+        assert!(load(&nested).unwrap_err().message.contains("lie in one another"));
+        let both = "[environment.demo.service.notes.source.files]\nkind = \"files\"\npath = \".\"\n";
+        assert!(load(&format!("{GOOD}{both}")).unwrap_err().message.contains("lie in one another"));
+        let second: String =
+            GOOD.replace("environment.demo", "environment.other").replace("notes.sqlite", "other.sqlite");
+        let error = load(&format!("{GOOD}{second}")).unwrap_err();
+        assert!(error.message.contains("demo and other keep backups of `notes` in one place"), "{error}");
+        let scratch = GOOD.replace("service.notes", "service.scratch").replace("service=notes", "service=scratch");
+        assert!(load(&scratch).unwrap_err().message.contains("can't be named `scratch`"));
+    }
+
+    #[test]
     fn environments_and_policies_are_named_when_asked_for_wrongly() {
         let config = load(GOOD).unwrap();
         assert!(config.environment(Some("prod")).err().unwrap().to_string().contains("demo"));

@@ -108,7 +108,7 @@ pub struct CandidateRow {
     pub candidate: Option<Candidate>,
     /// Its id.
     pub id: String,
-    /// The last verification that passed.
+    /// Its newest verification, passed or not.
     pub verification: Option<Verification>,
 }
 
@@ -119,7 +119,8 @@ pub struct PromotionRow {
     pub run: String,
     /// Environment.
     pub environment: String,
-    /// `promoting`, `in-service`, `undone`, `dropped` (the previous is gone), `failed`.
+    /// `promoting`, `in-service`, `taken-back` (it failed, and everything is as before), `mixed` (it failed half-way), `undoing`, `undone`,
+    /// `undo-failed`, `dropped` (the previous is gone).
     pub state: String,
     /// The promotion.
     pub promotion: Promotion,
@@ -208,13 +209,13 @@ pub enum Change {
     CandidateBegins(String),
     /// It is there.
     CandidateStaged(Box<Candidate>),
-    /// It passed verification.
-    CandidateVerified(String, Box<Verification>),
+    /// What its newest verification found; none where it could not be read back.
+    CandidateVerified(String, Option<Box<Verification>>),
     /// `discarded`, `promoted`, `staged`.
     CandidateState(String, &'static str),
     /// A promotion is about to happen: environment, promotion.
     PromotionBegins(String, Box<Promotion>),
-    /// `in-service`, `undone`, `dropped`, `failed`.
+    /// See [`PromotionRow::state`].
     PromotionState(String, &'static str),
     /// An approval is asked for: id, step, intent text and digest.
     ApprovalOpens(String, u64, String, String),
@@ -303,15 +304,16 @@ impl State {
     ) -> Result<u64> {
         let mut connection = self.lock();
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let last: Option<(u64, String, u64)> = transaction
-            .query_row("select seq, hash, time_ms from log order by seq desc limit 1", [], |r| {
-                Ok((r.get(0)?, r.get(1)?, r.get(2)?))
-            })
+        let last: Option<(u64, String)> = transaction
+            .query_row("select seq, hash from log order by seq desc limit 1", [], |r| Ok((r.get(0)?, r.get(1)?)))
             .optional()?;
-        let (last_seq, prev, last_time) = last.unwrap_or((0, GENESIS.to_owned(), 0));
+        let (last_seq, prev) = last.unwrap_or((0, GENESIS.to_owned()));
+        let last_time: Option<u64> = transaction
+            .query_row("select time_ms from log where run = ? order by seq desc limit 1", [run], |r| r.get(0))
+            .optional()?;
         stand(&transaction, run)?.next(kind, step)?;
-        // A clock that was set back must not make records run backwards.
-        let time_ms = host_api::identifier::now_ms().max(last_time);
+        // A clock that was set back must not make a run's records run backwards; a glitch forward ends with its run.
+        let time_ms = host_api::identifier::now_ms().max(last_time.unwrap_or(0));
         let seq = last_seq + 1;
         body["v"] = json!(1);
         body["seq"] = json!(seq);
@@ -561,7 +563,7 @@ fn apply(connection: &Connection, run: &str, time_ms: u64, change: &Change) -> R
         )?,
         Change::CandidateVerified(id, verification) => connection.execute(
             "update candidate set verification = ? where id = ?",
-            params![text(verification)?, id],
+            params![verification.as_ref().map(text).transpose()?, id],
         )?,
         Change::CandidateState(id, state) => {
             connection.execute("update candidate set state = ? where id = ?", params![state, id])?
@@ -596,7 +598,9 @@ fn apply(connection: &Connection, run: &str, time_ms: u64, change: &Change) -> R
             params![run, kind, object, if_aborted, body.to_string()],
         )?,
         Change::ObligationCloses(kind, object) => connection.execute(
-            "update obligation set state = 'closed' where run = ? and kind = ? and object = ? and state = 'open'",
+            // What has an id of its own is gone whoever removed it; a stopped service is its run's.
+            "update obligation set state = 'closed'
+             where kind = ?2 and object = ?3 and state in ('open', 'unsettled') and (run = ?1 or kind in ('candidate', 'instance'))",
             params![run, kind, object],
         )?,
         Change::ObligationSettled(id, state, note) => {

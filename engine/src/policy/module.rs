@@ -105,7 +105,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected> {
             return Err(refused(format!(
                 "it imports {}, which changes something: world `cadence` only reads",
                 import.name
-            )));
+            ))
+            .hint("leave the call out, or give the policy the world of what it does"));
         }
         if !pure && !description.capabilities.contains(&import.name) {
             return Err(refused(format!("it imports {}, which it does not declare", import.name))

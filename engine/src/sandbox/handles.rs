@@ -16,7 +16,18 @@ pub struct Resource {
 impl Resource {
     /// How it stands in the journal: by its id, or, without one (a builder), as its whole content.
     pub fn canonical(&self) -> Value {
-        self.properties.get("id").cloned().unwrap_or_else(|| self.properties.clone())
+        canonical(&self.properties)
+    }
+}
+
+/// What stands for a resource on record: its id; for a backup also store and digest, because its copies have one id.
+pub(crate) fn canonical(properties: &Value) -> Value {
+    match (properties.get("id"), properties.get("store"), properties.get("digest")) {
+        (Some(id), Some(store), Some(digest)) if properties.get("backup").is_none() => {
+            serde_json::json!({"id": id, "store": store, "digest": digest})
+        }
+        (Some(id), ..) => id.clone(),
+        (None, ..) => properties.clone(),
     }
 }
 

@@ -22,7 +22,8 @@ pub struct Limits {
     pub handles_max: usize,
     /// Calls that are recorded.
     pub steps_max: u64,
-    /// What the guest makes us write down, bytes together: notes, findings, evidence, and the requests of its calls.
+    /// What the guest makes us keep or write down, bytes together: notes, findings, evidence (64 KiB a file besides its content), fields of
+    /// builders, and requests and answers of its calls.
     pub report_bytes_max: usize,
     /// Guest and host time from start to end, seconds; time in which a run is parked does not count.
     pub deadline_s: u64,
@@ -40,7 +41,7 @@ impl Default for Limits {
             call_bytes_max: 1 << 20,
             handles_max: 10_000,
             steps_max: 10_000,
-            report_bytes_max: 16 << 20,
+            report_bytes_max: 64 << 20,
             // Four hours: a restore of some hundred GB.
             deadline_s: 4 * 3600,
             grace_s: 30,

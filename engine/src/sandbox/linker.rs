@@ -90,11 +90,13 @@ async fn call(
         }
         Form::Set(field) => {
             let value = fields_of(&mut store, function, &arguments[1..])?;
+            store.data_mut().stepper.keep(&value).map_err(wasmtime::Error::new)?;
             resource_mut(&mut store, &arguments[0])?.properties[field.as_str()] = value;
             Value::Null
         }
         Form::Add(field) => {
             let value = fields_of(&mut store, function, &arguments[1..])?;
+            store.data_mut().stepper.keep(&value).map_err(wasmtime::Error::new)?;
             let list = &mut resource_mut(&mut store, &arguments[0])?.properties[field.as_str()];
             if list.is_null() {
                 *list = Value::Array(Vec::new());

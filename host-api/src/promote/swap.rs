@@ -1,8 +1,8 @@
 //! Swapping the whole set, and back: every driver's swap is atomic and decided by identities, so the set is completed or taken back
 //! whatever state a crash left it in.
 
-use super::Promotion;
 use super::describe::promotable;
+use super::{Promotion, Standing};
 use crate::context::StepContext;
 use crate::error::{Error, Result};
 use crate::identifier::{check_id, now_ms};
@@ -153,14 +153,18 @@ fn whereabouts(swap: &Swap) -> String {
     )
 }
 
-pub(super) fn is_whole(work: &Work, cx: &StepContext, promotion: &Promotion) -> Result<bool> {
+pub(super) fn standing(work: &Work, cx: &StepContext, promotion: &Promotion) -> Result<Standing> {
     let (mut before, mut after) = (true, true);
     for swap in &promotion.swaps {
         let live = work.driver(&swap.source)?.live_identity(cx)?;
         before &= live == swap.previous;
         after &= live.as_ref() == Some(&swap.promoted);
     }
-    Ok(before || after)
+    Ok(match (before, after) {
+        (true, _) => Standing::Before,
+        (_, true) => Standing::After,
+        _ => Standing::Mixed,
+    })
 }
 
 pub(super) fn undo(work: &Work, cx: &StepContext, promotion: &Promotion) -> Result<()> {
@@ -172,6 +176,14 @@ pub(super) fn undo(work: &Work, cx: &StepContext, promotion: &Promotion) -> Resu
 }
 
 pub(super) fn drop_previous(work: &Work, cx: &StepContext, promotion: &Promotion) -> Result<()> {
+    // What was there before is the only way back as long as the set is not promoted as a whole.
+    if standing(work, cx, promotion)? != Standing::After {
+        return Err(Error::refused(format!(
+            "promotion {} is not in service as a whole: its previous is kept",
+            promotion.id
+        ))
+        .hint("where the live data were replaced on purpose, remove the previous by hand"));
+    }
     let again = format!("remove the cause, then `lifeboat promotions drop-previous {}` again", promotion.id);
     each(work, cx, promotion, "cleared of its previous", &again, |swap| {
         work.driver(&swap.source)?
@@ -190,9 +202,17 @@ fn each(
     act: impl Fn(&Swap) -> Result<()>,
 ) -> Result<()> {
     cx.check()?;
-    // A source that the environment lost meanwhile is noticed before anything moves.
+    // A source that the environment lost meanwhile is noticed before anything moves, and so is one that has moved: the record's paths are
+    // another installation's where its state was copied.
     for swap in &promotion.swaps {
-        work.driver(&swap.source)?;
+        let place = work.driver(&swap.source)?.place()?;
+        if place != swap.live_place {
+            return Err(Error::conflict(format!(
+                "promotion {} is of {} at {}, the configuration has it at {place}",
+                promotion.id, swap.source, swap.live_place
+            ))
+            .hint("use the configuration and the state of the installation that was promoted"));
+        }
     }
     let mut failures = Vec::new();
     for swap in promotion.swaps.iter().rev() {

@@ -86,7 +86,8 @@ fn half_a_promotion_is_completed_by_the_next_attempt() {
     driver.promote(&world.cx, &candidate.members[0], &plan.swaps[0]).unwrap();
     assert!(!is_previous(&world) && !is_promoted(&world));
     swap::promote(&world.work, &world.cx, &candidate, Some(&verification), &plan).unwrap();
-    assert!(is_promoted(&world) && swap::is_whole(&world.work, &world.cx, &plan).unwrap());
+    assert!(is_promoted(&world));
+    assert_eq!(swap::standing(&world.work, &world.cx, &plan).unwrap(), Standing::After);
 }
 
 #[test]
@@ -113,9 +114,25 @@ fn a_set_that_stays_mixed_is_said_member_by_member() {
     assert!(world.files.fired() && world.db.fired());
     assert!(error.message.contains("MIXED") && error.message.contains(&candidate.members[0].place), "{error}");
     assert!(error.hint.unwrap().contains(&format!("lifeboat promotions undo {}", plan.id)));
-    assert!(!swap::is_whole(&world.work, &world.cx, &plan).unwrap());
+    assert_eq!(swap::standing(&world.work, &world.cx, &plan).unwrap(), Standing::Mixed);
+    // The only way back stays.
+    assert_eq!(swap::drop_previous(&world.work, &world.cx, &plan).unwrap_err().kind, crate::ErrorKind::Refused);
     swap::undo(&world.work, &world.cx, &plan).unwrap();
-    assert!(is_previous(&world) && swap::is_whole(&world.work, &world.cx, &plan).unwrap());
+    assert!(is_previous(&world));
+    assert_eq!(swap::standing(&world.work, &world.cx, &plan).unwrap(), Standing::Before);
+}
+
+#[test]
+fn the_record_of_another_installation_moves_nothing() {
+    let world = World::new();
+    let (candidate, verification) = candidate(&world);
+    let mut plan = swap::plan(&world.work, &world.cx, &fresh(), &candidate).unwrap();
+    swap::promote(&world.work, &world.cx, &candidate, Some(&verification), &plan).unwrap();
+    plan.swaps[0].live_place = "elsewhere".into();
+    for act in [swap::undo, swap::drop_previous] {
+        assert_eq!(act(&world.work, &world.cx, &plan).unwrap_err().kind, crate::ErrorKind::Conflict);
+    }
+    assert!(is_promoted(&world));
 }
 
 #[test]

@@ -116,6 +116,10 @@ impl SourceDriver for FakeDriver {
     fn stage(&self, _: &StepContext, _: &SourceManifest, _: &dyn ObjectSource, _: &str, _: &Target, _: &StageOptions) -> Result<Member> { unreachable!() }
     fn verify(&self, _: &StepContext, _: &Member, _: &SourceManifest, _: &[Question]) -> Result<Verified> { unreachable!() }
     fn discard(&self, _: &StepContext, _: &Member) -> Result<()> { unreachable!() }
+    fn place(&self) -> Result<String> {
+        unreachable!()
+    }
+
     fn live_identity(&self, _: &StepContext) -> Result<Option<Identity>> { unreachable!() }
     fn member_identity(&self, _: &StepContext, _: &Member) -> Result<Identity> { unreachable!() }
     fn preflight(&self, _: &StepContext, _: &Member) -> Result<Vec<Finding>> { unreachable!() }

@@ -200,6 +200,9 @@ pub trait SourceDriver: Send + Sync {
     /// Removes a member; done already is fine. Refuses what is not a member of ours (identity differs).
     fn discard(&self, cx: &StepContext, member: &Member) -> Result<()>;
 
+    /// Where the live data are by the configuration of now, as [`Swap::live_place`] has it.
+    fn place(&self) -> Result<String>;
+
     /// Identity of the live data now; none where nothing is there.
     fn live_identity(&self, cx: &StepContext) -> Result<Option<Identity>>;
 

@@ -43,7 +43,8 @@ impl Directory {
         let shown = self.path.display();
         // The root itself may be reached through a link: that is the operator's choice.
         let root = rustix::fs::open(&self.path, OPEN_FOLDER.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(|e| {
-            let kind = if e == Errno::NOENT { ErrorKind::NotFound } else { ErrorKind::Failed };
+            // Never «not found»: that is said of a backup in a store that can be read.
+            let kind = ErrorKind::Failed;
             Error::new(kind, format!("store {}: its directory {shown} can't be opened: {e}", self.name))
                 .hint("mount it, or create it once by hand: a store's directory is never made for you, so that a missing mount is noticed")
         })?;

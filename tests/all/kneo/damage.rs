@@ -77,13 +77,21 @@ fn names(kneo: &Kneo, drill: &Outcome, source: &str) {
 
 /// Every route answers and /readyz says yes on a database without a row: only what must be known of it shows the loss.
 fn empty_service(mode: Mode) {
-    let Some(kneo) = Kneo::running(mode, "1.2.0") else { return };
+    let Some(mut kneo) = Kneo::running(mode, "1.2.0") else { return };
     assert_eq!(kneo.get("/v1/runs")["total"], 0);
     assert_eq!(kneo.sql("select count(*) from runs"), "0");
     kneo.site.run("backup", &[]).expect(0);
     let drill = kneo.site.run("drill", &[]).expect(5);
     let errors = kneo.errors(&drill, "drill.json");
     assert!(errors.iter().any(|e| e.starts_with("known-record: known record run")), "{errors:?}");
+
+    // Without so much as a table, no backup comes of it at all.
+    let backups = |kneo: &Kneo| kneo.site.lifeboat(&["--json", "backups", "list"]).expect(0).json();
+    let before = backups(&kneo);
+    kneo.stop();
+    kneo.empty_database();
+    kneo.site.run("backup", &[]).expect(1);
+    assert_eq!(backups(&kneo), before);
 }
 
 /// A blocked run whose file is gone can't be resumed: the backup itself says so, and so does its drill.

@@ -307,6 +307,15 @@ impl Kneo {
         assert!(!self.has_database());
     }
 
+    /// Leaves the database there and nothing in it, not even a table, while the service is stopped.
+    pub fn empty_database(&self) {
+        match &self.database {
+            Some((server, name)) => drop(server.sql(name, &["DROP SCHEMA public CASCADE", "CREATE SCHEMA public"])),
+            None => std::fs::write(self.database_file(), "").unwrap(),
+        }
+        assert!(self.has_database());
+    }
+
     /// Whether there is a live database at all.
     pub fn has_database(&self) -> bool {
         match &self.database {

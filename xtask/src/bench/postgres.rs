@@ -138,6 +138,7 @@ fn restore(cluster: &Cluster, site: &Site) -> Result<usize> {
     table::print(&format!("restore (an archive of {bytes} MB; {} rounds)", site.rounds), &subjects, &figures);
     Ok(table::judge(&[
         Aim { what: "to pg_restore -j2", found: figures[0].wall_s / figures[2].wall_s, at_most: 1.15 },
+        Aim { what: "to the same work by hand", found: figures[0].wall_s / figures[3].wall_s, at_most: 1.1 },
         Aim { what: "resident memory, MB", found: figures[0].peak_mb, at_most: 150.0 },
     ]))
 }

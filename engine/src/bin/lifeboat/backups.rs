@@ -8,12 +8,15 @@ use engine::config::Environment;
 use engine::direct::DirectCall;
 use engine::error::{Error, Kind};
 use engine::run::Status;
-use host_api::StepContext;
 use host_api::catalog::{Backup, BackupState, Catalog};
 use host_api::identifier;
+use host_api::{ErrorKind, StepContext};
 use serde_json::{Value, json};
 
 use crate::{Global, output};
+
+/// How long looking through all stores may take.
+const LIST_LIMIT: Duration = Duration::from_secs(600);
 
 /// Verbs of `backups`.
 #[derive(Subcommand)]
@@ -70,7 +73,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
     let environment = config.environment(global.env.as_deref())?;
     match verb {
         Verb::List { service, store } => {
-            let found = all(&environment, service.as_deref(), store.as_deref()).await?;
+            let (found, failures) = all(&environment, service.as_deref(), store.as_deref()).await?;
             if global.json {
                 output::json(&found.iter().map(|(b, s)| as_json(b, s)).collect())?;
             } else {
@@ -80,17 +83,29 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
                     &rows,
                 )?;
             }
-            Ok(if found.is_empty() { 4 } else { 0 })
+            // What can't be read does not hide the rest, and does not pass for a whole list either.
+            for error in &failures {
+                output::say(&format!("error: {error}"));
+            }
+            Ok(match (found.is_empty(), failures.is_empty()) {
+                (_, false) => 3,
+                (true, _) => 4,
+                _ => 0,
+            })
         }
         Verb::Show { backup } => {
-            for (backup, state) in find(&environment, &backup, None).await? {
+            let (found, failures) = find(&environment, &backup, None).await?;
+            for (backup, state) in found {
                 output::json(&as_json(&backup, &state))?;
             }
-            Ok(0)
+            failures.iter().for_each(|error| output::say(&format!("error: {error}")));
+            Ok(if failures.is_empty() { 0 } else { 3 })
         }
         Verb::Verify { backup, store, depth } => {
-            let found = find(&environment, &backup, store.as_deref()).await?;
-            let mut code = 0;
+            let (found, failures) = find(&environment, &backup, store.as_deref()).await?;
+            // A place that can't be looked into was not verified.
+            let mut code = if failures.is_empty() { 0 } else { 5 };
+            failures.iter().for_each(|error| output::say(&format!("error: could not look: {error}")));
             for (backup, _) in found {
                 let call = DirectCall { name: "upload.verify", arguments: json!({"backup": backup, "depth": depth}) };
                 let (ended, results) = by_hand(global, &environment, "backups-verify", vec![call]).await?;
@@ -160,8 +175,10 @@ async fn change(
     verb: &str,
     arguments: Value,
 ) -> Result<u8> {
-    let mut code = 0;
-    for (backup, _) in find(environment, id, None).await? {
+    let (found, failures) = find(environment, id, None).await?;
+    let mut code = if failures.is_empty() { 0 } else { 3 };
+    failures.iter().for_each(|error| output::say(&format!("error: {error}")));
+    for (backup, _) in found {
         let mut arguments = arguments.clone();
         arguments["backup"] = json!(backup);
         let (ended, _) = by_hand(global, environment, verb, vec![DirectCall { name: call, arguments }]).await?;
@@ -171,41 +188,77 @@ async fn change(
     Ok(code)
 }
 
+/// All that can be read, oldest first, and what could not be.
 async fn all(
     environment: &Environment<'_>,
     service: Option<&str>,
     store: Option<&str>,
-) -> Result<Vec<(Backup, BackupState)>> {
+) -> Result<(Vec<(Backup, BackupState)>, Vec<Error>)> {
     let host = environment.host()?;
-    let cx = StepContext::detached("backups", Duration::from_secs(600));
-    let known = |what: &str, name: Option<&str>, names: Vec<&str>| match name {
-        Some(name) if !names.contains(&name) => Err(Error::unknown(what, name, names)),
-        _ => Ok(()),
-    };
-    known("service", service, environment.binding.service.keys().map(String::as_str).collect())?;
-    known("store", store, environment.binding.store.keys().map(String::as_str).collect())?;
-    let mut found = Vec::new();
-    for name in environment.binding.service.keys().filter(|n| service.is_none_or(|s| s == *n)) {
-        for place in environment.binding.store.keys().filter(|n| store.is_none_or(|s| s == *n)) {
-            for backup in
-                host.list(&cx, name, place).await.map_err(|e| Error::from(e).context(format!("store {place}")))?
-            {
-                let state = host.state(&cx, &backup).await?;
-                found.push((backup, state));
+    let cx = StepContext::detached("backups", LIST_LIMIT);
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for (service, store) in places(environment, service, store)? {
+        let backups = match host.list(&cx, service, store).await {
+            Ok(backups) => backups,
+            Err(error) => {
+                failures.push(Error::from(error));
+                continue;
+            }
+        };
+        for backup in backups {
+            match host.state(&cx, &backup).await {
+                Ok(state) => found.push((backup, state)),
+                Err(error) => failures.push(Error::from(error).context(&backup.id)),
             }
         }
     }
     found.sort_by(|(a, _), (b, _)| (&a.id, &a.store).cmp(&(&b.id, &b.store)));
-    Ok(found)
+    Ok((found, failures))
 }
 
-async fn find(environment: &Environment<'_>, id: &str, store: Option<&str>) -> Result<Vec<(Backup, BackupState)>> {
-    let found: Vec<_> = all(environment, None, store).await?.into_iter().filter(|(b, _)| b.id == id).collect();
-    if found.is_empty() {
-        return Err(Error::new(Kind::Usage, format!("no backup `{}`", identifier::shown(id)))
-            .hint("`lifeboat backups list` shows them"));
+/// The copies of one backup, and the places that could not be read; an error where no copy was found.
+async fn find(
+    environment: &Environment<'_>,
+    id: &str,
+    store: Option<&str>,
+) -> Result<(Vec<(Backup, BackupState)>, Vec<Error>)> {
+    let host = environment.host()?;
+    let cx = StepContext::detached("backups", LIST_LIMIT);
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for (service, store) in places(environment, None, store)? {
+        match host.get(&cx, service, store, id).await {
+            Ok(backup) => {
+                let state = host.state(&cx, &backup).await?;
+                found.push((backup, state));
+            }
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Invalid) => {}
+            Err(error) => failures.push(Error::from(error)),
+        }
     }
-    Ok(found)
+    match (found.is_empty(), failures.first()) {
+        (false, _) => Ok((found, failures)),
+        (true, Some(_)) => Err(failures.remove(0)),
+        (true, None) => Err(Error::new(Kind::Usage, format!("no backup `{}`", identifier::shown(id)))
+            .hint("`lifeboat backups list` shows them")),
+    }
+}
+
+/// Services and stores to look into.
+fn places<'e>(
+    environment: &'e Environment<'_>,
+    service: Option<&str>,
+    store: Option<&str>,
+) -> Result<Vec<(&'e str, &'e str)>> {
+    let pick = |what: &str, wanted: Option<&str>, names: Vec<&'e str>| match wanted {
+        None => Ok(names),
+        Some(wanted) => match names.iter().find(|name| **name == wanted) {
+            Some(name) => Ok(vec![*name]),
+            None => Err(Error::unknown(what, wanted, names)),
+        },
+    };
+    let services = pick("service", service, environment.binding.service.keys().map(String::as_str).collect())?;
+    let stores = pick("store", store, environment.binding.store.keys().map(String::as_str).collect())?;
+    Ok(services.iter().flat_map(|service| stores.iter().map(|store| (*service, *store))).collect())
 }
 
 fn row(backup: &Backup, state: &BackupState) -> Vec<String> {

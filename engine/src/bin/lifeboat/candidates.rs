@@ -37,7 +37,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
                 .collect();
             if global.json {
                 let rows = rows.iter().map(|r| json!({
-                    "candidate": r.id, "run": r.run, "state": r.state, "verified": r.verification.is_some(),
+                    "candidate": r.id, "run": r.run, "state": r.state, "verified": r.verification.as_ref().is_some_and(|v| v.passed),
                     "service": r.candidate.as_ref().map(|c| &c.service), "backup": r.candidate.as_ref().map(|c| &c.backup),
                     "members": r.candidate.as_ref().map(|c| &c.members),
                 }));
@@ -49,14 +49,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
                             let (service, backup, target) = r.candidate.as_ref().map_or_else(Default::default, |c| {
                                 (c.service.clone(), c.backup.clone(), c.target.clone())
                             });
-                            vec![
-                                r.id.clone(),
-                                service,
-                                backup,
-                                target,
-                                r.state.clone(),
-                                if r.verification.is_some() { "yes" } else { "no" }.into(),
-                            ]
+                            vec![r.id.clone(), service, backup, target, r.state.clone(), verified(r).into()]
                         })
                         .collect();
                 output::table(&["candidate", "service", "backup", "target", "state", "verified"], &rows)?;
@@ -94,5 +87,14 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
             output::line(&format!("{candidate}: {}", ended.summary))?;
             Ok(ended.status.exit_code())
         }
+    }
+}
+
+/// Whether its newest verification passed.
+fn verified(row: &engine::journal::CandidateRow) -> &'static str {
+    match &row.verification {
+        Some(verification) if verification.passed => "yes",
+        Some(_) => "FAILED",
+        None => "no",
     }
 }

@@ -95,18 +95,21 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            eprintln!("error: the runtime can't start: {e}");
+            output::say(&format!("error: the runtime can't start: {e}"));
             return ExitCode::from(1);
         }
     };
     let json = cli.global.json;
-    match runtime.block_on(dispatch(cli)) {
+    let code = match runtime.block_on(dispatch(cli)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report(&error, json);
             ExitCode::from(error.exit_code())
         }
-    }
+    };
+    // A thread that still waits for a line from the terminal must not hold the process.
+    runtime.shutdown_background();
+    code
 }
 
 async fn dispatch(cli: Cli) -> Result<u8> {
@@ -128,8 +131,8 @@ fn report(error: &Error, json: bool) {
         let document = serde_json::json!({"error": error.message, "hint": error.hint, "exit-code": error.exit_code()});
         println!("{document}");
     }
-    eprintln!("error: {}", error.message);
+    output::say(&format!("error: {}", error.message));
     if let Some(hint) = &error.hint {
-        eprintln!("hint: {hint}");
+        output::say(&format!("hint: {hint}"));
     }
 }

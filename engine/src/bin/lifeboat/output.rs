@@ -21,6 +21,11 @@ pub fn line(text: &str) -> Result<()> {
     }
 }
 
+/// Says a line to people, on stderr. Whether anyone still listens must not matter to a run that is under way.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Prints columns under headings, as wide as they need; names from outside are made safe.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> Result<()> {
     let rows: Vec<Vec<String>> =

@@ -72,7 +72,9 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
     drop(state);
     // One that failed half-way, or was cut off, can be taken back as well: identities say what is where.
     let fits = match &verb {
-        Verb::Undo { .. } => matches!(row.state.as_str(), "in-service" | "failed" | "promoting"),
+        Verb::Undo { .. } => {
+            matches!(row.state.as_str(), "in-service" | "promoting" | "mixed" | "undoing" | "undo-failed")
+        }
         _ => row.state == "in-service",
     };
     if !fits {

@@ -95,23 +95,26 @@ pub fn engine(
         .build()
 }
 
-/// Ctrl-C and SIGTERM cancel: the policy may compensate, then obligations are settled. A second Ctrl-C changes nothing: they must be.
+/// Ctrl-C, SIGTERM and SIGHUP cancel: the policy may compensate, then obligations are settled. A second Ctrl-C changes nothing: they must be.
 pub fn interrupts(cancelled: &Arc<AtomicBool>) {
     let cancelled = cancelled.clone();
     tokio::spawn(async move {
-        let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(terminate) => terminate,
-            Err(_) => return,
+        use tokio::signal::unix::{SignalKind, signal};
+        // A lost terminal (SIGHUP) must not end a run between stop and start either.
+        let (Ok(mut terminate), Ok(mut hangup)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
+        else {
+            return;
         };
         loop {
             tokio::select! {
                 interrupt = tokio::signal::ctrl_c() => if interrupt.is_err() { return },
                 _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
             }
             if cancelled.swap(true, Ordering::Relaxed) {
-                eprintln!("already cancelling: the run settles what it opened, then ends");
+                output::say("already cancelling: the run settles what it opened, then ends");
             } else {
-                eprintln!("cancelling: the policy may compensate, then what it opened is settled");
+                output::say("cancelling: the policy may compensate, then what it opened is settled");
             }
         }
     });
@@ -133,7 +136,7 @@ pub fn finish(global: &Global, engine: &Engine, ended: &Ended) -> Result<u8> {
         }
     }
     for left in &ended.unsettled {
-        eprintln!("error: LEFT OPEN: {left}");
+        output::say(&format!("error: LEFT OPEN: {left}"));
     }
     Ok(ended.status.exit_code())
 }

@@ -9,7 +9,7 @@ use host_api::StepContext;
 use host_api::control::supervisor::Supervisor;
 use host_api::service::ServiceControl;
 
-use crate::Global;
+use crate::{Global, output};
 
 /// Arguments of `serve`.
 #[derive(Args)]
@@ -43,7 +43,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
             for name in names {
                 let cx = StepContext::detached("serve", START_LIMIT);
                 match ServiceControl::start(&*host, &cx, &name).await {
-                    Ok(()) => eprintln!("serve: {name} started"),
+                    Ok(()) => output::say(&format!("serve: {name} started")),
                     Err(error) => {
                         // Who waits is told once; the receiver outlives us.
                         let _ = failed.send(Error::from(error).context(format!("starting {name}")));

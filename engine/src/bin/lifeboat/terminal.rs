@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use engine::approvals::{Answer, Confirmer, Intent};
 use engine::observe::{Event, Observer};
-use host_api::identifier;
+use host_api::{Severity, identifier};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::output;
@@ -23,22 +23,23 @@ pub struct AtTerminal {
 #[async_trait]
 impl Confirmer for AtTerminal {
     async fn ask(&self, intent: &Intent) -> Answer {
-        eprintln!();
+        output::say("");
         for line in intent.lines() {
-            eprintln!("  {line}");
+            output::say(&format!("  {line}"));
         }
-        eprintln!();
+        output::say("");
         if self.yes {
-            eprintln!("approved by --yes, which this environment allows");
+            output::say("approved by --yes, which this environment allows");
             return Answer::Approved { by: self.actor.clone(), how: "yes-flag".into() };
         }
         if !std::io::stdin().is_terminal() {
             return Answer::NobodyHere;
         }
         let service = intent.service.clone();
-        eprint!("to approve, type the service's name ({service}); anything else denies: ");
-        // The prompt is text without a line end.
-        let _ = std::io::stderr().flush();
+        // The prompt is text without a line end; whether it can be read decides nothing here.
+        let mut stderr = std::io::stderr();
+        let _ = write!(stderr, "to approve, type the service's name ({service}); anything else denies: ");
+        let _ = stderr.flush();
         let typed = tokio::task::spawn_blocking(|| {
             let mut typed = String::new();
             std::io::stdin().lock().read_line(&mut typed).map(|read| (read, typed))
@@ -76,7 +77,7 @@ impl Watch {
         let bar = self.bar.lock().expect("no panic while held");
         match &*bar {
             Some(bar) => bar.println(format!("{at}  {text}")),
-            None => eprintln!("{at}  {text}"),
+            None => output::say(&format!("{at}  {text}")),
         }
     }
 }
@@ -85,6 +86,7 @@ impl Observer for Watch {
     fn event(&self, run: &str, event: &Event) {
         match event {
             Event::Settling { what, error: Some(error) } => self.line(&format!("✗ could not {what}: {error}")),
+            Event::Finding(finding) if finding.severity == Severity::Error => self.line(&output::finding(finding)),
             _ if self.quiet => {}
             Event::RunStarted { policy, environment, resumed } => {
                 let verb = if *resumed { "resumed" } else { "started" };

@@ -250,6 +250,10 @@ impl SourceDriver for PostgresDriver {
         drop_generated(&tools, &member.place, part(&member.identity, "oid")?)
     }
 
+    fn place(&self) -> Result<String> {
+        Ok(self.binding.database.clone())
+    }
+
     fn live_identity(&self, cx: &StepContext) -> Result<Option<Identity>> {
         identity(&Tools::new(cx, &self.binding)?, &self.binding.database)
     }

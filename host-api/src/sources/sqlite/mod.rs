@@ -309,6 +309,10 @@ impl SourceDriver for SqliteDriver {
         }
     }
 
+    fn place(&self) -> Result<String> {
+        Ok(self.live_place()?.display().to_string())
+    }
+
     fn live_identity(&self, _cx: &StepContext) -> Result<Option<Identity>> {
         exchange::identity(&self.live_place()?)
     }
