@@ -111,7 +111,7 @@ fn words(obligation: &ObligationRow) -> String {
 fn command(obligation: &ObligationRow) -> String {
     match obligation.kind.as_str() {
         "candidate" => format!("lifeboat candidates discard {}", obligation.object),
-        "service-stopped" => format!("start service {} with its own service manager", obligation.object),
+        "service-stopped" => format!("lifeboat service start {}", obligation.object),
         "instance" => format!("end process {}", obligation.body["pid"]),
         _ => "see the journal: lifeboat runs show RUN".into(),
     }

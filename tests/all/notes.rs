@@ -54,8 +54,11 @@ fn without_anyone_to_ask_a_run_parks_and_goes_on_where_it_stood() {
     let candidates = site.lifeboat(&["--json", "candidates", "list"]).expect(0).json();
     assert_eq!(candidates.as_array().unwrap().len(), 1, "{candidates}");
     let run = parked["run"].as_str().unwrap();
-    let resumed = site.lifeboat(&["--json", "runs", "resume", run, "--yes"]).expect(0).json();
-    assert_eq!(resumed["run"], run);
+    // What was written since is in what the person reads now.
+    assert_eq!(site.http("POST", "/notes", Some(&json!({"title": "late", "body": "b"}))).unwrap().status, 201);
+    let resumed = site.lifeboat(&["--json", "runs", "resume", run, "--yes"]).expect(0);
+    assert!(!resumed.stderr.contains("nothing newer is set aside"), "{}", resumed.stderr);
+    assert_eq!(resumed.json()["run"], run);
     assert!(site.lifeboat(&["--json", "candidates", "list"]).json().as_array().unwrap().is_empty());
     // Over is over.
     site.lifeboat(&["runs", "resume", run, "--yes"]).expect(2);

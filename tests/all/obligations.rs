@@ -86,7 +86,7 @@ fn cancelled_a_policy_compensates_itself_or_the_host_does() {
         &[STOP, SLEEP],
         "parameters = { if-aborted = \"start\" }\nlimits = { grace-s = 10 }",
     );
-    for (policy, word) in [("own", "INT"), ("host", "INT"), ("own", "TERM")] {
+    for (policy, word) in [("own", "INT"), ("host", "INT"), ("own", "TERM"), ("host", "HUP")] {
         let child = site.start_run(policy, NOTES);
         wait_until("the policy has stopped the service", || !site.is_up());
         // Between the stop's end and the sleep's start is no other call.
@@ -132,6 +132,16 @@ fn a_service_that_does_not_start_again_is_left_open_loudly_with_what_to_do() {
     let text = site.lifeboat(&["runs", "show", shown["run"].as_str().unwrap()]).expect(0).stdout;
     assert!(text.contains("COULD NOT settle") && text.contains("LEFT OPEN: service-stopped notes"), "{text}");
     assert!(!site.is_up(), "the fault was real");
+
+    // The command that it names does it, once the cause is gone, and nothing is left open.
+    assert!(outcome.stderr.contains("to settle it: lifeboat service start notes"), "{}", outcome.stderr);
+    site.lifeboat(&["service", "start", "notes"]).expect(1);
+    fs::copy(site.path("releases/1.0.0/notes"), site.path("versions/1.0.0@by-hand/notes")).unwrap();
+    site.lifeboat(&["service", "start", "notes"]).expect(0);
+    assert!(site.is_up());
+    assert_eq!(obligation(&site.shown(&outcome), "service-stopped")["state"], "closed");
+    let status = site.lifeboat(&["service", "status", "notes"]).expect(0);
+    assert_eq!(status.stdout.trim(), "notes: running, version 1.0.0");
 }
 
 #[test]
@@ -240,4 +250,49 @@ fn a_stop_that_was_cut_short_does_not_win_over_the_start_that_settles_it() {
     let after = child();
     assert!(!after.is_empty(), "said to be started again, but it is gone");
     assert_ne!(after, before, "the stop was under way already: this is another process");
+}
+
+#[test]
+fn a_verification_that_failed_withdraws_the_one_before_it() {
+    let site = site();
+    let grants = [
+        "dump.take service=notes store=local",
+        "restore.stage service=notes store=local target=beside",
+        "restore.verify service=notes",
+        "clock.sleep-until",
+        "confirm.request-promote service=notes",
+        "promote.promote service=notes",
+        STOP,
+    ];
+    site.guest("twice", "verifies-twice", "upgrade", &grants, "");
+    let before = site.http("GET", "/notes", None).unwrap().body;
+    let run = site.start_run("twice", &["--param", "service=notes", "--param", "store=local", "--yes"]);
+    let listed = || site.lifeboat(&["--json", "candidates", "list"]).expect(0).json();
+    wait_until("the first verification passed", || listed()[0]["verified"] == true);
+    let place =
+        listed()[0]["members"].as_array().unwrap().iter().find(|m| m["source"] == "db").unwrap()["place"].clone();
+    // In place, so that device and inode stay what they were.
+    let candidate = rusqlite::Connection::open(place.as_str().unwrap()).unwrap();
+    candidate.pragma_update(None, "journal_mode", "delete").unwrap();
+    assert_eq!(candidate.execute("delete from notes", []).unwrap(), 3);
+    drop(candidate);
+    let outcome = run.outcome().expect(1);
+    let shown = site.shown(&outcome);
+    let notes = crate::support::guests::notes(&shown);
+    assert!(notes.iter().any(|n| n.contains("passed first true, then false")), "the fault fired: {notes:?}");
+    assert!(outcome.json()["summary"].as_str().unwrap().contains("did not pass its verification"), "{outcome:?}");
+    wait_until("the service runs again", || site.is_up());
+    assert_eq!(site.http("GET", "/notes", None).unwrap().body, before);
+}
+
+#[test]
+fn a_reader_that_goes_away_does_not_end_the_run() {
+    let site = site();
+    site.guest("traps", "trap-between", "upgrade", &[STOP, START], "");
+    let mut command = site.command(&["run", "traps", "--param", "service=notes"]);
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(20), "ended as a policy that traps, not as an engine that panics");
+    wait_until("the service runs again", || site.is_up());
 }

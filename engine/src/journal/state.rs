@@ -598,9 +598,12 @@ fn apply(connection: &Connection, run: &str, time_ms: u64, change: &Change) -> R
             params![run, kind, object, if_aborted, body.to_string()],
         )?,
         Change::ObligationCloses(kind, object) => connection.execute(
-            // What has an id of its own is gone whoever removed it; a stopped service is its run's.
+            // What has an id of its own is gone whoever removed it. A stopped service is its run's, until that could not start it again:
+            // then it is whoever's who starts it in the same environment.
             "update obligation set state = 'closed'
-             where kind = ?2 and object = ?3 and state in ('open', 'unsettled') and (run = ?1 or kind in ('candidate', 'instance'))",
+             where kind = ?2 and object = ?3 and state in ('open', 'unsettled')
+               and (run = ?1 or kind in ('candidate', 'instance') or state = 'unsettled' and
+                    (select environment from run where id = obligation.run) = (select environment from run where id = ?1))",
             params![run, kind, object],
         )?,
         Change::ObligationSettled(id, state, note) => {

@@ -18,6 +18,15 @@ fn a_backup_under_load_passes_its_drill_postgres() {
     backup_under_load(Mode::Postgres);
 }
 
+/// Tells the writers to stop, also when the test fails: their scope would wait for them for ever.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn backup_under_load(mode: Mode) {
     let Some(kneo) = Kneo::running(mode, "1.2.0") else { return };
     // Something that a restored copy would do again: one run under way, one behind it in the queue.
@@ -28,6 +37,7 @@ fn backup_under_load(mode: Mode) {
 
     let (done, written) = (AtomicBool::new(false), AtomicUsize::new(0));
     let during = std::thread::scope(|scope| {
+        let _ended = Ends(&done);
         for n in 0..WRITERS {
             let (done, written, port) = (&done, &written, kneo.site.port);
             scope.spawn(move || {
@@ -51,7 +61,6 @@ fn backup_under_load(mode: Mode) {
                 break;
             }
         }
-        done.store(true, Ordering::Relaxed);
         assert!(failed.is_none(), "{failed:?}");
         during
     });

@@ -9,6 +9,7 @@ mod promotions;
 mod run;
 mod runs;
 mod serve;
+mod service;
 mod terminal;
 
 use std::path::PathBuf;
@@ -64,6 +65,9 @@ enum Verb {
     /// Candidates that were put in service, and what was there before.
     #[command(subcommand)]
     Promotions(promotions::Verb),
+    /// The live service, by hand.
+    #[command(subcommand)]
+    Service(service::Verb),
     /// Policy modules.
     #[command(subcommand)]
     Policy(policy::Verb),
@@ -120,6 +124,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Backups(verb) => backups::run(&global, verb).await,
         Verb::Candidates(verb) => candidates::run(&global, verb).await,
         Verb::Promotions(verb) => promotions::run(&global, verb).await,
+        Verb::Service(verb) => service::run(&global, verb).await,
         Verb::Policy(verb) => policy::run(&global, verb),
         Verb::Config(verb) => config::run(&global, verb),
         Verb::Serve(arguments) => serve::run(&global, arguments).await,
