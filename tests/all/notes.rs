@@ -54,6 +54,14 @@ fn without_anyone_to_ask_a_run_parks_and_goes_on_where_it_stood() {
     let candidates = site.lifeboat(&["--json", "candidates", "list"]).expect(0).json();
     assert_eq!(candidates.as_array().unwrap().len(), 1, "{candidates}");
     let run = parked["run"].as_str().unwrap();
+    let shown = site.lifeboat(&["runs", "show", run]).expect(0).stdout;
+    for words in [
+        "asks: reminders that will be delivered again",
+        "open until the run ends: candidate",
+        "to answer: lifeboat runs resume",
+    ] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
     // What was written since is in what the person reads now.
     assert_eq!(site.http("POST", "/notes", Some(&json!({"title": "late", "body": "b"}))).unwrap().status, 201);
     let resumed = site.lifeboat(&["--json", "runs", "resume", run, "--yes"]).expect(0);

@@ -103,15 +103,18 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
                         output::line(&format!("{:>9}  {line}", output::duration_ms(record.time_ms - begun)))?;
                     }
                 }
-                for open in
-                    state.obligations(Some(&run))?.iter().filter(|o| o.state == "unsettled" || o.state == "open")
-                {
-                    output::line(&format!(
-                        "LEFT OPEN: {} {}: {}",
-                        open.kind,
-                        open.object,
-                        identifier::shown_long(&open.note)
-                    ))?;
+                let waits = row.status == "parked";
+                for open in state.obligations(Some(&run))? {
+                    let what = format!("{} {}", open.kind, open.object);
+                    output::line(&match (open.state.as_str(), waits) {
+                        ("open", true) => format!("open until the run ends: {what}"),
+                        ("open", false) => format!("LEFT OPEN: {what}: the run has no end on record"),
+                        ("unsettled", _) => format!("LEFT OPEN: {what}: {}", identifier::shown_long(&open.note)),
+                        _ => continue,
+                    })?;
+                }
+                if waits {
+                    output::line(&format!("to answer: lifeboat runs resume {}", row.id))?;
                 }
             }
         }
@@ -153,6 +156,10 @@ fn timeline(kind: Transition, body: &Value, took_ms: u64) -> Vec<String> {
         other => other.to_string(),
     };
     let step = || body["step"].as_u64().unwrap_or(0);
+    // What a person is asked, or was.
+    for consequence in body["prepared"]["intent"]["consequence"].as_array().into_iter().flatten() {
+        lines.push(format!("  asks: {}", identifier::shown_long(consequence.as_str().unwrap_or_default())));
+    }
     lines.extend(match kind {
         Transition::RunStarted => Some(format!(
             "started by {} ({})",
