@@ -51,6 +51,7 @@ impl Engine {
         });
         let clock_ms = self.state().append(&run, Transition::RunStarted, None, body, &[Change::RunBegins(row)])?;
         let mut stepper = self.stepper(identity, options, clock_ms);
+        stepper.locks.hold_run(&run).map_err(|why| Error::new(crate::error::Kind::LockHeld, why))?;
         stepper.declared = calls::CALLS.iter().map(|c| c.name.to_owned()).collect();
         stepper.grants = Grants::operator();
         stepper.live_endpoints = true;

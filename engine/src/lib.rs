@@ -21,6 +21,7 @@
 //!
 //! A host with primitives of its own implements [`host_api::Primitives`] and fills [`run::RunOptions`] itself.
 
+mod abandon;
 pub mod approvals;
 pub mod calls;
 mod conceal;

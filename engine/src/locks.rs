@@ -10,12 +10,23 @@ use std::path::{Path, PathBuf};
 pub(crate) struct ServiceLocks {
     directory: PathBuf,
     held: BTreeMap<String, File>,
+    /// The run's own lock, a file of its own that goes with it: while it is held, a process works on the run.
+    run: Option<(PathBuf, File)>,
+}
+
+impl Drop for ServiceLocks {
+    fn drop(&mut self) {
+        if let Some((path, _)) = &self.run {
+            // A file that stays is harmless: nobody holds it.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 impl ServiceLocks {
     /// None yet.
     pub(crate) fn new(state_directory: &Path) -> Self {
-        Self { directory: state_directory.join("locks"), held: BTreeMap::new() }
+        Self { directory: state_directory.join("locks"), held: BTreeMap::new(), run: None }
     }
 
     /// Holds a service's lock; the error names who has it. The kernel lets go when we die.
@@ -23,18 +34,30 @@ impl ServiceLocks {
         if self.held.contains_key(service) {
             return Ok(());
         }
-        let failed = |e: &dyn std::fmt::Display| format!("the lock of service {service}: {e}");
+        let file = self.take(&format!("service {service}"), &format!("{service}.lock"), run)?;
+        self.held.insert(service.to_owned(), file.1);
+        Ok(())
+    }
+
+    /// Holds the lock of the run itself.
+    pub(crate) fn hold_run(&mut self, run: &str) -> Result<(), String> {
+        self.run = Some(self.take(&format!("run {run}"), &format!("run-{run}.lock"), run)?);
+        Ok(())
+    }
+
+    fn take(&self, what: &str, name: &str, run: &str) -> Result<(PathBuf, File), String> {
+        let failed = |e: &dyn std::fmt::Display| format!("the lock of {what}: {e}");
         std::fs::create_dir_all(&self.directory).map_err(|e| failed(&e))?;
-        let path = self.directory.join(format!("{service}.lock"));
+        let path = self.directory.join(name);
         let mut file =
-            File::options().create(true).read(true).write(true).truncate(false).open(path).map_err(|e| failed(&e))?;
+            File::options().create(true).read(true).write(true).truncate(false).open(&path).map_err(|e| failed(&e))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 // Who it is helps, but is not needed.
                 let _ = file.read_to_string(&mut holder);
-                return Err(format!("another run works on service {service}: {}", holder.trim()));
+                return Err(format!("another run works on {what}: {}", holder.trim()));
             }
             Err(TryLockError::Error(e)) => return Err(failed(&e)),
         }
@@ -44,8 +67,7 @@ impl ServiceLocks {
             writeln!(file, "run {run}, process {}", std::process::id())
         };
         write(&mut file).map_err(|e| failed(&e))?;
-        self.held.insert(service.to_owned(), file);
-        Ok(())
+        Ok((path, file))
     }
 }
 

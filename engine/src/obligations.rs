@@ -82,6 +82,7 @@ impl Stepper {
                 }
             }
             ("service-stopped", "start") => {
+                self.locks.hold(&obligation.object, &self.run.id).map_err(HostError::conflict)?;
                 self.refuse_mixed_set(&cx, &obligation.object).await?;
                 host_api::service::ServiceControl::start(&*host, &cx, &obligation.object).await
             }

@@ -79,6 +79,8 @@ pub enum Status {
     LockHeld,
     /// It was cancelled.
     Cancelled,
+    /// A person ended it after its engine had died, or instead of an answer.
+    Abandoned,
 }
 
 impl Status {
@@ -98,13 +100,14 @@ impl Status {
             Self::LimitBroken => "limit-broken",
             Self::LockHeld => "lock-held",
             Self::Cancelled => "cancelled",
+            Self::Abandoned => "abandoned",
         }
     }
 
     /// The documented exit code.
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Ok => 0,
+            Self::Ok | Self::Abandoned => 0,
             Self::Failed => 1,
             Self::PartlyDone => 3,
             Self::NothingToDo => 4,
@@ -174,7 +177,7 @@ impl Engine {
             records.first().ok_or_else(|| Error::new(Kind::Journal, format!("run {run} has no records")))?.body.clone();
         let differs = |what: &str, then: &Value, now: &str| {
             Error::new(Kind::PolicyRefused, format!("run {run} can't go on: its {what} was {then}, and is {now} now"))
-                .hint("a run is finished by what began it; put it back, or cancel the run and start a new one")
+                .hint("a run is finished by what began it; put it back, or `lifeboat runs abandon` it and start a new one")
         };
         if begun["module-sha256"] != module.inspected.sha256.as_str() {
             return Err(differs("module", &begun["module-sha256"], &module.inspected.sha256));
@@ -184,7 +187,13 @@ impl Engine {
         }
         if row.status != "parked" {
             let why = if row.ended_ms.is_some() { "it is over" } else { "it is not parked" };
-            return Err(Error::new(Kind::Usage, format!("run {run} can't be resumed: {why} ({})", row.status)));
+            let error = Error::new(Kind::Usage, format!("run {run} can't be resumed: {why} ({})", row.status));
+            return Err(match row.ended_ms {
+                Some(_) => error,
+                None => {
+                    error.hint(format!("if no process works on it any more: lifeboat runs abandon {run} --reason WHY"))
+                }
+            });
         }
         options.parameters = begun["parameters"].as_object().cloned().unwrap_or_default();
         let waits_in =
@@ -220,6 +229,7 @@ impl Engine {
         let (limits, cancelled) = (options.limits.clone(), options.cancelled.clone());
         let parameters = Value::Object(options.parameters.clone()).to_string();
         let mut stepper = self.stepper(run, options, clock_ms);
+        stepper.locks.hold_run(&stepper.run.id).map_err(|why| Error::new(Kind::LockHeld, why))?;
         stepper.declared = module.inspected.description.capabilities.iter().cloned().collect();
         stepper.replay = replay;
         stepper.open_step = open_step;
@@ -322,7 +332,7 @@ impl Engine {
                 breach: None,
             });
         }
-        let unsettled = stepper.settle().await.map_err(journal)?;
+        let mut unsettled = stepper.settle().await.map_err(journal)?;
         let (mut status, mut summary) = (came.status, came.summary);
         // A policy that says all is well while it, or the host, found an error does not get its word for it.
         if status == Status::Ok && stepper.said.findings.iter().any(|f| f.severity == Severity::Error) {
@@ -336,7 +346,10 @@ impl Engine {
         let change = Change::RunStatus(status.word().into(), summary.clone(), Some(identifier::now_ms()));
         stepper.append(Transition::RunEnded, None, body, &[change]).map_err(journal)?;
         let lines = self.state().lines(&run)?.join("\n") + "\n";
-        write_evidence(self.state().directory(), &run, JOURNAL, lines.as_bytes())?;
+        // The run is over and on record: a copy that can't be written must not hide how it came out.
+        if let Err(error) = write_evidence(self.state().directory(), &run, JOURNAL, lines.as_bytes()) {
+            unsettled.push(format!("the evidence has no {JOURNAL}: {}", error.message));
+        }
         Ok(Ended { run, status, summary, findings: stepper.said.findings, unsettled, breach: came.breach })
     }
 }

@@ -296,3 +296,36 @@ fn a_reader_that_goes_away_does_not_end_the_run() {
     assert_eq!(child.wait().unwrap().code(), Some(20), "ended as a policy that traps, not as an engine that panics");
     wait_until("the service runs again", || site.is_up());
 }
+
+#[test]
+fn a_run_whose_engine_was_killed_is_abandoned_with_what_it_left_open() {
+    let site = site();
+    site.guest("own", "compensates", "upgrade", &[STOP, SLEEP, START], "");
+    let words = [NOTES, &["--param", "if-aborted=start"]].concat();
+    let child = site.start_run("own", &words);
+    wait_until("the policy has stopped the service", || !site.is_up());
+    let run = site.lifeboat(&["--json", "runs", "list", "--limit", "1"]).expect(0).json()[0]["run"].clone();
+    let run = run.as_str().unwrap();
+    let sleeping = || records(&site.show(run), "started").iter().any(|r| r["request"]["call"] == SLEEP);
+    wait_until("the policy sleeps", sleeping);
+    // Not while somebody works on it.
+    let refused = site.lifeboat(&["runs", "abandon", run, "--reason", "x"]).expect(11);
+    assert!(refused.stderr.contains(&format!("another run works on run {run}")), "{}", refused.stderr);
+    child.signal("KILL");
+    assert_eq!(child.outcome().code, -1);
+    assert!(!site.is_up(), "the fault was real");
+    let shown = site.lifeboat(&["runs", "show", run]).expect(0).stdout;
+    assert!(shown.contains(&format!("lifeboat runs abandon {run}")), "{shown}");
+    let resume = site.lifeboat(&["runs", "resume", run]).expect(2);
+    assert!(resume.stderr.contains("runs abandon"), "{}", resume.stderr);
+
+    let ended = site.lifeboat(&["--json", "runs", "abandon", run, "--reason", "the host was lost"]).expect(0).json();
+    assert!(ended["summary"].as_str().unwrap().contains("clock.sleep-until) was under way"), "{ended}");
+    wait_until("the service runs again", || site.is_up());
+    let shown = site.show(run);
+    assert_eq!(
+        (&shown["status"], obligation(&shown, "service-stopped")["state"].as_str()),
+        (&"abandoned".into(), Some("settled"))
+    );
+    site.lifeboat(&["runs", "abandon", run, "--reason", "again"]).expect(2);
+}

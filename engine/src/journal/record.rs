@@ -103,7 +103,7 @@ impl Stand {
             (Self::Parked(Some(open)), T::Resumed) => Some(Self::InStep(open)),
             // A trap or a deadline may end a run inside a step; the step stays in doubt on record.
             (Self::Running | Self::InStep(_), T::RunEnded) => Some(Self::Ended),
-            (Self::InStep(_), T::Settled) => Some(self),
+            (Self::InStep(_) | Self::Parked(_), T::Settled) => Some(self),
             (Self::Parked(_), T::RunEnded) => Some(Self::Ended),
             (Self::New, _)
             | (Self::Ended, _)
@@ -112,7 +112,7 @@ impl Stand {
             | (Self::Running | Self::InStep(_), T::Resumed)
             | (Self::InStep(_), T::Answered | T::Started | T::Completed)
             | (Self::Running, T::Completed)
-            | (Self::Parked(_), T::Answered | T::Started | T::Completed | T::Parked | T::Settled) => None,
+            | (Self::Parked(_), T::Answered | T::Started | T::Completed | T::Parked) => None,
         };
         next.ok_or_else(|| {
             Error::new(

@@ -77,6 +77,17 @@ pub async fn resume(global: &Global, run: &str, yes: bool) -> Result<u8> {
     finish(global, &engine, &ended)
 }
 
+/// Ends a run that no process works on.
+pub async fn abandon(global: &Global, run: &str, reason: &str) -> Result<u8> {
+    let config = global.load()?;
+    let row = engine::journal::State::open(config.state_directory())?.run(run)?;
+    let environment = config.environment(Some(&row.environment))?;
+    let engine = engine(&config, &environment, false, global.json)?;
+    let ended = engine.abandon(run, reason, environment.options_by_hand("runs-abandon")?).await?;
+    let code = finish(global, &engine, &ended)?;
+    Ok(if ended.unsettled.is_empty() { code } else { 1 })
+}
+
 /// An engine with the person at the terminal.
 pub fn engine(
     config: &engine::config::Config,

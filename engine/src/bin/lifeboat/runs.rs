@@ -36,12 +36,21 @@ pub enum Verb {
         #[arg(long)]
         yes: bool,
     },
+    /// End a run whose engine died, or that nobody will answer: what it left open is settled.
+    Abandon {
+        /// The run.
+        run: String,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+    },
 }
 
 /// Runs the verb.
 pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
     match verb {
         Verb::Resume { run, yes } => return crate::run::resume(global, &run, yes).await,
+        Verb::Abandon { run, reason } => return crate::run::abandon(global, &run, &reason).await,
         Verb::List { status, policy, limit } => {
             let state = State::open(global.load()?.state_directory())?;
             let runs = state.runs(&RunFilter { status, policy, limit: Some(limit) })?;
@@ -108,7 +117,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
                     let what = format!("{} {}", open.kind, open.object);
                     output::line(&match (open.state.as_str(), waits) {
                         ("open", true) => format!("open until the run ends: {what}"),
-                        ("open", false) => format!("LEFT OPEN: {what}: the run has no end on record"),
+                        ("open", false) => format!(
+                            "LEFT OPEN: {what}: the run has no end on record; if no process works on it: lifeboat runs abandon {} --reason WHY",
+                            row.id
+                        ),
                         ("unsettled", _) => format!("LEFT OPEN: {what}: {}", identifier::shown_long(&open.note)),
                         _ => continue,
                     })?;
