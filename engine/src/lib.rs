@@ -26,6 +26,7 @@ pub mod approvals;
 pub mod calls;
 mod conceal;
 pub mod config;
+mod consent;
 pub mod contract;
 pub mod direct;
 mod dispatch;

@@ -4,9 +4,9 @@
 //! before [`State::append`] answers; if it can't be, the step does not happen.
 
 mod record;
+mod rows;
 mod state;
 
 pub use record::{Record, Transition};
-pub use state::{
-    ApprovalRow, ApprovalState, CandidateRow, Change, ObligationRow, PromotionRow, RunFilter, RunRow, State,
-};
+pub use rows::{ApprovalRow, ApprovalState, CandidateRow, Change, ObligationRow, PromotionRow, RunFilter, RunRow};
+pub use state::State;
