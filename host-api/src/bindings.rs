@@ -51,6 +51,7 @@ pub struct Service {
 /// A source of data.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "an environment holds a handful of them")]
 pub enum Source {
     /// A PostgreSQL database.
     Postgres(PostgresSource),
@@ -78,11 +79,44 @@ pub struct PostgresSource {
     /// A database to connect to while the other is renamed or absent.
     #[serde(default = "default_maintenance_database")]
     pub maintenance_database: String,
+    /// How the connection is protected; without it libpq's own default, which falls back to none.
+    pub ssl_mode: Option<SslMode>,
+    /// PEM file with the roots to trust, for `verify-ca` and `verify-full`.
+    pub ssl_root_cert: Option<PathBuf>,
     /// Where `pg_dump`, `pg_restore` and `psql` are; otherwise the PATH decides.
     pub bin_dir: Option<PathBuf>,
     /// Command in front of every tool (`sudo -u postgres`), as a list.
     #[serde(default)]
     pub prefix: Vec<String>,
+}
+
+/// libpq's `sslmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SslMode {
+    /// Never.
+    Disable,
+    /// If the server offers it.
+    Prefer,
+    /// Always; the server's certificate is not looked at.
+    Require,
+    /// Always, with a certificate of a trusted root.
+    VerifyCa,
+    /// Always, with a certificate of a trusted root for this host.
+    VerifyFull,
+}
+
+impl SslMode {
+    /// As libpq has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
 }
 
 fn default_postgres_port() -> u16 {
@@ -372,6 +406,9 @@ impl Service {
                     // A relative socket directory would depend on who starts us where.
                     if pg.host.starts_with("./") || pg.host.starts_with("../") {
                         pg.host = base.join(&pg.host).display().to_string();
+                    }
+                    if let Some(roots) = &mut pg.ssl_root_cert {
+                        *roots = base.join(&*roots);
                     }
                     if let Some(password) = &mut pg.password {
                         password.anchor(base);

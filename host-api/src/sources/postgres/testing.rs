@@ -99,6 +99,8 @@ impl PgServer {
             user: "postgres".into(),
             password: None,
             maintenance_database: "postgres".into(),
+            ssl_mode: None,
+            ssl_root_cert: None,
             bin_dir: Some(self.bin_dir.clone()),
             prefix: Vec::new(),
         }

@@ -6,7 +6,7 @@
 
 use std::io::Write;
 
-use crate::bindings::PostgresSource;
+use crate::bindings::{PostgresSource, SslMode};
 use crate::child::{self, Ended, Spec};
 use crate::context::StepContext;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -65,6 +65,8 @@ impl<'a> Tools<'a> {
     /// A tool with its connection to a database; the tool's own arguments follow.
     pub fn connected(&self, tool: &str, database: &str, encoding: &str) -> Spec {
         let options: Vec<String> = PINNED.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
+        let roots = self.binding.ssl_root_cert.as_ref().map(|path| path.display().to_string());
+        let protection = [("sslmode", self.binding.ssl_mode.map(SslMode::word)), ("sslrootcert", roots.as_deref())];
         let conninfo: Vec<String> = [
             ("host", self.binding.host.as_str()),
             ("port", &self.binding.port.to_string()),
@@ -75,7 +77,8 @@ impl<'a> Tools<'a> {
             ("connect_timeout", "10"),
             ("options", &options.join(" ")),
         ]
-        .iter()
+        .into_iter()
+        .chain(protection.into_iter().filter_map(|(name, value)| Some((name, value?))))
         .map(|(name, value)| format!("{name}={}", sql::conninfo_value(value)))
         .collect();
         self.tool(tool, &["-w".into(), "-d".into(), conninfo.join(" ")])

@@ -58,6 +58,10 @@ fn connections_that_fail_say_why() {
     };
     std::fs::write(secret.path(), "pa:ss\\w=rd\n").unwrap();
     driver(over_tcp.clone()).check(&cx()).unwrap();
+    // The server has no TLS: what must be protected does not fall back.
+    let protected = PostgresSource { ssl_mode: Some(crate::bindings::SslMode::Require), ..over_tcp.clone() };
+    let error = driver(protected).check(&cx()).unwrap_err();
+    assert!(error.message.contains("SSL"), "{error}");
     std::fs::write(secret.path(), "wr0ng-secret\n").unwrap();
     let error = driver(over_tcp.clone()).check(&cx()).unwrap_err();
     expect(&error, ErrorKind::Denied, "refuses the password");
