@@ -9,6 +9,7 @@ impl Engine {
     /// Settles what a run left open and writes its end. Refused while a process works on it. An effect that was under way when its engine
     /// died stays in doubt on record: what it did is for a person to look at, and the summary says which it was.
     pub async fn abandon(&self, run: &str, reason: &str, options: RunOptions) -> Result<Ended> {
+        let locks = self.lock_run(run)?;
         let row = self.state().run(run)?;
         if row.ended_ms.is_some() {
             return Err(Error::new(Kind::Usage, format!("run {run} is over ({})", row.status)));
@@ -36,7 +37,7 @@ impl Engine {
         };
         let mut stepper = self.stepper(identity, options, clock_ms);
         stepper.step = steps;
-        stepper.locks.hold_run(run).map_err(|why| Error::new(Kind::LockHeld, why))?;
+        stepper.locks = locks;
         self.finish(stepper, Came::to(Status::Abandoned, &summary)).await
     }
 }

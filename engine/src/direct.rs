@@ -8,7 +8,7 @@ use crate::calls;
 use crate::contract::contract;
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
-use crate::journal::{Change, RunRow, Transition};
+use crate::journal::{Change, Transition};
 use crate::run::{Came, Ended, RunOptions, Status};
 use crate::sandbox::handles::canonical as on_record;
 use crate::step::{RunIdentity, Stop};
@@ -29,29 +29,21 @@ impl Engine {
     /// `options.grants` is not used: whoever may write the configuration may do this. Answers with the results of the calls made.
     pub async fn direct(&self, options: RunOptions, procedure: Vec<DirectCall>) -> Result<(Ended, Vec<Value>)> {
         let run = host_api::identifier::fresh();
+        let locks = self.lock_run(&run)?;
         let identity = RunIdentity {
             id: run.clone(),
             environment: options.environment.clone(),
             policy: options.policy.clone(),
             module_sha256: NO_MODULE.into(),
         };
-        let row = RunRow {
-            id: run.clone(),
-            environment: options.environment.clone(),
-            policy: options.policy.clone(),
-            module_sha256: NO_MODULE.into(),
-            status: String::new(),
-            summary: String::new(),
-            started_ms: 0,
-            ended_ms: None,
-        };
         let body = json!({
             "environment": options.environment, "policy": options.policy, "by-hand": true,
             "module-sha256": NO_MODULE, "actor": options.actor, "channel": options.channel,
         });
-        let clock_ms = self.state().append(&run, Transition::RunStarted, None, body, &[Change::RunBegins(row)])?;
+        let clock_ms =
+            self.state().append(&run, Transition::RunStarted, None, body, &[Change::RunBegins(identity.row())])?;
         let mut stepper = self.stepper(identity, options, clock_ms);
-        stepper.locks.hold_run(&run).map_err(|why| Error::new(crate::error::Kind::LockHeld, why))?;
+        stepper.locks = locks;
         stepper.declared = calls::CALLS.iter().map(|c| c.name.to_owned()).collect();
         stepper.grants = Grants::operator();
         stepper.live_endpoints = true;

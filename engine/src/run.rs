@@ -12,7 +12,7 @@ use wasmtime::component::{Func, Val};
 
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
-use crate::journal::{Change, Record, RunRow, Transition};
+use crate::journal::{Change, Record, Transition};
 use crate::locks::ServiceLocks;
 use crate::observe::Event;
 use crate::policy::{Inspected, Module};
@@ -145,17 +145,8 @@ impl Engine {
     pub async fn run(&self, module: &Module, options: RunOptions) -> Result<Ended> {
         check_world(&module.inspected, &options.policy, &options.world)?;
         let run = identifier::fresh();
+        let locks = self.lock_run(&run)?;
         let identity = identity(&run, module, &options);
-        let row = RunRow {
-            id: run.clone(),
-            environment: options.environment.clone(),
-            policy: options.policy.clone(),
-            module_sha256: identity.module_sha256.clone(),
-            status: String::new(),
-            summary: String::new(),
-            started_ms: 0,
-            ended_ms: None,
-        };
         let description = &module.inspected.description;
         let body = json!({
             "environment": options.environment, "policy": options.policy, "version": description.version,
@@ -163,14 +154,17 @@ impl Engine {
             "parameters": options.parameters, "actor": options.actor, "channel": options.channel,
             "contract": contract::VERSION,
         });
-        let clock_ms = self.state().append(&run, Transition::RunStarted, None, body, &[Change::RunBegins(row)])?;
-        self.drive(module, identity, options, clock_ms, Vec::new(), false).await
+        let clock_ms =
+            self.state().append(&run, Transition::RunStarted, None, body, &[Change::RunBegins(identity.row())])?;
+        self.drive(module, identity, options, locks, clock_ms, Vec::new(), false).await
     }
 
     /// Goes on with a run that is parked: answers on record are given again, then it runs on. The module, its grants and its parameters must
     /// be those it began with.
     pub async fn resume(&self, run: &str, module: &Module, mut options: RunOptions) -> Result<Ended> {
         check_world(&module.inspected, &options.policy, &options.world)?;
+        // Before it is looked at: nobody else resumes or abandons it meanwhile.
+        let locks = self.lock_run(run)?;
         let row = self.state().run(run)?;
         let records = self.state().records(run)?;
         let begun =
@@ -202,14 +196,24 @@ impl Engine {
         let status = Change::RunStatus("running".into(), String::new(), None);
         self.state().append(run, Transition::Resumed, waits_in, body, &[status])?;
         let clock_ms = records.first().map_or(0, |r| r.time_ms);
-        self.drive(module, identity(run, module, &options), options, clock_ms, records, true).await
+        self.drive(module, identity(run, module, &options), options, locks, clock_ms, records, true).await
     }
 
+    /// Takes the lock of a run, before its first record, or before it is looked at to go on with it or end it.
+    pub(crate) fn lock_run(&self, run: &str) -> Result<ServiceLocks> {
+        identifier::check_id("run", run)?;
+        let mut locks = ServiceLocks::new(self.state().directory());
+        locks.hold_run(run).map_err(|why| Error::new(Kind::LockHeld, why))?;
+        Ok(locks)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the one way in, for a run that begins and one that goes on")]
     async fn drive(
         &self,
         module: &Module,
         run: RunIdentity,
         options: RunOptions,
+        locks: ServiceLocks,
         clock_ms: u64,
         records: Vec<Record>,
         resumed: bool,
@@ -229,7 +233,7 @@ impl Engine {
         let (limits, cancelled) = (options.limits.clone(), options.cancelled.clone());
         let parameters = Value::Object(options.parameters.clone()).to_string();
         let mut stepper = self.stepper(run, options, clock_ms);
-        stepper.locks.hold_run(&stepper.run.id).map_err(|why| Error::new(Kind::LockHeld, why))?;
+        stepper.locks = locks;
         stepper.declared = module.inspected.description.capabilities.iter().cloned().collect();
         stepper.replay = replay;
         stepper.open_step = open_step;

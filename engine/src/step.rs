@@ -19,7 +19,7 @@ use crate::approvals::Confirmer;
 use crate::calls::{self, Class};
 use crate::contract::Function;
 use crate::grants::{self, Grants};
-use crate::journal::{Change, Record, State, Transition};
+use crate::journal::{Change, Record, RunRow, State, Transition};
 use crate::locks::ServiceLocks;
 use crate::observe::{Event, Observer};
 use crate::reporting::Said;
@@ -74,6 +74,22 @@ pub struct RunIdentity {
     pub policy: String,
     /// SHA-256 of the module.
     pub module_sha256: String,
+}
+
+impl RunIdentity {
+    /// The row of a run that begins now; its times and status are the record's.
+    pub(crate) fn row(&self) -> RunRow {
+        RunRow {
+            id: self.id.clone(),
+            environment: self.environment.clone(),
+            policy: self.policy.clone(),
+            module_sha256: self.module_sha256.clone(),
+            status: String::new(),
+            summary: String::new(),
+            started_ms: 0,
+            ended_ms: None,
+        }
+    }
 }
 
 /// What a run needs from around it.
@@ -167,9 +183,7 @@ impl Stepper {
                 return Ok(answer);
             }
         };
-        self.around
-            .observer
-            .event(&self.run.id, &Event::StepStarted { step: self.step, line: grants::line_for(call.name, &objects) });
+        self.tell_started(grants::line_for(call.name, &objects));
         let began = Instant::now();
         let answer = match class {
             Class::Pure | Class::Read | Class::ByMethod => {
@@ -195,6 +209,14 @@ impl Stepper {
         match self.requested_bytes + self.said.bytes() > self.limits.report_bytes_max {
             true => Err(Breach::ReportBytes),
             false => Ok(()),
+        }
+    }
+
+    /// Answers are written down as well: asking for a large one again and again is bounded like the rest. Counted when it is given again
+    /// too, so that a resumed run has the budget it began with.
+    fn count_answer(&mut self, answer: &Value) {
+        if answer.get("ok").is_some() {
+            self.requested_bytes += answer.to_string().len();
         }
     }
 
@@ -287,7 +309,9 @@ impl Stepper {
             });
         }
         self.clock_ms = record.time_ms;
-        Ok(record.body["result"].clone())
+        let result = record.body["result"].clone();
+        self.count_answer(&result);
+        Ok(result)
     }
 
     /// A step with its answer in one record.
@@ -389,8 +413,7 @@ impl Stepper {
         match result {
             Ok(value) => {
                 let answer = json!({"ok": value});
-                // Answers are written down as well: asking for a large one again and again is bounded like the rest.
-                self.requested_bytes += answer.to_string().len();
+                self.count_answer(&answer);
                 answer
             }
             Err(error) => {

@@ -492,14 +492,15 @@ fn a_service_that_does_not_come_up_is_said_with_its_last_words() {
 
 #[test]
 fn a_service_that_does_not_stop_is_killed_and_a_port_that_stays_open_is_no_stop() {
-    let mut site = with_command("trap '' TERM; while :; do sleep 0.05; done");
+    let mut site = with_command("trap '' TERM; : > deaf; while :; do sleep 0.05; done");
     site.configure(&[(
         "timeout-s = 20\n\n[environment.demo.service.notes.install]",
         "timeout-s = 1\n\n[environment.demo.service.notes.install]",
     )]);
     site.serve(&["notes"]);
     let child = || fs::read_to_string(site.path(".lifeboat/children/notes.json")).unwrap_or_default();
-    wait_until("it runs", || !child().is_empty());
+    // A signal that comes before the trap would end it at once.
+    wait_until("it runs, and is deaf to SIGTERM", || !child().is_empty() && site.path("live/deaf").exists());
     let first = child();
     // The run's end starts it again: whoever only stops it declared that.
     call(&site, "service.stop").expect(0);

@@ -229,7 +229,7 @@ fn a_stop_that_was_cut_short_does_not_win_over_the_start_that_settles_it() {
         (
             "command = [\"{current}/notes\", \"serve\", \"--port\", ",
             // Ignores SIGTERM; killed after `timeout-s`.
-            "command = [\"bash\", \"-c\", \"trap '' TERM; while :; do sleep 0.05; done\", ",
+            "command = [\"bash\", \"-c\", \"trap '' TERM; : > deaf; while :; do sleep 0.05; done\", ",
         ),
         (
             "timeout-s = 20\n\n[environment.demo.service.notes.install]",
@@ -238,7 +238,8 @@ fn a_stop_that_was_cut_short_does_not_win_over_the_start_that_settles_it() {
     ]);
     site.serve(&["notes"]);
     let child = || fs::read_to_string(site.path(".lifeboat/children/notes.json")).unwrap_or_default();
-    wait_until("the service runs", || !child().is_empty());
+    // A signal that comes before the trap would end it at once.
+    wait_until("the service runs, and is deaf to SIGTERM", || !child().is_empty() && site.path("live/deaf").exists());
     let before = child();
     site.guest("late", "trap-between", "upgrade", &[STOP], "limits = { deadline-s = 1, grace-s = 20 }");
     let outcome = site.run("late", NOTES).expect(20);

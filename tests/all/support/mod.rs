@@ -139,8 +139,17 @@ impl Site {
         }
         let log = fs::File::create(self.path("serve.log")).unwrap();
         let child = self.command(&arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        self.serve = Some(child);
-        wait_until("lifeboat serve listens", || self.path(".lifeboat/serve.sock").exists());
+        let child = self.serve.insert(child);
+        let root = self.root.path();
+        wait_until("lifeboat serve listens", || root.join(".lifeboat/serve.sock").exists());
+        // It says so when a start is over; one that fails ends it.
+        for service in services {
+            let started = format!("serve: {service} started");
+            wait_until("the service was started, or could not be", || {
+                fs::read_to_string(root.join("serve.log")).is_ok_and(|log| log.contains(&started))
+                    || child.try_wait().unwrap().is_some()
+            });
+        }
     }
 
     /// Starts `lifeboat serve` with `notes`, and waits until it is ready.
