@@ -3,8 +3,9 @@
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -14,6 +15,11 @@ use crate::error::{DISK_HINT, Error, Kind, Result, is_disk};
 
 /// Version of the tables; a newer one is refused.
 const SCHEMA_VERSION: i64 = 1;
+/// How long to wait for others that open, write or let go of the same state.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// SQLite answers "busy" at once, whatever time it was given, where waiting could be a deadlock: two that turn a new file into a WAL
+/// database, or one that opens while the last other one removes the WAL. Trying the whole opening again is what it leaves to us.
+const OPEN_PAUSE: Duration = Duration::from_millis(20);
 /// What the first record's `prev` says.
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -84,36 +90,39 @@ impl State {
         let path = directory.join("state.sqlite");
         // Made by hand so that it is never readable by others, not even for a moment.
         std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(doing)?;
-        let connection = Connection::open(&path).map_err(|e| damaged(&path, &e))?;
-        connection.busy_timeout(std::time::Duration::from_secs(10))?;
-        connection.pragma_update(None, "journal_mode", "wal").map_err(|e| damaged(&path, &e))?;
-        // FULL: in WAL mode, NORMAL does not sync commits.
-        connection.pragma_update(None, "synchronous", "full")?;
-        let state = Self { connection: Mutex::new(connection), directory: directory.to_owned() };
-        state.migrate(&path)?;
-        Ok(state)
-    }
-
-    fn migrate(&self, path: &Path) -> Result<()> {
-        let mut connection = self.lock();
-        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let version: i64 = transaction.query_row("pragma user_version", [], |r| r.get(0))?;
-        match version {
-            0 => {
-                transaction.execute_batch(SCHEMA)?;
-                transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-                transaction.commit()?;
-            }
-            SCHEMA_VERSION => {}
-            newer => {
-                return Err(Error::new(
-                    Kind::Journal,
-                    format!("{} has version {newer}, this engine knows {SCHEMA_VERSION}", path.display()),
-                )
-                .hint("a newer lifeboat wrote it: use that version"));
+        let end = Instant::now() + OPEN_LIMIT;
+        loop {
+            match Self::connect(&path, directory) {
+                Err(e) if is_busy(&e) && Instant::now() < end => std::thread::sleep(OPEN_PAUSE),
+                Err(e) => return Err(damaged(&path, &e)),
+                Ok((_, Some(version))) => {
+                    return Err(Error::new(
+                        Kind::Journal,
+                        format!("{} has version {version}, this engine knows {SCHEMA_VERSION}", path.display()),
+                    )
+                    .hint("a newer lifeboat wrote it: use that version"));
+                }
+                Ok((state, None)) => return Ok(state),
             }
         }
-        Ok(())
+    }
+
+    /// One try at opening the database and making its tables; with the version of a state that is not ours.
+    fn connect(path: &Path, directory: &Path) -> rusqlite::Result<(Self, Option<i64>)> {
+        let mut connection = Connection::open(path)?;
+        connection.busy_timeout(OPEN_LIMIT)?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        // FULL: in WAL mode, NORMAL does not sync commits.
+        connection.pragma_update(None, "synchronous", "full")?;
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let version: i64 = transaction.query_row("pragma user_version", [], |r| r.get(0))?;
+        if version == 0 {
+            transaction.execute_batch(SCHEMA)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        }
+        transaction.commit()?;
+        let state = Self { connection: Mutex::new(connection), directory: directory.to_owned() };
+        Ok((state, (!matches!(version, 0 | SCHEMA_VERSION)).then_some(version)))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
@@ -348,6 +357,14 @@ impl State {
     }
 }
 
+/// Somebody else holds the database now.
+fn is_busy(e: &rusqlite::Error) -> bool {
+    matches!(
+        e.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed)
+    )
+}
+
 fn damaged(path: &Path, e: &rusqlite::Error) -> Error {
     let error = Error::new(Kind::Journal, format!("{} can't be opened: {e}", path.display()));
     if is_disk(e) {
@@ -525,6 +542,26 @@ mod tests {
         spend("r1", "sha", 3).unwrap();
         state.append("r1", Transition::Completed, Some(3), json!({}), &[]).unwrap();
         assert!(spend("r1", "sha", 4).is_err(), "a second time");
+    }
+
+    #[test]
+    fn many_open_one_new_state_at_once_and_while_others_let_go_of_it() {
+        for _ in 0..20 {
+            let directory = tempfile::tempdir().unwrap();
+            std::thread::scope(|scope| {
+                for opener in 0..8 {
+                    let directory = directory.path();
+                    scope.spawn(move || {
+                        for again in 0..5 {
+                            let state = State::open(directory).unwrap();
+                            begun(&state, &format!("r{opener}-{again}"));
+                        }
+                    });
+                }
+            });
+            let state = State::open(directory.path()).unwrap();
+            assert_eq!(state.verify_chain().unwrap().0, 40);
+        }
     }
 
     #[test]
