@@ -1,31 +1,30 @@
 //! Ending a run whose engine died, or that nobody will answer: what it opened is settled, and its end is on record.
 
+use std::time::Duration;
+
 use crate::Engine;
-use crate::error::{Error, Kind, Result};
-use crate::run::{Came, Ended, RunOptions, Status};
-use crate::step::RunIdentity;
+use crate::error::Result;
+use crate::journal::Record;
+use crate::run::{Came, Ended, RunOptions, Status, last_step, open_step};
+use crate::step::{RunIdentity, Stepper};
+
+/// How long ending what the open step left running may take.
+const LEFTOVERS_LIMIT: Duration = Duration::from_secs(120);
 
 impl Engine {
-    /// Settles what a run left open and writes its end. Refused while a process works on it. An effect that was under way when its engine
-    /// died stays in doubt on record: what it did is for a person to look at, and the summary says which it was.
+    /// Settles what a run left open and writes its end. Refused while a process works on it. What an effect that was under way left running
+    /// is ended; the effect itself stays in doubt on record: what it did is for a person to look at, and the summary says which it was.
     pub async fn abandon(&self, run: &str, reason: &str, options: RunOptions) -> Result<Ended> {
         let locks = self.lock_run(run)?;
         let row = self.state().run(run)?;
-        if row.ended_ms.is_some() {
-            return Err(Error::new(Kind::Usage, format!("run {run} is over ({})", row.status)));
-        }
-        let records = self.state().records(run)?;
-        let (clock_ms, steps) = records.last().map_or((0, 0), |last| {
-            (last.time_ms, records.iter().filter_map(|r| r.body["step"].as_u64()).max().unwrap_or(0))
-        });
-        let in_doubt =
-            records.iter().rfind(|r| r.body["step"].is_u64()).filter(|r| r.kind == crate::journal::Transition::Started);
+        let records = self.live_records(run)?;
+        let in_doubt = open_step(&records).filter(|step| !call_of(step).starts_with("confirm."));
         let summary = match in_doubt {
             Some(step) => format!(
                 "abandoned by {}: {reason}; step {} ({}) was under way: look at what it did",
                 options.actor,
                 step.body["step"],
-                step.body["request"]["call"].as_str().unwrap_or("?"),
+                call_of(step),
             ),
             None => format!("abandoned by {}: {reason}", options.actor),
         };
@@ -35,9 +34,40 @@ impl Engine {
             policy: row.policy,
             module_sha256: row.module_sha256,
         };
-        let mut stepper = self.stepper(identity, options, clock_ms);
-        stepper.step = steps;
+        let mut stepper = self.stepper(identity, options, records.last().map_or(0, |r| r.time_ms));
+        stepper.step = last_step(&records);
         stepper.locks = locks;
+        stepper.said.recall(&records);
+        if in_doubt.is_some() {
+            end_leftovers(&mut stepper, &records).await;
+        }
         self.finish(stepper, Came::to(Status::Abandoned, &summary)).await
     }
+}
+
+/// Ends children and sessions of the open step. What can't be ended is a finding: settling goes on.
+async fn end_leftovers(stepper: &mut Stepper, records: &[Record]) {
+    let mut cx = stepper.settling_context(LEFTOVERS_LIMIT);
+    cx.attempt = u32::MAX;
+    let named = open_step(records).and_then(|step| service_of(step, records));
+    if let Err(error) = stepper.around.host.end_attempts(&cx, named.as_deref()).await {
+        stepper.said.finding(host_api::Finding::error(
+            "leftovers",
+            format!("what step {} left running may still run: {error}", stepper.step),
+            "look for processes and database sessions that are named after the run",
+        ));
+    }
+}
+
+/// The service a step's call acts on, as far as its request says so.
+fn service_of(step: &Record, records: &[Record]) -> Option<String> {
+    let arguments = &step.body["request"]["arguments"];
+    let said = arguments["service"].as_str().or(step.body["prepared"]["service"].as_str());
+    // A resource stands in a request by its id; its service stands where it was made.
+    said.map(str::to_owned)
+        .or_else(|| records.iter().rev().find_map(|r| r.body["result"]["ok"]["service"].as_str()).map(str::to_owned))
+}
+
+fn call_of(step: &Record) -> &str {
+    step.body["request"]["call"].as_str().unwrap_or("?")
 }

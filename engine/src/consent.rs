@@ -21,13 +21,12 @@ impl Stepper {
         let rows = self.approvals()?;
         if let Some(row) = rows.into_iter().find(|r| r.state == ApprovalState::Approved && intent.same_thing(&r.intent))
         {
-            return Ok(Prepared { body: json!({"approval": row.id}), ..Prepared::default() });
+            return Ok(Prepared::with(json!({"approval": row.id})));
         }
         let id = identifier::fresh();
         Ok(Prepared {
             body: json!({"approval": id, "intent": intent.body, "intent-sha256": intent.sha256}),
             on_start: vec![Change::ApprovalOpens(id, self.step, intent.text, intent.sha256)],
-            ..Prepared::default()
         })
     }
 
@@ -51,6 +50,9 @@ impl Stepper {
                 );
             }
             ApprovalState::Open => {}
+        }
+        if let Err(ending) = self.plain_context().check() {
+            return Ok(Err(ending).into());
         }
         if let Some(why) = prepared[ASKING_FAILED].as_str() {
             return Ok(Err(HostError::failed(format!("approval {id} can't be asked for any more: {why}"))).into());

@@ -1,5 +1,5 @@
 //! From a request to the host and back: one arm a call. What an effect puts on record before it begins is in `prepare`, its performance in
-//! `perform_effect`; reads have only `perform_read`.
+//! `perform_effect`; reads have only `perform_read`. What an effect's end changes is in `endings.rs`, how one in doubt is decided in `probe.rs`.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ impl Stepper {
             }
             "scratch.wait-ready" => {
                 let instance: Instance = get(full, "instance")?;
-                answer(host_api::scratch::Scratch::wait_ready(&*host, &cx, &instance).await?)
+                answer(host_api::scratch::Scratch::wait_ready(&*host, &cx, &instance.id).await?)
             }
             "service.get-status" => answer(host.status(&cx, &get::<String>(full, "service")?).await?),
             "service.wait-ready" => {
@@ -105,38 +105,26 @@ impl Stepper {
         let cx = self.context();
         Ok(match name {
             "restore.stage" => {
+                let (backup, target): (Backup, String) = (get(full, "backup")?, get(full, "target")?);
                 let id = identifier::fresh();
-                let closes = vec![
-                    Change::CandidateState(id.clone(), "discarded"),
-                    Change::ObligationCloses("candidate", id.clone()),
-                ];
-                Prepared {
-                    body: json!({"candidate": id}),
-                    on_start: vec![
-                        Change::CandidateBegins(id.clone()),
-                        Change::ObligationOpens("candidate", id, "discard".into(), Value::Null),
-                    ],
-                    on_failure: closes,
-                    ..Prepared::default()
-                }
+                let body = json!({"candidate": id, "service": backup.service, "target": target});
+                let opens = Change::ObligationOpens("candidate", id.clone(), "discard".into(), body.clone());
+                Prepared { on_start: vec![Change::CandidateBegins(id), opens], body }
             }
-            "restore.verify" => {
+            "restore.verify" | "restore.discard" => {
                 let candidate: Candidate = get(full, "candidate")?;
-                Prepared { on_failure: vec![Change::CandidateVerified(candidate.id, None)], ..Prepared::default() }
+                Prepared::with(json!({"candidate": candidate.id}))
             }
-            "restore.discard" => {
+            "scratch.start" => {
                 let candidate: Candidate = get(full, "candidate")?;
-                Prepared {
-                    on_success: vec![
-                        Change::CandidateState(candidate.id.clone(), "discarded"),
-                        Change::ObligationCloses("candidate", candidate.id),
-                    ],
-                    ..Prepared::default()
-                }
+                let id = identifier::fresh();
+                let body = json!({"instance": id, "candidate": candidate.id});
+                let opens = Change::ObligationOpens("instance", id, "stop".into(), body.clone());
+                Prepared { on_start: vec![opens], body }
             }
             "scratch.stop" => {
                 let instance: Instance = get(full, "instance")?;
-                Prepared { on_success: vec![Change::ObligationCloses("instance", instance.id)], ..Prepared::default() }
+                Prepared::with(json!({"instance": instance.id}))
             }
             "service.stop" => {
                 let (service, if_aborted): (String, String) = (get(full, "service")?, get(full, "if-aborted")?);
@@ -147,7 +135,7 @@ impl Stepper {
                     )));
                 }
                 let before = host.status(&cx, &service).await?;
-                let mut prepared = Prepared { body: json!({"before": before.state}), ..Prepared::default() };
+                let mut prepared = Prepared::with(json!({"service": service, "before": before.state}));
                 // One that did not run before us is not ours to start; one that we stopped is, as the last stop says.
                 let ours = self.stopped_by_us(&service)?;
                 if ours {
@@ -166,10 +154,7 @@ impl Stepper {
             "service.start" => {
                 let service: String = get(full, "service")?;
                 self.refuse_mixed_set(&cx, &service).await?;
-                Prepared {
-                    on_success: vec![Change::ObligationCloses("service-stopped", service)],
-                    ..Prepared::default()
-                }
+                Prepared::with(json!({"service": service}))
             }
             "promote.promote" => {
                 let candidate: Candidate = get(full, "candidate")?;
@@ -181,42 +166,23 @@ impl Stepper {
                     body: json!({"promotion": plan, "approval": row.id, "intent-sha256": row.intent_sha256}),
                     on_start: vec![
                         Change::ApprovalSpent(row.id, row.intent_sha256),
-                        Change::PromotionBegins(self.run.environment.clone(), Box::new(plan.clone())),
+                        Change::PromotionBegins(self.run.environment.clone(), Box::new(plan)),
                     ],
-                    on_success: vec![
-                        Change::PromotionState(plan.id.clone(), "in-service"),
-                        Change::CandidateState(candidate.id.clone(), "promoted"),
-                        Change::ObligationCloses("candidate", candidate.id),
-                    ],
-                    // What it came to, the host looks at afterwards.
-                    on_failure: Vec::new(),
                 }
             }
             "promote.undo" | "promote.drop-previous" => {
                 let promotion: Promotion = get(full, "promotion")?;
                 let action = if name == "promote.undo" { "undo" } else { "drop-previous" };
                 let row = self.approval_for(full, promotion_subject(action, &promotion, ""))?;
-                Prepared {
-                    body: json!({"promotion": promotion.id, "approval": row.id, "intent-sha256": row.intent_sha256}),
-                    on_start: match action {
-                        "undo" => vec![
-                            Change::ApprovalSpent(row.id, row.intent_sha256),
-                            Change::PromotionState(promotion.id.clone(), "undoing"),
-                        ],
-                        _ => vec![Change::ApprovalSpent(row.id, row.intent_sha256)],
-                    },
-                    on_failure: match action {
-                        "undo" => vec![Change::PromotionState(promotion.id.clone(), "undo-failed")],
-                        _ => Vec::new(),
-                    },
-                    on_success: match action {
-                        "undo" => vec![
-                            Change::PromotionState(promotion.id, "undone"),
-                            Change::CandidateState(promotion.candidate, "undone"),
-                        ],
-                        _ => vec![Change::PromotionState(promotion.id, "dropped")],
-                    },
+                let body = json!({
+                    "promotion": promotion.id, "candidate": promotion.candidate, "approval": row.id,
+                    "intent-sha256": row.intent_sha256,
+                });
+                let mut on_start = vec![Change::ApprovalSpent(row.id, row.intent_sha256)];
+                if action == "undo" {
+                    on_start.push(Change::PromotionState(promotion.id, "undoing"));
                 }
+                Prepared { body, on_start }
             }
             "delete.apply" => {
                 let backups: Vec<Backup> = get(full, "backups")?;
@@ -224,7 +190,6 @@ impl Stepper {
                 Prepared {
                     body: json!({"approval": row.id, "intent-sha256": row.intent_sha256}),
                     on_start: vec![Change::ApprovalSpent(row.id, row.intent_sha256)],
-                    ..Prepared::default()
                 }
             }
             "confirm.request-promote" => {
@@ -325,13 +290,14 @@ impl Stepper {
             "scratch.start" => {
                 let (candidate, version): (Candidate, Option<String>) =
                     (get(full, "candidate")?, get(full, "version")?);
-                let instance = host_api::scratch::Scratch::start(&*host, &cx, &candidate, version.as_deref()).await?;
-                let value = answer(&instance)?;
-                (value.clone(), vec![Change::ObligationOpens("instance", instance.id, "stop".into(), value)])
+                let id: String = get(prepared, "instance")?;
+                let instance =
+                    host_api::scratch::Scratch::start(&*host, &cx, &id, &candidate, version.as_deref()).await?;
+                (answer(&instance)?, Vec::new())
             }
             "scratch.stop" => {
                 let instance: Instance = get(full, "instance")?;
-                (answer(host_api::scratch::Scratch::stop(&*host, &cx, &instance).await?)?, Vec::new())
+                (answer(host_api::scratch::Scratch::stop(&*host, &cx, &instance.id).await?)?, Vec::new())
             }
             "service.stop" => {
                 let service: String = get(full, "service")?;
@@ -410,10 +376,10 @@ impl Stepper {
     }
 }
 
-fn get<T: DeserializeOwned>(full: &Value, key: &str) -> Result<T, HostError> {
+pub(crate) fn get<T: DeserializeOwned>(full: &Value, key: &str) -> Result<T, HostError> {
     serde_json::from_value(full[key].clone()).map_err(|e| HostError::invalid(format!("{key}: {e}")))
 }
 
-fn answer(value: impl serde::Serialize) -> Result<Value, HostError> {
+pub(crate) fn answer(value: impl serde::Serialize) -> Result<Value, HostError> {
     serde_json::to_value(value).map_err(|e| HostError::failed(format!("a bug: {e}")))
 }

@@ -24,20 +24,24 @@
 mod abandon;
 pub mod approvals;
 pub mod calls;
+mod cancel;
 mod conceal;
 pub mod config;
 mod consent;
 pub mod contract;
 pub mod direct;
 mod dispatch;
+mod endings;
 pub mod error;
 pub mod grants;
 pub mod journal;
-mod locks;
+pub mod locks;
 mod obligations;
 pub mod observe;
 pub mod policy;
+pub mod probe;
 pub mod reporting;
+mod resolve;
 pub mod run;
 pub mod sandbox;
 mod step;
@@ -46,6 +50,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use host_api::context::Waypoint;
 use wasmtime::component::Linker;
 
 use approvals::{Confirmer, Nobody};
@@ -62,6 +67,7 @@ pub struct Engine {
     state: Arc<State>,
     confirmer: Arc<dyn Confirmer>,
     observer: Arc<dyn Observer>,
+    waypoint: Waypoint,
     linkers: Mutex<BTreeMap<String, Arc<Linker<Guest>>>>,
 }
 
@@ -71,6 +77,7 @@ pub struct Builder {
     compile_cache: bool,
     confirmer: Arc<dyn Confirmer>,
     observer: Arc<dyn Observer>,
+    waypoint: Waypoint,
 }
 
 impl Engine {
@@ -81,6 +88,7 @@ impl Engine {
             compile_cache: true,
             confirmer: Arc::new(Nobody),
             observer: Arc::new(Unwatched),
+            waypoint: Arc::new(|_| {}),
         }
     }
 
@@ -105,6 +113,10 @@ impl Engine {
 
     pub(crate) fn observer(&self) -> Arc<dyn Observer> {
         self.observer.clone()
+    }
+
+    pub(crate) fn waypoint(&self) -> Waypoint {
+        self.waypoint.clone()
     }
 
     /// The linker of a world; built once.
@@ -148,6 +160,14 @@ impl Builder {
         self
     }
 
+    /// For fault tests: is told the name of every place at which the engine's death would leave something half-done, as `STEP PLACE`, when a
+    /// run comes there. A test ends the process there.
+    #[must_use]
+    pub fn waypoint(mut self, waypoint: Waypoint) -> Self {
+        self.waypoint = waypoint;
+        self
+    }
+
     /// Opens the state and makes the engine.
     pub fn build(self) -> Result<Engine> {
         let state = Arc::new(State::open(&self.state_directory)?);
@@ -155,6 +175,7 @@ impl Builder {
         let cache = std::path::absolute(self.state_directory.join("compiled"))
             .map_err(|e| Error::new(error::Kind::Configuration, format!("state directory: {e}")))?;
         let sandbox = Sandbox::new(self.compile_cache.then_some(cache.as_path()))?;
-        Ok(Engine { sandbox, state, confirmer: self.confirmer, observer: self.observer, linkers: Mutex::default() })
+        let Self { confirmer, observer, waypoint, .. } = self;
+        Ok(Engine { sandbox, state, confirmer, observer, waypoint, linkers: Mutex::default() })
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use host_api::scratch::Instance;
-use host_api::{Error as HostError, Finding};
+use host_api::restore::Candidate;
+use host_api::{Error as HostError, ErrorKind, Finding};
 use serde_json::json;
 
 use crate::journal::{Change, ObligationRow, Transition};
@@ -28,8 +28,10 @@ impl Stepper {
         let mut unrecorded = None;
         for obligation in open {
             let what = words(&obligation);
+            self.at(&format!("settling {}", obligation.kind));
             let result = self.settle_one(&obligation).await;
             let error = result.as_ref().err().map(ToString::to_string);
+            self.at(&format!("acted for {}", obligation.kind));
             let (state, note) = match &error {
                 None => ("settled", String::new()),
                 Some(error) => ("unsettled", error.clone()),
@@ -65,24 +67,23 @@ impl Stepper {
         let cx = self.settling_context(SETTLE_LIMIT);
         match (obligation.kind.as_str(), obligation.if_aborted.as_str()) {
             ("instance", _) => {
-                let instance: Instance = serde_json::from_value(obligation.body.clone())
-                    .map_err(|e| HostError::failed(format!("its record can't be read: {e}")))?;
-                for finding in host_api::scratch::Scratch::stop(&*host, &cx, &instance).await? {
-                    self.said.finding(finding);
+                match host_api::scratch::Scratch::stop(&*host, &cx, &obligation.object).await {
+                    Ok(findings) => findings.into_iter().for_each(|finding| self.said.finding(finding)),
+                    // It never came so far as to run.
+                    Err(e) if e.kind == ErrorKind::NotFound => {}
+                    Err(e) => return Err(e),
                 }
                 Ok(())
             }
             ("candidate", _) => {
                 let row =
                     self.around.state.candidate(&obligation.object).map_err(|e| HostError::failed(e.to_string()))?;
-                match row.candidate {
-                    Some(candidate) => host.discard(&cx, &candidate).await,
-                    None => Err(HostError::failed("its staging did not end on record, so what it left is not known")
-                        .hint("look for names that contain the candidate's id beside the live data")),
-                }
+                let service = obligation.body["service"].as_str().unwrap_or_default();
+                let candidate = row.candidate.unwrap_or_else(|| Candidate::unfinished(&row.id, service));
+                host.discard(&cx, &candidate).await
             }
             ("service-stopped", "start") => {
-                self.locks.hold(&obligation.object, &self.run.id).map_err(HostError::conflict)?;
+                self.locks.hold(&self.around.state, &obligation.object, &self.run.id).map_err(HostError::conflict)?;
                 self.refuse_mixed_set(&cx, &obligation.object).await?;
                 host_api::service::ServiceControl::start(&*host, &cx, &obligation.object).await
             }
@@ -113,7 +114,7 @@ fn command(obligation: &ObligationRow) -> String {
     match obligation.kind.as_str() {
         "candidate" => format!("lifeboat candidates discard {}", obligation.object),
         "service-stopped" => format!("lifeboat service start {}", obligation.object),
-        "instance" => format!("end process {}", obligation.body["pid"]),
+        "instance" => format!("end the processes with LIFEBOAT_INSTANCE={} in their environment", obligation.object),
         _ => "see the journal: lifeboat runs show RUN".into(),
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind, Result};
+use crate::journal::Record;
 use crate::observe::{Event, Observer};
 
 /// What an item takes beside its words: also an empty note is written down.
@@ -73,6 +74,12 @@ impl Said {
             }
         }
         self.told = self.pending.len();
+    }
+
+    /// Reads the findings of a run from its records, where its policy is not called again.
+    pub(crate) fn recall(&mut self, records: &[Record]) {
+        let said = records.iter().flat_map(|r| r.body["said"].as_array().into_iter().flatten());
+        self.findings.extend(said.filter_map(|item| serde_json::from_value(item["finding"].clone()).ok()));
     }
 
     /// Drops what stands in the journal already (during a replay). Findings and outcome are kept: the run's end needs them.

@@ -12,7 +12,7 @@ use wasmtime::component::{Func, Val};
 
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
-use crate::journal::{Change, Record, Transition};
+use crate::journal::{Change, Record, Stand, Transition};
 use crate::locks::ServiceLocks;
 use crate::observe::Event;
 use crate::policy::{Inspected, Module};
@@ -84,6 +84,9 @@ pub enum Status {
 }
 
 impl Status {
+    /// The word for a run that is not over and does not wait.
+    pub const RUNNING: &'static str = "running";
+
     /// The word in the journal and in JSON.
     pub fn word(self) -> &'static str {
         match self {
@@ -102,6 +105,28 @@ impl Status {
             Self::Cancelled => "cancelled",
             Self::Abandoned => "abandoned",
         }
+    }
+
+    /// Reads the word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [
+            Self::Ok,
+            Self::PartlyDone,
+            Self::NothingToDo,
+            Self::Failed,
+            Self::VerificationFailed,
+            Self::Denied,
+            Self::Rejected,
+            Self::Parked,
+            Self::InDoubt,
+            Self::Trapped,
+            Self::LimitBroken,
+            Self::LockHeld,
+            Self::Cancelled,
+            Self::Abandoned,
+        ]
+        .into_iter()
+        .find(|status| status.word() == word)
     }
 
     /// The documented exit code.
@@ -159,16 +184,14 @@ impl Engine {
         self.drive(module, identity, options, locks, clock_ms, Vec::new(), false).await
     }
 
-    /// Goes on with a run that is parked: answers on record are given again, then it runs on. The module, its grants and its parameters must
-    /// be those it began with.
+    /// Goes on with a run that waits, is in doubt, or whose engine died: answers on record are given again, the step that was under way is
+    /// decided, then it runs on. The module, its grants and its parameters must be those it began with.
     pub async fn resume(&self, run: &str, module: &Module, mut options: RunOptions) -> Result<Ended> {
         check_world(&module.inspected, &options.policy, &options.world)?;
         // Before it is looked at: nobody else resumes or abandons it meanwhile.
         let locks = self.lock_run(run)?;
-        let row = self.state().run(run)?;
-        let records = self.state().records(run)?;
-        let begun =
-            records.first().ok_or_else(|| Error::new(Kind::Journal, format!("run {run} has no records")))?.body.clone();
+        let records = self.live_records(run)?;
+        let begun = &records[0].body;
         let differs = |what: &str, then: &Value, now: &str| {
             Error::new(Kind::PolicyRefused, format!("run {run} can't go on: its {what} was {then}, and is {now} now"))
                 .hint("a run is finished by what began it; put it back, or `lifeboat runs abandon` it and start a new one")
@@ -179,24 +202,68 @@ impl Engine {
         if begun["grants-sha256"] != options.grants.sha256.as_str() {
             return Err(differs("grants digest", &begun["grants-sha256"], &options.grants.sha256));
         }
-        if row.status != "parked" {
-            let why = if row.ended_ms.is_some() { "it is over" } else { "it is not parked" };
-            let error = Error::new(Kind::Usage, format!("run {run} can't be resumed: {why} ({})", row.status));
-            return Err(match row.ended_ms {
-                Some(_) => error,
-                None => {
-                    error.hint(format!("if no process works on it any more: lifeboat runs abandon {run} --reason WHY"))
-                }
-            });
-        }
         options.parameters = begun["parameters"].as_object().cloned().unwrap_or_default();
-        let waits_in =
-            records.iter().rev().find(|r| r.kind == Transition::Parked).and_then(|r| r.body["step"].as_u64());
+        // Asked for while nobody worked on it.
+        if self.state().cancel_requested(run)? {
+            options.cancelled.store(true, Ordering::Relaxed);
+        }
+        let stand = self.take_up(run, &records, &options)?;
+        let (identity, clock_ms) = (identity(run, module, &options), records[0].time_ms);
+        if stand == Stand::Ending {
+            return self.finish_ending(identity, options, locks, &records).await;
+        }
+        self.drive(module, identity, options, locks, clock_ms, records, true).await
+    }
+
+    /// The records of a run that is not over.
+    pub(crate) fn live_records(&self, run: &str) -> Result<Vec<Record>> {
+        let row = self.state().run(run)?;
+        if row.ended_ms.is_some() {
+            return Err(Error::new(Kind::Usage, format!("run {run} is over ({})", row.status)));
+        }
+        let records = self.state().records(run)?;
+        match records.is_empty() {
+            true => Err(Error::new(Kind::Journal, format!("run {run} has no records"))),
+            false => Ok(records),
+        }
+    }
+
+    /// Puts on record that someone goes on with a run; where it stands.
+    fn take_up(&self, run: &str, records: &[Record], options: &RunOptions) -> Result<Stand> {
+        let stand = records.iter().try_fold(Stand::New, |stand, r| stand.next(r.kind, r.body["step"].as_u64()))?;
+        let step = match stand {
+            Stand::InStep(step) | Stand::Parked(Some(step)) => Some(step),
+            _ => None,
+        };
         let body = json!({"actor": options.actor, "channel": options.channel});
         let status = Change::RunStatus("running".into(), String::new(), None);
-        self.state().append(run, Transition::Resumed, waits_in, body, &[status])?;
-        let clock_ms = records.first().map_or(0, |r| r.time_ms);
-        self.drive(module, identity(run, module, &options), options, locks, clock_ms, records, true).await
+        self.state().append(run, Transition::Resumed, step, body, &[status])?;
+        Ok(stand)
+    }
+
+    /// Completes the end of a run whose engine died while it settled.
+    async fn finish_ending(
+        &self,
+        run: RunIdentity,
+        options: RunOptions,
+        locks: ServiceLocks,
+        records: &[Record],
+    ) -> Result<Ended> {
+        let ending = records.iter().rev().find(|r| r.kind == Transition::Ending);
+        let body = ending.map_or(&Value::Null, |r| &r.body);
+        let came = Came {
+            breach: serde_json::from_value(body["breach"].clone()).ok().flatten(),
+            ..Came::to(
+                body["status"].as_str().and_then(Status::parse).unwrap_or(Status::Failed),
+                body["summary"].as_str().unwrap_or_default(),
+            )
+        };
+        let mut stepper = self.stepper(run, options, records.last().map_or(0, |r| r.time_ms));
+        stepper.step = last_step(records);
+        stepper.locks = locks;
+        stepper.said.recall(records);
+        stepper.ending = true;
+        self.finish(stepper, came).await
     }
 
     /// Takes the lock of a run, before its first record, or before it is looked at to go on with it or end it.
@@ -223,14 +290,9 @@ impl Engine {
             &run.id,
             &Event::RunStarted { policy: run.policy.clone(), environment: run.environment.clone(), resumed },
         );
-        let open_step =
-            match records.iter().rev().find(|r| matches!(r.kind, Transition::Started | Transition::Completed)) {
-                Some(record) if record.kind == Transition::Started => Some(record.clone()),
-                _ => None,
-            };
-        let replay: VecDeque<Record> =
-            records.into_iter().filter(|r| matches!(r.kind, Transition::Answered | Transition::Completed)).collect();
-        let (limits, cancelled) = (options.limits.clone(), options.cancelled.clone());
+        let open_step = open_step(&records).cloned();
+        let replay: VecDeque<Record> = records.into_iter().filter(|r| gives_answer(r.kind)).collect();
+        let (id, limits, cancelled) = (run.id.clone(), options.limits.clone(), options.cancelled.clone());
         let parameters = Value::Object(options.parameters.clone()).to_string();
         let mut stepper = self.stepper(run, options, clock_ms);
         stepper.locks = locks;
@@ -242,6 +304,7 @@ impl Engine {
         let ended = tokio::select! {
             result = call(module, &limits, &mut store, parameters) => Some(result),
             () = past(deadline, limits.grace(), &cancelled) => None,
+            never = self.watch_for_cancellation(&id, &cancelled) => match never {},
         };
         let cut_off = ended.is_none();
         let came_to = match ended {
@@ -255,7 +318,7 @@ impl Engine {
             Some(result) => read_end(result, store.data(), cancelled.load(Ordering::Relaxed)),
         };
         // Whatever the guest still had under way ends with it.
-        if !matches!(came_to.status, Status::Parked) {
+        if !waits(came_to.status) {
             cancelled.store(true, Ordering::Relaxed);
         }
         let stepper = store.into_data().stepper;
@@ -263,6 +326,17 @@ impl Engine {
             stepper.rest().await;
         }
         self.finish(stepper, came_to).await
+    }
+
+    /// Cancels a run when somebody asks for its end on record, from wherever the state can be reached.
+    async fn watch_for_cancellation(&self, run: &str, cancelled: &AtomicBool) -> std::convert::Infallible {
+        loop {
+            tokio::time::sleep(CANCEL_LOOK_INTERVAL).await;
+            // A state that can't be read ends the run at its next record.
+            if self.state().cancel_requested(run).unwrap_or(false) {
+                cancelled.store(true, Ordering::Relaxed);
+            }
+        }
     }
 
     /// A stepper at its beginning, with nothing declared.
@@ -273,6 +347,7 @@ impl Engine {
                 state: self.state().clone(),
                 confirmer: self.confirmer(),
                 observer: self.observer(),
+                waypoint: self.waypoint(),
             },
             live_endpoints: contract::contract().worlds.get(&options.world).is_some_and(|w| w.contains("query")),
             deadline: Instant::now() + options.limits.deadline(),
@@ -283,6 +358,8 @@ impl Engine {
             declared: BTreeSet::new(),
             said: Said::default(),
             step: 0,
+            attempt: 1,
+            ending: false,
             requested_bytes: 0,
             clock_ms,
             replay: VecDeque::new(),
@@ -320,7 +397,7 @@ impl Engine {
             Error::new(Kind::Journal, stop.to_string())
                 .hint("the run has no end on record; what it opened may still be open")
         };
-        if came.status == Status::Parked {
+        if waits(came.status) {
             let step = came.waits_in;
             let changes = [Change::RunStatus(came.status.word().into(), came.summary.clone(), None)];
             stepper.append(Transition::Parked, step, json!({"why": came.summary}), &changes).map_err(journal)?;
@@ -336,7 +413,20 @@ impl Engine {
                 breach: None,
             });
         }
-        let mut unsettled = stepper.settle().await.map_err(journal)?;
+        let mut unrecorded = None;
+        if !stepper.ending {
+            // From here on the policy is not called again, whatever ends us: what it had open is closed under it.
+            let body = json!({"status": came.status.word(), "summary": came.summary, "breach": came.breach});
+            // A disk that is full must not keep a service down: what is open is settled all the same, and the failure told then.
+            unrecorded = stepper.append(Transition::Ending, None, body, &[]).err();
+        }
+        stepper.at("ending");
+        let settled = stepper.settle().await;
+        if let Some(stop) = unrecorded {
+            return Err(journal(stop));
+        }
+        let mut unsettled = settled.map_err(journal)?;
+        stepper.at("settled");
         let (mut status, mut summary) = (came.status, came.summary);
         // A policy that says all is well while it, or the host, found an error does not get its word for it.
         if status == Status::Ok && stepper.said.findings.iter().any(|f| f.severity == Severity::Error) {
@@ -349,6 +439,7 @@ impl Engine {
         });
         let change = Change::RunStatus(status.word().into(), summary.clone(), Some(identifier::now_ms()));
         stepper.append(Transition::RunEnded, None, body, &[change]).map_err(journal)?;
+        stepper.at("ended");
         let lines = self.state().lines(&run)?.join("\n") + "\n";
         // The run is over and on record: a copy that can't be written must not hide how it came out.
         if let Err(error) = write_evidence(self.state().directory(), &run, JOURNAL, lines.as_bytes()) {
@@ -356,6 +447,30 @@ impl Engine {
         }
         Ok(Ended { run, status, summary, findings: stepper.said.findings, unsettled, breach: came.breach })
     }
+}
+
+/// How often a run looks whether somebody asked for its end.
+const CANCEL_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Whether a run that came to this is not over: it waits for a person.
+fn waits(status: Status) -> bool {
+    matches!(status, Status::Parked | Status::InDoubt)
+}
+
+/// Whether a record of this kind has the answer to a call.
+fn gives_answer(kind: Transition) -> bool {
+    matches!(kind, Transition::Answered | Transition::Completed | Transition::Resolved)
+}
+
+/// The newest attempt at a step that was started and has no end on record.
+pub(crate) fn open_step(records: &[Record]) -> Option<&Record> {
+    let newest = records.iter().rev().find(|r| r.kind == Transition::Started || gives_answer(r.kind))?;
+    (newest.kind == Transition::Started).then_some(newest)
+}
+
+/// The number of the last step on record.
+pub(crate) fn last_step(records: &[Record]) -> u64 {
+    records.iter().filter_map(|r| r.body["step"].as_u64()).max().unwrap_or(0)
 }
 
 /// Whether a module is for the world that an environment gives it.
@@ -467,7 +582,9 @@ fn read_trap(trap: &wasmtime::Error, guest: &Guest) -> Came {
             Came { breach: Some(*breach), ..Came::to(Status::LimitBroken, &format!("the policy {breach}")) }
         }
         Some(Stop::LockHeld(why)) => Came::to(Status::LockHeld, why),
-        Some(stop @ Stop::InDoubt { .. }) => Came::to(Status::InDoubt, &stop.to_string()),
+        Some(stop @ Stop::InDoubt { step, .. }) => {
+            Came { waits_in: Some(*step), ..Came::to(Status::InDoubt, &stop.to_string()) }
+        }
         Some(stop @ Stop::Nondeterminism { .. }) => Came::to(Status::Trapped, &stop.to_string()),
         Some(stop @ Stop::Journal(_)) => Came::to(Status::Failed, &stop.to_string()),
         None => {

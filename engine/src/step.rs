@@ -11,17 +11,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use host_api::context::Progress;
+use host_api::context::{Progress, Waypoint};
 use host_api::{Error as HostError, ErrorKind, Finding, Primitives, StepContext};
 use serde_json::{Value, json};
 
 use crate::approvals::Confirmer;
 use crate::calls::{self, Class};
 use crate::contract::Function;
+use crate::dispatch::Performed;
+use crate::endings;
 use crate::grants::{self, Grants};
 use crate::journal::{Change, Record, RunRow, State, Transition};
 use crate::locks::ServiceLocks;
 use crate::observe::{Event, Observer};
+use crate::probe::{Decided, Way, way};
 use crate::reporting::Said;
 use crate::sandbox::limits::{Breach, Limits};
 
@@ -53,13 +56,15 @@ pub enum Stop {
     /// Another run works on the service.
     #[error("{0}")]
     LockHeld(String),
-    /// An effect was started before a crash, and whether it happened is not known.
-    #[error("step {step} ({call}) was started and has no completion on record")]
+    /// An effect was started before a crash, and what became of it can't be told.
+    #[error("what became of step {step} ({call}) is not known: {why}")]
     InDoubt {
         /// Which step.
         step: u64,
         /// Which call.
         call: String,
+        /// Why it can't be told.
+        why: String,
     },
 }
 
@@ -102,6 +107,8 @@ pub struct Surroundings {
     pub confirmer: Arc<dyn Confirmer>,
     /// Who watches.
     pub observer: Arc<dyn Observer>,
+    /// Who is told of named places on the way; see [`StepContext::at`].
+    pub waypoint: Waypoint,
 }
 
 /// One run's way through its steps.
@@ -117,6 +124,8 @@ pub struct Stepper {
     pub(crate) said: Said,
     /// Steps so far.
     pub(crate) step: u64,
+    /// Which attempt at this step, from 1.
+    pub(crate) attempt: u32,
     /// Size of all requests and answers so far: they are written down, so they are bounded like reports.
     pub(crate) requested_bytes: usize,
     /// Time of the newest record.
@@ -134,21 +143,25 @@ pub struct Stepper {
     pub(crate) last_detail: Option<String>,
     /// Held by every context that was given out.
     pub(crate) under_way: Arc<()>,
+    /// Its end is on record already: an engine before this one died while it settled.
+    pub(crate) ending: bool,
     /// The guest was told that its deadline has passed: what it fails of then is the deadline.
     pub(crate) late: bool,
 }
 
-/// What is on record before an effect begins, and what its end changes.
+/// What is on record before an effect begins.
 #[derive(Default)]
 pub(crate) struct Prepared {
-    /// Kept in the `started` record, and given to the performer (generated ids, a swap plan).
+    /// Kept in the `started` record, and given to the performer and to every later engine (generated ids, a swap plan).
     pub(crate) body: Value,
     /// Made with the `started` record.
     pub(crate) on_start: Vec<Change>,
-    /// Made with the `completed` record if the effect succeeded.
-    pub(crate) on_success: Vec<Change>,
-    /// Made with the `completed` record if it failed.
-    pub(crate) on_failure: Vec<Change>,
+}
+
+impl Prepared {
+    pub(crate) fn with(body: Value) -> Self {
+        Self { body, on_start: Vec::new() }
+    }
 }
 
 impl Stepper {
@@ -191,11 +204,7 @@ impl Stepper {
                 self.answer(request, result)
             }
             Class::Effect | Class::Destructive => {
-                for (object, name) in &objects {
-                    if *object == "service" {
-                        self.locks.hold(name, &self.run.id).map_err(Stop::LockHeld)?;
-                    }
-                }
+                self.hold(&objects)?;
                 self.effect(call.name, request, &full).await
             }
         }?;
@@ -232,7 +241,7 @@ impl Stepper {
 
     /// Cancelled? Declared, granted, and on objects that make sense?
     fn permitted(&self, call: &calls::Call, full: &Value) -> Result<Vec<(&'static str, String)>, HostError> {
-        if self.ending() && !CLOSING.contains(&call.name) {
+        if self.ending() && !closes(call.name) {
             return Err(HostError::new(ErrorKind::Cancelled, "the run was cancelled or is past its deadline"));
         }
         let objects = calls::objects_of(call, full)?;
@@ -332,9 +341,12 @@ impl Stepper {
             // Nothing was begun: an answer like that of a read.
             Err(refusal) => return self.answer(request, Err(of_the_host(refusal))),
         };
-        let body = json!({"request": request, "attempt": 1, "prepared": prepared.body});
+        self.attempt = 1;
+        self.at("prepared");
+        let body = json!({"request": request, "attempt": self.attempt, "prepared": prepared.body});
         self.append(Transition::Started, Some(self.step), body, &prepared.on_start)?;
-        self.act_and_complete(name, request, full, prepared).await
+        self.at("started");
+        self.act_and_complete(name, request, full, &prepared.body).await
     }
 
     /// The second half of an effect whose start is on record.
@@ -343,25 +355,38 @@ impl Stepper {
         name: &'static str,
         request: Value,
         full: &Value,
-        prepared: Prepared,
+        prepared: &Value,
     ) -> Result<Value, Stop> {
-        let mut performed = self.perform_effect(name, full, &prepared.body).await?;
+        let performed = self.perform_effect(name, full, prepared).await?;
+        self.at("acted");
+        self.complete(name, request, prepared, performed)
+    }
+
+    /// The record of an effect's end.
+    fn complete(
+        &mut self,
+        name: &'static str,
+        request: Value,
+        prepared: &Value,
+        mut performed: Performed,
+    ) -> Result<Value, Stop> {
         performed.result = performed.result.map_err(of_the_host);
         let mut changes = performed.changes;
-        changes.extend(if performed.result.is_ok() { prepared.on_success } else { prepared.on_failure });
+        changes.extend(endings::changes(name, prepared, performed.result.is_ok()));
         let detail = detail(&performed.result);
         let result = self.wire(performed.result);
-        let mut body = json!({"request": request, "result": result});
+        let mut body = json!({"request": request, "result": result, "attempt": self.attempt});
         add_detail(&mut body, &detail);
         if let Some(record) = performed.record {
             body["decision"] = record;
         }
         self.append(Transition::Completed, Some(self.step), body, &changes)?;
+        self.at("completed");
         self.last_detail = detail;
         Ok(result)
     }
 
-    /// An effect that a former engine started. A question to a person is asked again; anything else is in doubt.
+    /// An effect that a former engine started. A question to a person is asked again; of anything else the world tells what became of it.
     async fn reopened(
         &mut self,
         call: &'static calls::Call,
@@ -376,19 +401,62 @@ impl Stepper {
                 now: request.to_string(),
             });
         }
-        if !call.name.starts_with("confirm.") {
-            return Err(Stop::InDoubt { step: self.step, call: call.name.to_owned() });
+        let mut prepared = open.body["prepared"].clone();
+        self.attempt = open.body["attempt"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+        if call.name.starts_with("confirm.") {
+            // Days may have passed: the person is shown what is true now, and what it was may not be what it is.
+            prepared[INTENT_NOW] = match self.prepare(call.name, &full).await {
+                Ok(now) => now.body["intent"].clone(),
+                Err(error) => {
+                    prepared[ASKING_FAILED] = json!(error.to_string());
+                    Value::Null
+                }
+            };
+            return self.act_and_complete(call.name, request, &full, &prepared).await;
         }
-        let mut prepared = Prepared { body: open.body["prepared"].clone(), ..Prepared::default() };
-        // Days may have passed: the person is shown what is true now, and what it was may not be what it is.
-        prepared.body[INTENT_NOW] = match self.prepare(call.name, &full).await {
-            Ok(now) => now.body["intent"].clone(),
-            Err(error) => {
-                prepared.body[ASKING_FAILED] = json!(error.to_string());
-                Value::Null
+        let objects = calls::objects_of(call, &full).map_err(|e| self.in_doubt(call.name, &e))?;
+        self.tell_started(format!("{} (in doubt)", grants::line_for(call.name, &objects)));
+        let began = Instant::now();
+        self.hold(&objects)?;
+        let decided = self.decide(call.name, &full, &prepared).await.map_err(|e| self.in_doubt(call.name, &e))?;
+        self.at("decided");
+        let answer = match decided {
+            Decided::Done(value) => {
+                let record = Some(json!({"by": "host", "as": "done"}));
+                self.complete(call.name, request, &prepared, Performed { record, ..Ok(value).into() })
             }
-        };
-        self.act_and_complete(call.name, request, &full, prepared).await
+            Decided::Again if self.ending() && !closes(call.name) && way(call.name) != Some(Way::Complete) => {
+                let cancelled = HostError::new(ErrorKind::Cancelled, "the run was cancelled or is past its deadline");
+                let record = Some(json!({"by": "host", "as": "not-done"}));
+                self.complete(call.name, request, &prepared, Performed { record, ..Err(cancelled).into() })
+            }
+            Decided::Again => {
+                self.attempt += 1;
+                let body = json!({"request": request, "attempt": self.attempt, "prepared": prepared});
+                self.append(Transition::Started, Some(self.step), body, &[])?;
+                self.at("started again");
+                self.act_and_complete(call.name, request, &full, &prepared).await
+            }
+        }?;
+        self.tell_ended(&answer, began.elapsed());
+        Ok(answer)
+    }
+
+    fn in_doubt(&self, call: &str, why: &HostError) -> Stop {
+        Stop::InDoubt { step: self.step, call: call.to_owned(), why: why.to_string() }
+    }
+
+    /// Holds the locks of the services that a call acts on.
+    fn hold(&mut self, objects: &[(&'static str, String)]) -> Result<(), Stop> {
+        for (_, service) in objects.iter().filter(|(object, _)| *object == "service") {
+            self.locks.hold(&self.around.state, service, &self.run.id).map_err(Stop::LockHeld)?;
+        }
+        Ok(())
+    }
+
+    /// Tells whoever looks that the run has come to a place between two things that a crash may tear apart.
+    pub(crate) fn at(&self, place: &str) {
+        (self.around.waypoint)(&format!("{} {place}", self.step));
     }
 
     /// Writes a record with everything that was said since the last one.
@@ -448,7 +516,7 @@ impl Stepper {
         StepContext {
             run: self.run.id.clone(),
             step: self.step,
-            attempt: 1,
+            attempt: self.attempt,
             deadline: self.deadline,
             cancelled: self.cancelled.clone(),
             progress: {
@@ -457,6 +525,10 @@ impl Stepper {
                     let _ = &under_way;
                     observer.event(&run, &Event::Progress { step, progress });
                 })
+            },
+            waypoint: {
+                let waypoint = self.around.waypoint.clone();
+                Arc::new(move |place| waypoint(&format!("{step} {place}")))
             },
         }
     }
@@ -489,7 +561,9 @@ pub(crate) const INTENT_NOW: &str = "intent-now";
 pub(crate) const ASKING_FAILED: &str = "asking-failed";
 
 /// Calls that close what a run opened: still taken in the grace after a cancellation or deadline, so that a policy can compensate.
-const CLOSING: &[&str] = &["service.start", "restore.discard", "scratch.stop"];
+fn closes(call: &str) -> bool {
+    matches!(call, "service.start" | "restore.discard" | "scratch.stop")
+}
 
 /// An error as the contract's variant.
 pub(crate) fn wire_error(error: &HostError) -> Value {

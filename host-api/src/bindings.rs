@@ -269,6 +269,10 @@ pub struct Endpoint {
     pub ca_file: Option<PathBuf>,
     /// PEM file with a client certificate and its key.
     pub client_identity_file: Option<PathBuf>,
+    /// Whether the live service knows the header `Idempotency-Key`: the same key twice, and it acts once. Without it, a request that changes
+    /// something and whose answer was lost in a crash is left to a person.
+    #[serde(default)]
+    pub idempotency_key: bool,
     /// Values that may leave an answer, by name.
     #[serde(default)]
     pub capture: BTreeMap<String, Capture>,

@@ -123,25 +123,6 @@ impl Catalog for RealHost {
     }
 }
 
-impl RealHost {
-    /// The backup that an attempt at a step made, if it came so far: how a step in doubt is decided. `attempt`:
-    /// [`StepContext::attempt_key`].
-    pub async fn backup_of_attempt(&self, service: &str, store: &str, attempt: &str) -> Result<Option<Backup>> {
-        self.service(service)?;
-        let (service, store, attempt) = (service.to_owned(), self.store(store)?, attempt.to_owned());
-        blocking(move || {
-            for (id, digest) in manifests::present(&store, &service)?.into_iter().rev() {
-                let manifest = manifests::read(&store, &service, &id, &digest)?;
-                if manifest.attempt == attempt {
-                    return Ok(Some(manifests::backup(&manifest, &digest, store.name())));
-                }
-            }
-            Ok(None)
-        })
-        .await
-    }
-}
-
 fn list(cx: &StepContext, store: &ObjectStore, service: &str) -> Result<Vec<Backup>> {
     let mut backups = Vec::new();
     for (id, digest) in manifests::present(store, service)? {
@@ -188,7 +169,8 @@ fn hold(cx: &StepContext, store: &ObjectStore, backup: &Backup, until_ms: u64, w
     }
     require(store, backup)?;
     let record = records::Hold::new(cx, backup, until_ms, why);
-    records::write(store, &backup.service, &backup.id, "hold", &record)?;
+    records::write(cx, store, &backup.service, &backup.id, "hold", &record)?;
+    cx.at("hold written");
     // A deletion writes its tombstone and then looks for holds; a hold is written and then looks for a tombstone. So at least one of the
     // two sees the other.
     require(store, backup).map_err(|e| e.context("the hold came too late"))
@@ -203,7 +185,7 @@ fn unhold(cx: &StepContext, store: &ObjectStore, backup: &Backup, why: &str) -> 
     if ended.is_empty() {
         return Ok(());
     }
-    records::write(store, &backup.service, &backup.id, "unhold", &records::Unhold::new(cx, backup, ended, why))
+    records::write(cx, store, &backup.service, &backup.id, "unhold", &records::Unhold::new(cx, backup, ended, why))
 }
 
 /// An error unless the backup's manifest is there and the backup is not being removed.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::context::StepContext;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::leftovers;
 
 /// How much of stderr is kept: enough for any honest error, bounded for any other.
 const STDERR_BYTES_MAX: usize = 64 * 1024;
@@ -30,6 +31,9 @@ pub struct Spec {
     pub environment: BTreeMap<String, String>,
     /// Working directory.
     pub directory: Option<PathBuf>,
+    /// What it starts is meant to go on when the step is over (a service manager's command): it carries no marker of the step, so that
+    /// nobody takes it for a leftover.
+    pub lasting: bool,
 }
 
 impl Spec {
@@ -145,8 +149,11 @@ impl Child {
     pub fn spawn(cx: &StepContext, spec: &Spec) -> Result<Self> {
         cx.check()?;
         let program = spec.program();
-        let mut inner = spec
-            .command()?
+        let mut command = spec.command()?;
+        if !spec.lasting {
+            command.env(leftovers::STEP_VARIABLE, cx.marker());
+        }
+        let mut inner = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

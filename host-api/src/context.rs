@@ -22,10 +22,16 @@ pub struct StepContext {
     pub cancelled: Arc<AtomicBool>,
     /// Receives progress; cheap, never blocks.
     pub progress: ProgressSink,
+    /// Told when the step reaches a named place; see [`StepContext::at`].
+    pub waypoint: Waypoint,
 }
 
 /// Where progress goes.
 pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Is told the name of a place that a step has reached. Only tests look: one ends the process there, and holds what comes after against
+/// what an undisturbed run leaves. Otherwise it does nothing.
+pub type Waypoint = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// How far a long step is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +54,7 @@ impl StepContext {
             deadline: Instant::now() + timeout,
             cancelled: Arc::new(AtomicBool::new(false)),
             progress: Arc::new(|_| {}),
+            waypoint: Arc::new(|_| {}),
         }
     }
 
@@ -83,6 +90,21 @@ impl StepContext {
         let mut inner = self.clone();
         inner.deadline = inner.deadline.min(Instant::now() + limit);
         inner
+    }
+
+    /// Name of a record that this step writes beside a manifest, the same for every attempt: "exists already" then means "done".
+    pub fn record_id(&self) -> String {
+        format!("{}-{:06}", self.run, self.step)
+    }
+
+    /// What the names of its files in the engine's scratch space begin with: what a killed engine left there is found by it.
+    pub fn spool_prefix(&self) -> String {
+        format!("{}-", self.attempt_key())
+    }
+
+    /// Says that the step has come to a place between two things that a crash may tear apart.
+    pub fn at(&self, place: &str) {
+        (self.waypoint)(place);
     }
 
     /// Reports progress.

@@ -89,6 +89,7 @@ fn remove(cx: &StepContext, store: &ObjectStore, backup: &Backup, intent_sha256:
                 records::remove_tombstone(store, &backup.service, &backup.id)?;
                 return Err(held);
             }
+            cx.at("tombstone written");
             objects
         }
     };
@@ -101,9 +102,11 @@ fn remove(cx: &StepContext, store: &ObjectStore, backup: &Backup, intent_sha256:
         )));
     }
     store.delete(&manifest_key)?;
+    cx.at("manifest removed");
     for key in &objects {
         cx.check()?;
         store.delete(key)?;
+        cx.at("object removed");
     }
     Ok(())
 }

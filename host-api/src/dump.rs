@@ -70,6 +70,7 @@ pub(crate) fn take(work: &Work, cx: &StepContext, store: &Arc<ObjectStore>, opti
     for source in order {
         let (manifest, answered, found) =
             dump_source(work, cx, store, &id, source).map_err(|e| e.context(format!("dump {}/{source}", work.name)))?;
+        cx.at(&format!("dumped {source}"));
         sources.push(manifest);
         answers.extend(answered);
         findings.extend(found);
@@ -94,7 +95,9 @@ pub(crate) fn take(work: &Work, cx: &StepContext, store: &Arc<ObjectStore>, opti
         findings,
     };
     cx.check()?;
+    cx.at("before the manifest");
     let digest = manifests::write(store, &manifest)?;
+    cx.at("manifest written");
     Ok(manifests::backup(&manifest, &digest, store.name()))
 }
 

@@ -7,6 +7,7 @@
 //! | layer | modules |
 //! | --- | --- |
 //! | the contract's traits and values | [`catalog`], [`dump`], [`upload`], [`restore`], [`scratch`], [`service`], [`promote`], [`delete`], [`http_check`], [`query`] |
+//! | deciding a step in doubt | [`probe`] |
 //! | what they stand on | [`sources`] (postgres, sqlite, files), [`stores`], [`manifest`], [`pipeline`], [`child`], [`control`], [`versions`] |
 //! | words | [`bindings`] (what an environment says), [`context`], [`error`], [`identifier`] |
 
@@ -20,8 +21,10 @@ pub mod dump;
 pub mod error;
 pub mod http_check;
 pub mod identifier;
+mod leftovers;
 pub mod manifest;
 pub mod pipeline;
+pub mod probe;
 pub mod promote;
 pub mod query;
 mod questions;
@@ -55,6 +58,7 @@ pub trait Primitives:
     + delete::Delete
     + http_check::HttpCheck
     + query::Query
+    + probe::Probe
 {
 }
 
@@ -69,6 +73,7 @@ impl<T> Primitives for T where
         + delete::Delete
         + http_check::HttpCheck
         + query::Query
+        + probe::Probe
 {
 }
 

@@ -65,6 +65,24 @@ pub struct Verification {
     pub digest: String,
 }
 
+impl Candidate {
+    /// One whose staging did not come to its end: all that is known is its id.
+    pub fn unfinished(id: &str, service: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            service: service.to_owned(),
+            backup: String::new(),
+            store: String::new(),
+            digest: String::new(),
+            target: String::new(),
+            taken_at_ms: 0,
+            newest_at_ms: None,
+            elapsed_ms: 0,
+            members: Vec::new(),
+        }
+    }
+}
+
 /// How to stage: the contract's `restore.options`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
@@ -90,7 +108,8 @@ pub trait Restore: Send + Sync {
     async fn verify(&self, cx: &StepContext, candidate: &Candidate) -> Result<Verification>;
     /// One row of a configured query, on the candidate.
     async fn query(&self, cx: &StepContext, candidate: &Candidate, name: &str) -> Result<Row>;
-    /// Removes it; done already is fine.
+    /// Removes it; done already is fine. One without members is one whose staging did not come to its end: whatever that left under its id
+    /// is removed.
     async fn discard(&self, cx: &StepContext, candidate: &Candidate) -> Result<()>;
 }
 

@@ -291,6 +291,12 @@ impl SourceDriver for Double {
         Ok(())
     }
 
+    fn clear(&self, cx: &StepContext, id: &str) -> Result<()> {
+        self.call(cx, "clear")?;
+        self.places.lock().unwrap().remove(&format!("beside-{id}"));
+        Ok(())
+    }
+
     fn place(&self) -> Result<String> {
         Ok("live".into())
     }

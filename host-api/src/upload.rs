@@ -63,12 +63,14 @@ fn copy(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, backup: &Backup)
     let manifest = manifests::read(from, &backup.service, &backup.id, &backup.digest)?;
     for entry in manifest.objects() {
         copy_object(cx, from, to, entry).map_err(|e| e.context(format!("copy {} to {}", backup.id, to.name())))?;
+        cx.at("object copied");
     }
     cx.check()?;
     // Removed meanwhile, here or there: then it must not come back.
     catalog::require(from, backup)?;
     refuse_removed(to, backup)?;
     let digest = manifests::write(to, &manifest)?;
+    cx.at("manifest copied");
     if digest != backup.digest {
         return Err(Error::failed(format!("a bug: the copied manifest's digest is {digest}, not {}", backup.digest)));
     }

@@ -669,6 +669,12 @@ fn a_full_state_disk_stops_effects_but_not_the_service_from_running_again() {
     wait_until("the service runs again", || site.is_up());
     fs::remove_file(filler).unwrap();
     site.engine().state().verify_chain().unwrap();
+    // Its end is not on record: until it is, the service is that run's.
+    let unended = site.lifeboat(&["--json", "runs", "list", "--status", "interrupted"]).expect(0).json();
+    let unended = unended[0]["run"].as_str().unwrap();
+    says(&site.run("backup", &[]), 11, &[&format!("lifeboat runs resume {unended}")]);
+    site.lifeboat(&["runs", "cancel", unended, "--reason", "its disk was full"]).expect(130);
+    assert!(site.is_up());
     site.run("backup", &[]).expect(0);
 }
 

@@ -5,9 +5,11 @@
 mod bad_input;
 mod card;
 mod denials;
+mod doubt;
 mod kneo;
 mod limits;
 mod modules;
 mod notes;
 mod obligations;
 mod support;
+mod sweep;

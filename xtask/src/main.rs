@@ -5,6 +5,7 @@
 //! cargo xtask setup       a compiler for guests, PostgreSQL, kneo-serv
 //! cargo xtask policies    build the policies and pack them
 //! cargo xtask test        all of that, then every test
+//! cargo xtask sweep       kill the engine everywhere, and go on
 //! cargo xtask bench       our figures beside those of what people use instead
 //! ```
 //!
@@ -56,6 +57,8 @@ enum Verb {
     Demo,
     /// Measure backups, restores and the sandbox beside what people use instead; fails if an aim is missed
     Bench(bench::Arguments),
+    /// Kill the engine at every place of every run, go on, and compare with a run that was not disturbed; prints a table
+    Sweep,
     /// Set up, build the policies, run every test
     Test {
         /// Passed on to `cargo test --workspace`
@@ -86,6 +89,7 @@ fn run(verb: &Verb) -> Result<()> {
         Verb::Demo => demo::run(&workspace),
         Verb::Bench(arguments) => bench::run(&workspace, arguments),
         Verb::Policies => policies::build(&workspace),
+        Verb::Sweep => test::sweep(&workspace),
         // Not what clap collected: it drops a leading `--`, which cargo has to see.
         Verb::Test { args: _ } => test::run(&workspace, std::env::args_os().skip(2)),
     }

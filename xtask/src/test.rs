@@ -9,12 +9,26 @@ use crate::policies;
 use crate::setup;
 use crate::workspace::Workspace;
 
+/// Kills the engine at every place of every run, on every service, and prints what came of it.
+///
+/// # Errors
+///
+/// If the set-up or a build fails, or a run that was cut off does not end as one that was not.
+pub fn sweep(workspace: &Workspace) -> Result<()> {
+    let arguments = ["survives_a_kill", "--", "--nocapture", "--test-threads=1"];
+    tested(workspace, arguments.map(OsString::from).into_iter(), "all")
+}
+
 /// Sets up, builds policies and binaries, then hands over to `cargo test` with `args`.
 ///
 /// # Errors
 ///
 /// If the set-up or a build fails, or a test does.
 pub fn run(workspace: &Workspace, args: impl Iterator<Item = OsString>) -> Result<()> {
+    tested(workspace, args, "a sample")
+}
+
+fn tested(workspace: &Workspace, args: impl Iterator<Item = OsString>, sweep: &str) -> Result<()> {
     let services = setup::services(workspace)?;
     policies::build(workspace)?;
     let outcome = Run::cargo()
@@ -29,9 +43,19 @@ pub fn run(workspace: &Workspace, args: impl Iterator<Item = OsString>) -> Resul
         .env("LIFEBOAT_POLICIES", workspace.packed_policies())
         .env("LIFEBOAT_BIN", workspace.debug_binary("lifeboat"))
         .env("LIFEBOAT_NOTES_BIN_DIR", workspace.debug_dir())
+        // How much of the crash sweep, and which part: another one for every commit.
+        .env("LIFEBOAT_SWEEP", sweep)
+        .env("LIFEBOAT_SWEEP_SEED", commit(workspace).unwrap_or_default())
         .run_in_front();
     if let Some(skipped) = services.skipped() {
         eprintln!("skipped: {skipped}");
     }
     outcome
+}
+
+/// The commit that is checked out; none outside of a checkout.
+fn commit(workspace: &Workspace) -> Option<String> {
+    let out =
+        std::process::Command::new("git").args(["rev-parse", "HEAD"]).current_dir(&workspace.root).output().ok()?;
+    out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
 }

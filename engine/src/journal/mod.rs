@@ -7,6 +7,6 @@ mod record;
 mod rows;
 mod state;
 
-pub use record::{Record, Transition};
+pub use record::{Record, Stand, Transition};
 pub use rows::{ApprovalRow, ApprovalState, CandidateRow, Change, ObligationRow, PromotionRow, RunFilter, RunRow};
 pub use state::State;

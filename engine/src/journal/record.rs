@@ -26,7 +26,7 @@ pub enum Transition {
     RunStarted,
     /// A call with its answer in one record: a read, or a call that was denied or came after a cancellation.
     Answered,
-    /// An effect is about to happen.
+    /// An attempt at an effect begins: the first one, or another one after the engine died in the one before.
     Started,
     /// An effect happened, or failed cleanly: its result.
     Completed,
@@ -34,11 +34,32 @@ pub enum Transition {
     Parked,
     /// Someone goes on with it.
     Resumed,
+    /// A person said what came of a step in doubt.
+    Resolved,
+    /// A person asked for the run's end.
+    CancelRequested,
+    /// The policy is over, and how it came out; what is open is settled now. It is not called again.
+    Ending,
     /// An obligation was settled, or could not be.
     Settled,
     /// The run is over.
     RunEnded,
 }
+
+/// Every transition, once.
+const ALL: [Transition; 11] = [
+    Transition::RunStarted,
+    Transition::Answered,
+    Transition::Started,
+    Transition::Completed,
+    Transition::Parked,
+    Transition::Resumed,
+    Transition::Resolved,
+    Transition::CancelRequested,
+    Transition::Ending,
+    Transition::Settled,
+    Transition::RunEnded,
+];
 
 impl Transition {
     /// The word in the record.
@@ -50,6 +71,9 @@ impl Transition {
             Self::Completed => "completed",
             Self::Parked => "parked",
             Self::Resumed => "resumed",
+            Self::Resolved => "resolved",
+            Self::CancelRequested => "cancel-requested",
+            Self::Ending => "ending",
             Self::Settled => "settled",
             Self::RunEnded => "run-ended",
         }
@@ -57,24 +81,13 @@ impl Transition {
 
     /// Reads the word.
     pub fn parse(word: &str) -> Option<Self> {
-        [
-            Self::RunStarted,
-            Self::Answered,
-            Self::Started,
-            Self::Completed,
-            Self::Parked,
-            Self::Resumed,
-            Self::Settled,
-            Self::RunEnded,
-        ]
-        .into_iter()
-        .find(|t| t.word() == word)
+        ALL.into_iter().find(|t| t.word() == word)
     }
 }
 
 /// Where a run stands after some of its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stand {
+pub enum Stand {
     /// No record yet.
     New,
     /// Between steps.
@@ -83,42 +96,80 @@ pub(crate) enum Stand {
     InStep(u64),
     /// Waiting; the step it waits in, if any.
     Parked(Option<u64>),
+    /// The policy is over, what is open is being settled.
+    Ending,
     /// Over.
     Ended,
 }
 
 impl Stand {
     /// The one place that says what may follow what: used to append, and to validate a log when it is read.
-    pub(crate) fn next(self, record: Transition, step: Option<u64>) -> Result<Self> {
+    pub fn next(self, record: Transition, step: Option<u64>) -> Result<Self> {
         use Transition as T;
         let next = match (self, record) {
             (Self::New, T::RunStarted) => Some(Self::Running),
-            (Self::Running, T::Answered | T::Settled) => Some(Self::Running),
+            (Self::Running, T::Answered) => Some(Self::Running),
             (Self::Running, T::Started) => step.map(Self::InStep),
-            (Self::InStep(open), T::Completed) if step == Some(open) => Some(Self::Running),
-            // A confirmation waits inside its step.
+            // Another attempt, after the engine died in the one before.
+            (Self::InStep(open), T::Started | T::Completed) if step != Some(open) => None,
+            (Self::InStep(open), T::Started) => Some(Self::InStep(open)),
+            (Self::InStep(_), T::Completed) => Some(Self::Running),
+            // A confirmation waits inside its step, and so does a step in doubt.
             (Self::InStep(open), T::Parked) => Some(Self::Parked(Some(open))),
             (Self::Running, T::Parked) => Some(Self::Parked(None)),
             (Self::Parked(None), T::Resumed) => Some(Self::Running),
             (Self::Parked(Some(open)), T::Resumed) => Some(Self::InStep(open)),
-            // A trap or a deadline may end a run inside a step; the step stays in doubt on record.
-            (Self::Running | Self::InStep(_), T::RunEnded) => Some(Self::Ended),
-            (Self::InStep(_) | Self::Parked(_), T::Settled) => Some(self),
-            (Self::Parked(_), T::RunEnded) => Some(Self::Ended),
-            (Self::New, _)
-            | (Self::Ended, _)
+            (Self::Parked(Some(open)), T::Resolved) if step == Some(open) => Some(Self::Parked(None)),
+            // Its engine died. Whoever appends this holds the run's lock: two can't go on with one run.
+            (Self::Running | Self::InStep(_) | Self::Ending, T::Resumed) => Some(self),
+            // The step that a trap or a deadline cut off stays in doubt on record.
+            (Self::Running | Self::InStep(_) | Self::Parked(_), T::Ending) => Some(Self::Ending),
+            (Self::Running | Self::InStep(_) | Self::Parked(_) | Self::Ending, T::Settled | T::CancelRequested) => {
+                Some(self)
+            }
+            (Self::Running | Self::InStep(_) | Self::Parked(_) | Self::Ending, T::RunEnded) => Some(Self::Ended),
+            (Self::New | Self::Ended, _)
             | (_, T::RunStarted)
-            // Two that resume one run at once: the second one finds it running.
-            | (Self::Running | Self::InStep(_), T::Resumed)
-            | (Self::InStep(_), T::Answered | T::Started | T::Completed)
-            | (Self::Running, T::Completed)
-            | (Self::Parked(_), T::Answered | T::Started | T::Completed | T::Parked) => None,
+            | (Self::Running, T::Completed | T::Resolved)
+            | (Self::InStep(_), T::Answered | T::Resolved)
+            | (Self::Parked(_), T::Answered | T::Started | T::Completed | T::Parked | T::Resolved)
+            | (Self::Ending, T::Answered | T::Started | T::Completed | T::Parked | T::Resolved | T::Ending) => None,
         };
         next.ok_or_else(|| {
             Error::new(
                 Kind::Journal,
                 format!("a record `{}` (step {step:?}) can't follow: the run stands at {self:?}", record.word()),
             )
+        })
+    }
+
+    /// As it stands in a run's row.
+    pub(crate) fn word(self) -> String {
+        match self {
+            Self::New => "new".into(),
+            Self::Running => "running".into(),
+            Self::InStep(step) => format!("in-step {step}"),
+            Self::Parked(None) => "parked".into(),
+            Self::Parked(Some(step)) => format!("parked {step}"),
+            Self::Ending => "ending".into(),
+            Self::Ended => "ended".into(),
+        }
+    }
+
+    /// Reads the word.
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        let (kind, step) = match word.split_once(' ') {
+            Some((kind, step)) => (kind, Some(step.parse().ok()?)),
+            None => (word, None),
+        };
+        Some(match (kind, step) {
+            ("new", None) => Self::New,
+            ("running", None) => Self::Running,
+            ("in-step", Some(step)) => Self::InStep(step),
+            ("parked", step) => Self::Parked(step),
+            ("ending", None) => Self::Ending,
+            ("ended", None) => Self::Ended,
+            _ => return None,
         })
     }
 }
@@ -147,6 +198,39 @@ mod tests {
     }
 
     #[test]
+    fn a_run_goes_on_after_its_engine_died_wherever_it_stood() {
+        let records = [
+            (T::RunStarted, None),
+            (T::Resumed, None),
+            (T::Started, Some(1)),
+            (T::Resumed, None),
+            (T::Started, Some(1)),
+            (T::Parked, Some(1)),
+            (T::CancelRequested, None),
+            (T::Resolved, Some(1)),
+            (T::Resumed, None),
+            (T::Started, Some(2)),
+            (T::Ending, None),
+            (T::Settled, None),
+            (T::Resumed, None),
+            (T::Settled, None),
+            (T::RunEnded, None),
+        ];
+        assert_eq!(follow(&records).unwrap(), Stand::Ended);
+        for (upto, (record, step)) in records.iter().enumerate() {
+            let stand = follow(&records[..upto]).unwrap().next(*record, *step).unwrap();
+            assert_eq!(Stand::parse(&stand.word()), Some(stand));
+        }
+    }
+
+    #[test]
+    fn every_word_is_read_again() {
+        for transition in ALL {
+            assert_eq!(Transition::parse(transition.word()), Some(transition));
+        }
+    }
+
+    #[test]
     fn illegal_orders_are_refused() {
         for records in [
             vec![(T::Started, Some(1))],
@@ -155,14 +239,11 @@ mod tests {
             vec![(T::RunStarted, None), (T::Started, Some(1)), (T::Started, Some(2))],
             vec![(T::RunStarted, None), (T::RunEnded, None), (T::Answered, Some(1))],
             vec![(T::RunStarted, None), (T::RunStarted, None)],
-            vec![(T::RunStarted, None), (T::Parked, None), (T::Resumed, None), (T::Resumed, None)],
-            vec![
-                (T::RunStarted, None),
-                (T::Started, Some(1)),
-                (T::Parked, Some(1)),
-                (T::Resumed, None),
-                (T::Resumed, None),
-            ],
+            vec![(T::RunStarted, None), (T::Started, Some(1)), (T::Resolved, Some(1))],
+            vec![(T::RunStarted, None), (T::Started, Some(1)), (T::Parked, Some(1)), (T::Resolved, Some(2))],
+            vec![(T::RunStarted, None), (T::Ending, None), (T::Answered, Some(1))],
+            vec![(T::RunStarted, None), (T::Ending, None), (T::Ending, None)],
+            vec![(T::RunStarted, None), (T::RunEnded, None), (T::Resumed, None)],
         ] {
             assert!(follow(&records).is_err(), "{records:?}");
         }

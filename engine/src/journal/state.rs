@@ -43,6 +43,8 @@ create table run (
     policy text not null,
     module_sha256 text not null,
     status text not null,
+    -- Where its records have brought it: what may follow.
+    stand text not null,
     summary text not null default '',
     started_ms integer not null,
     ended_ms integer
@@ -153,7 +155,7 @@ impl State {
         let last_time: Option<u64> = transaction
             .query_row("select time_ms from log where run = ? order by seq desc limit 1", [run], |r| r.get(0))
             .optional()?;
-        stand(&transaction, run)?.next(kind, step)?;
+        let stand = stand(&transaction, run)?.next(kind, step)?;
         // A clock that was set back must not make a run's records run backwards; a glitch forward ends with its run.
         let time_ms = host_api::identifier::now_ms().max(last_time.unwrap_or(0));
         let seq = last_seq + 1;
@@ -174,6 +176,7 @@ impl State {
         for change in changes {
             apply(&transaction, run, time_ms, change)?;
         }
+        transaction.prepare_cached("update run set stand = ? where id = ?")?.execute([stand.word().as_str(), run])?;
         transaction.commit()?;
         Ok(time_ms)
     }
@@ -228,6 +231,14 @@ impl State {
                 })
             })?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Whether a person asked for a run's end.
+    pub fn cancel_requested(&self, run: &str) -> Result<bool> {
+        let connection = self.lock();
+        let mut statement =
+            connection.prepare_cached("select 1 from log where run = ? and kind = 'cancel-requested' limit 1")?;
+        Ok(statement.exists([run])?)
     }
 
     /// One run.
@@ -373,30 +384,20 @@ fn damaged(path: &Path, e: &rusqlite::Error) -> Error {
     error.hint("backups are not affected: their manifests lie in the stores; move the state aside to start a new one")
 }
 
-/// Where a run stands by the last records of the log.
+/// Where a run stands.
 fn stand(connection: &Connection, run: &str) -> Result<Stand> {
-    let last: Option<(String, Option<u64>)> = connection
-        .prepare_cached("select kind, step from log where run = ? and kind <> 'settled' order by seq desc limit 1")?
-        .query_row([run], |r| Ok((r.get(0)?, r.get(1)?)))
-        .optional()?;
-    let Some((word, step)) = last else { return Ok(Stand::New) };
-    Ok(match Transition::parse(&word) {
-        Some(Transition::Started) => step.map_or(Stand::Running, Stand::InStep),
-        Some(Transition::Parked) => Stand::Parked(step),
-        // It goes on where it was parked: inside its step, or between steps.
-        Some(Transition::Resumed) => step.map_or(Stand::Running, Stand::InStep),
-        Some(Transition::RunEnded) => Stand::Ended,
-        Some(Transition::RunStarted | Transition::Answered | Transition::Completed | Transition::Settled) => {
-            Stand::Running
-        }
-        None => return Err(Error::new(Kind::Journal, format!("a record of kind `{word}`"))),
-    })
+    let word: Option<String> =
+        connection.prepare_cached("select stand from run where id = ?")?.query_row([run], |r| r.get(0)).optional()?;
+    let Some(word) = word else { return Ok(Stand::New) };
+    Stand::parse(&word)
+        .ok_or_else(|| Error::new(Kind::Journal, format!("run {run} stands at `{word}`, which is nowhere")))
 }
 
 fn apply(connection: &Connection, run: &str, time_ms: u64, change: &Change) -> Result<()> {
     match change {
         Change::RunBegins(row) => connection.execute(
-            "insert into run (id, environment, policy, module_sha256, status, started_ms) values (?, ?, ?, ?, 'running', ?)",
+            "insert into run (id, environment, policy, module_sha256, status, stand, started_ms)
+             values (?, ?, ?, ?, 'running', 'new', ?)",
             params![row.id, row.environment, row.policy, row.module_sha256, time_ms],
         )?,
         Change::RunStatus(status, summary, ended_ms) => connection.execute(

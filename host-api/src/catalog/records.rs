@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Backup;
 use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
-use crate::identifier::{check_id, fresh, now_ms};
+use crate::identifier::{check_id, now_ms};
 use crate::stores::{ObjectStore, Put};
 
 /// Largest record that is read, bytes: a tombstone lists a backup's keys.
@@ -126,7 +126,7 @@ impl Tombstone {
 /// All records of one backup.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
-    /// By name, which sorts by time.
+    /// By name, which sorts by the run that wrote it.
     holds: BTreeMap<String, Hold>,
     ended: BTreeSet<String>,
     pub(crate) verified: Vec<Verified>,
@@ -167,18 +167,18 @@ pub(crate) fn read_all(store: &ObjectStore, service: &str, backup: &str) -> Resu
     Ok(records)
 }
 
-/// Writes a record under a new name.
+/// Writes a step's record. Its name is the step's, so that another attempt at the step finds it there, and changes nothing.
 pub(crate) fn write(
+    cx: &StepContext,
     store: &ObjectStore,
     service: &str,
     backup: &str,
     kind: &str,
     record: &impl Serialize,
 ) -> Result<()> {
-    let key = format!("{service}/records/{backup}/{kind}-{}.json", fresh());
+    let key = format!("{service}/records/{backup}/{kind}-{}.json", cx.record_id());
     match store.put_if_absent(&key, &encode(record)?)? {
-        Put::Created => Ok(()),
-        Put::Exists => Err(Error::conflict(format!("store {}: {key} exists already", store.name()))),
+        Put::Created | Put::Exists => Ok(()),
     }
 }
 

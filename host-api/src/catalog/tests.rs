@@ -90,24 +90,27 @@ fn a_manifest_that_reaches_out_of_its_backup_is_refused() {
 fn holds_are_kept_and_ended_by_records() {
     let world = World::new();
     let backup = world.take().unwrap();
+    // Each is a step of its own.
+    let step = |step| StepContext { step, ..world.cx.clone() };
     let state = || state(&world.cx, &world.store, &backup).unwrap();
     assert_eq!(state(), BackupState::default());
     let (far, near) = (hour() + 10, hour());
-    hold(&world.cx, &world.store, &backup, far, "audit").unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(2));
-    hold(&world.cx, &world.store, &backup, near, "upgrade").unwrap();
+    hold(&step(1), &world.store, &backup, far, "audit").unwrap();
+    hold(&step(2), &world.store, &backup, near, "upgrade").unwrap();
+    // Another attempt at the same step changes nothing.
+    hold(&step(2), &world.store, &backup, hour() + 20, "upgrade").unwrap();
     // The later hold does not shorten the earlier one.
     assert_eq!((state().held_until_ms, state().held_because.as_deref()), (Some(far), Some("upgrade")));
-    unhold(&world.cx, &world.store, &backup, "done").unwrap();
+    unhold(&step(3), &world.store, &backup, "done").unwrap();
     assert_eq!(state(), BackupState::default());
-    unhold(&world.cx, &world.store, &backup, "again").unwrap();
-    hold(&world.cx, &world.store, &backup, near, "once more").unwrap();
+    unhold(&step(4), &world.store, &backup, "again").unwrap();
+    hold(&step(5), &world.store, &backup, near, "once more").unwrap();
     assert_eq!(state().held_until_ms, Some(near));
 
-    assert_eq!(hold(&world.cx, &world.store, &backup, 1, "past").unwrap_err().kind, ErrorKind::Invalid);
-    assert_eq!(hold(&world.cx, &world.store, &backup, near, "a\nb").unwrap_err().kind, ErrorKind::Invalid);
+    assert_eq!(hold(&step(6), &world.store, &backup, 1, "past").unwrap_err().kind, ErrorKind::Invalid);
+    assert_eq!(hold(&step(7), &world.store, &backup, near, "a\nb").unwrap_err().kind, ErrorKind::Invalid);
     let stranger = Backup { id: "20260101T000000000z-nobody".into(), ..backup.clone() };
-    assert_eq!(hold(&world.cx, &world.store, &stranger, near, "x").unwrap_err().kind, ErrorKind::NotFound);
+    assert_eq!(hold(&step(8), &world.store, &stranger, near, "x").unwrap_err().kind, ErrorKind::NotFound);
 }
 
 #[test]

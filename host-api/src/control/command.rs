@@ -26,7 +26,8 @@ impl Manager for Commands {
     }
 
     fn start(&self, cx: &StepContext) -> Result<()> {
-        run_text(cx, &Spec::new(&self.0.start)).map(drop)
+        // It may start the service itself, and not only ask a manager for it.
+        run_text(cx, &Spec { lasting: true, ..Spec::new(&self.0.start) }).map(drop)
     }
 
     fn stop(&self, cx: &StepContext) -> Result<()> {

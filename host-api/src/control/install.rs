@@ -44,7 +44,7 @@ pub(crate) fn install(cx: &StepContext, install: &Install, version: &str) -> Res
         return Ok(());
     }
     let mut fresh = Fresh::make(install, &name, dir)?;
-    let made = fill(cx, install, version, &fresh.dir).and_then(|()| switch(install, &name, &link));
+    let made = fill(cx, install, version, &fresh.dir).and_then(|()| switch(cx, install, &name, &link));
     match made {
         Ok(()) => {
             fresh.keep = true;
@@ -114,6 +114,7 @@ fn fill(cx: &StepContext, install: &Install, version: &str, dir: &Path) -> Resul
     let values =
         Values::from([("version".to_owned(), version.to_owned()), ("dir".to_owned(), dir.display().to_string())]);
     step(cx, install, &install.command, &values)?;
+    cx.at("version installed");
     let said = step(cx, install, &install.check, &values).map_err(|e| e.context("its check"))?;
     if !says(&said, version) {
         return Err(Error::failed(format!(
@@ -130,10 +131,11 @@ fn step(cx: &StepContext, install: &Install, command: &[String], values: &Values
     run_text(&cx.within(Duration::from_secs(install.timeout_s)), &values::command(command, values)?)
 }
 
-fn switch(install: &Install, name: &str, link: &Path) -> Result<()> {
+fn switch(cx: &StepContext, install: &Install, name: &str, link: &Path) -> Result<()> {
     // Only now is it a version that others may choose.
     let mark = unfinished(install, name);
     std::fs::remove_file(&mark).doing(|| format!("removing {}", mark.display()))?;
+    cx.at("before the switch");
     let temporary = install.directory.join(format!(".current.{name}"));
     let made = std::os::unix::fs::symlink(name, &temporary)
         .and_then(|()| std::fs::rename(&temporary, link))
@@ -143,6 +145,7 @@ fn switch(install: &Install, name: &str, link: &Path) -> Result<()> {
         let _ = std::fs::remove_file(&temporary);
     }
     made?;
+    cx.at("switched");
     sync_dir(&install.directory)?;
     match std::fs::read_link(link) {
         Ok(to) if to == Path::new(name) => Ok(()),

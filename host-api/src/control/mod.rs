@@ -109,6 +109,7 @@ impl Live {
         }
         let within = cx.within(self.stop_limit);
         let tried = self.manager.stop(&within);
+        cx.at("stop asked");
         loop {
             // The world decides, not the command's exit code. Asked with the outer deadline: the last look must not fail for being late.
             let still = match self.state(cx)? {
@@ -138,6 +139,7 @@ impl Live {
         }
         let within = cx.within(if self.sees_ends { self.stop_limit + self.timeout } else { self.timeout });
         self.manager.start(&within).map_err(|e| e.context(format!("starting {}", self.name)))?;
+        cx.at("start asked");
         loop {
             let seen = match self.manager.state(cx)? {
                 State::Running => return Ok(()),

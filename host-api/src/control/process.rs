@@ -52,6 +52,11 @@ impl Process {
         (start_ticks(pid) == Some(started)).then_some(Self { pid, started, child: None, ended: None })
     }
 
+    /// One that ended while nobody looked.
+    pub(crate) fn gone() -> Self {
+        Self { pid: 0, started: 0, child: None, ended: Some("ended; how is not known".into()) }
+    }
+
     /// Process id.
     pub(crate) fn pid(&self) -> u32 {
         self.pid

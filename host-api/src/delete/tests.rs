@@ -11,7 +11,7 @@ fn remove_all(world: &World, backups: &[&Backup]) -> Result<()> {
 
 fn hold(world: &World, backup: &Backup) {
     let hold = records::Hold::new(&world.cx, backup, now_ms() + 3_600_000, "audit");
-    records::write(&world.store, "notes", &backup.id, "hold", &hold).unwrap();
+    records::write(&world.cx, &world.store, "notes", &backup.id, "hold", &hold).unwrap();
 }
 
 fn ids(world: &World) -> Vec<String> {

@@ -113,25 +113,22 @@ struct Captured<'a> {
 }
 
 /// An endpoint's name, resolved.
-struct Resolved<'a> {
+pub(crate) struct Resolved<'a> {
     /// Under which its client is cached.
     key: String,
-    endpoint: &'a Endpoint,
+    pub(crate) endpoint: &'a Endpoint,
     url: String,
     /// Set for a service in quarantine.
-    instance: Option<String>,
+    pub(crate) instance: Option<String>,
 }
 
 impl RealHost {
-    fn resolve(&self, endpoint: &str) -> Result<Resolved<'_>> {
+    pub(crate) fn resolve(&self, endpoint: &str) -> Result<Resolved<'_>> {
         let Some((owner, name)) = endpoint.split_once('/') else {
             return Err(Error::invalid(format!("`{}` is no endpoint", crate::identifier::shown(endpoint)))
                 .hint("SERVICE/NAME for the live service, INSTANCE-ID/NAME for one in quarantine"));
         };
-        let running = {
-            let instances = self.instances.lock().expect("no panic while held");
-            instances.get(owner).map(|r| (r.instance.service.clone(), r.instance.port))
-        };
+        let running = self.find_instance(owner, |r| (r.instance.service.clone(), r.instance.port))?;
         let service = running.as_ref().map_or(owner, |(service, _)| service);
         let endpoints = &self.service(service)?.endpoint;
         let endpoint =

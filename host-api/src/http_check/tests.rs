@@ -25,6 +25,7 @@ fn endpoint(url: String) -> Endpoint {
         header: BTreeMap::new(),
         ca_file: None,
         client_identity_file: None,
+        idempotency_key: false,
         capture: BTreeMap::new(),
     }
 }

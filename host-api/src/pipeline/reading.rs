@@ -30,7 +30,7 @@ impl ObjectSource for StoreSource {
         self.check_space(entry)?;
         let mut checked = Checked::open(cx, &self.store, entry, "fetch")?;
         let mut file = tempfile::Builder::new()
-            .prefix("spool-")
+            .prefix(&cx.spool_prefix())
             .tempfile_in(&self.spool_dir)
             .doing(|| format!("making a file in {}", self.spool_dir.display()))?;
         loop {

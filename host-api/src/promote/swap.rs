@@ -76,6 +76,7 @@ pub(super) fn promote(
             let e = e.context(format!("promote {}/{}", work.name, member.source));
             return Err(take_back(work, &grace(cx), &steps, n, plan, e));
         }
+        cx.at(&format!("promoted {}", member.source));
     }
     Ok(())
 }
@@ -219,6 +220,7 @@ fn each(
         if let Err(e) = act(swap) {
             failures.push(e);
         }
+        cx.at(&format!("{done} {}", swap.source));
     }
     let Some(first) = failures.first() else { return Ok(()) };
     let messages: Vec<&str> = failures.iter().map(|e| e.message.as_str()).collect();

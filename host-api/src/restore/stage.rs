@@ -93,12 +93,13 @@ fn check_fit(work: &Work, manifest: &Manifest) -> Result<()> {
 
 fn make_dir(cx: &StepContext, dir: &Path) -> Result<()> {
     let shown = dir.display();
-    if dir.symlink_metadata().is_ok() {
-        // The id was made for this step alone: what is there is an earlier attempt's.
-        if cx.attempt <= 1 {
+    match dir.symlink_metadata() {
+        // The id was made for this step alone: what is there is an earlier attempt's, and what has its name in it is whole.
+        Ok(found) if found.is_dir() && cx.attempt > 1 => return Ok(()),
+        Ok(_) => {
             return Err(Error::conflict(format!("{shown} is there already")).hint("discard that candidate first"));
         }
-        std::fs::remove_dir_all(dir).doing(|| format!("removing what an earlier attempt left in {shown}"))?;
+        Err(_) => {}
     }
     if let Some(parent) = dir.parent() {
         let mut builder = std::fs::DirBuilder::new();
@@ -120,16 +121,21 @@ fn stage_all(
     for name in work.service.dump_order() {
         let staged = cx.check().and_then(|()| stage_one(work, cx, store, candidate, manifest, scratch, options, name));
         match staged {
-            Ok(member) => members.push(member),
+            Ok(member) => {
+                cx.at(&format!("staged {name}"));
+                members.push(member);
+            }
             Err(mut e) => {
                 e = e.context(format!("stage {}/{name}", work.name));
+                // What an earlier attempt left of sources that this one did not reach.
+                if cx.attempt > 1 {
+                    members.clear();
+                }
                 // The deadline may be what failed: taking back has its own.
                 if let Err(left) = discard(work, &grace(cx), candidate, &members) {
                     e.message =
                         format!("{}; and what was staged before could not all be removed: {}", e.message, left.message);
-                    e = e.hint(format!(
-                        "look for names that contain {candidate} beside the live data, and remove them by hand"
-                    ));
+                    e = e.hint(format!("once the cause is gone: lifeboat candidates discard {candidate}"));
                 }
                 return Err(e);
             }
@@ -174,7 +180,8 @@ fn layout(work: &Work, source: &str) -> Result<PathBuf> {
     }
 }
 
-/// Removes a candidate's members, then what the engine made for it. Goes on after a failure, and says all of them.
+/// Removes a candidate's members, then what the engine made for it. Goes on after a failure, and says all of them. Without members, its
+/// staging did not come to its end: then whatever every source has under its id is removed.
 pub(crate) fn discard(work: &Work, cx: &StepContext, candidate: &str, members: &[Member]) -> Result<()> {
     check_id("candidate", candidate)?;
     let mut failures = Vec::new();
@@ -185,9 +192,17 @@ pub(crate) fn discard(work: &Work, cx: &StepContext, candidate: &str, members: &
             kind.get_or_insert(e.kind);
             failures.push(format!("{} at {}: {}", member.source, member.place, e.message));
         }
+        cx.at(&format!("discarded {}", member.source));
+    }
+    for (source, driver) in work.drivers.iter().filter(|_| members.is_empty()) {
+        if let Err(e) = driver.end_attempts(cx).and_then(|()| driver.clear(cx, candidate)) {
+            kind.get_or_insert(e.kind);
+            failures.push(format!("{source}: {}", e.message));
+        }
     }
     // A driver that refused had a reason to leave its member alone; the directory may hold that member.
     if failures.is_empty() {
+        crate::scratch::forget(&work.state_dir, candidate);
         let dir = work.candidate_dir(candidate);
         let log = dir.with_file_name(format!("{candidate}.log"));
         let files = [work.started_marker(candidate), log].map(std::fs::remove_file);

@@ -244,7 +244,7 @@ fn a_discard_goes_on_and_says_every_failure() {
 }
 
 #[test]
-fn a_second_attempt_starts_over_and_a_first_one_does_not() {
+fn a_second_attempt_goes_on_in_the_place_of_the_first_and_a_first_one_is_alone_there() {
     let mut world = World::new();
     let backup = world.take().unwrap();
     let left = world.work.candidate_dir(ID).join("half");
@@ -253,5 +253,6 @@ fn a_second_attempt_starts_over_and_a_first_one_does_not() {
     assert!(left.exists());
     world.cx.attempt = 2;
     staged(&world, &backup, "scratch").unwrap();
-    assert!(!left.exists());
+    discard(&world.work, &world.cx, ID, &[]).unwrap();
+    assert!(!left.exists(), "whatever either of them left goes with the candidate");
 }

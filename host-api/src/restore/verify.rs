@@ -191,7 +191,7 @@ fn check_emptiness(manifest: &Manifest, verification: &mut Verification) {
 fn record(cx: &StepContext, store: &ObjectStore, candidate: &Candidate, verification: &mut Verification) {
     let (backup, digest) = (&candidate.backup, &candidate.digest);
     let verified = records::Verified::new(cx, backup, digest, &candidate.id, verification.rows, verification.files);
-    if let Err(e) = records::write(store, &candidate.service, backup, "verified", &verified) {
+    if let Err(e) = records::write(cx, store, &candidate.service, backup, "verified", &verified) {
         verification.findings.push(Finding::warning(
             "verification-record",
             format!("the backup is verified, but that could not be recorded beside it: {}", e.message),

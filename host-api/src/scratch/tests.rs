@@ -39,6 +39,8 @@ fn member() -> Member {
 
 struct World {
     host: RealHost,
+    /// Of the one instance there is: processes are found by it, those of other tests are not to be.
+    id: String,
     _dir: tempfile::TempDir,
 }
 
@@ -62,7 +64,7 @@ fn world(mode: &str) -> World {
         ..serde_json::from_str("{}").unwrap()
     };
     let host = RealHost::new([("notes".to_owned(), service)].into(), &BTreeMap::new(), dir.path()).unwrap();
-    World { host, _dir: dir }
+    World { host, id: crate::identifier::fresh(), _dir: dir }
 }
 
 impl World {
@@ -80,7 +82,7 @@ impl World {
         let query = NamedQuery { source: "db".into(), sql: "select count(*) from queue".into(), words: None };
         plan.facts = Facts(vec![Fact { name: "queued".into(), query, driver: driver.clone(), member: member() }]);
         plan.quarantine = vec![(driver, member(), vec!["update queue set state = 'held'".into()])];
-        self.host.launch(&cx(), plan).await
+        self.host.launch(&cx(), &self.id, plan).await
     }
 }
 
@@ -116,6 +118,7 @@ impl SourceDriver for FakeDriver {
     fn stage(&self, _: &StepContext, _: &SourceManifest, _: &dyn ObjectSource, _: &str, _: &Target, _: &StageOptions) -> Result<Member> { unreachable!() }
     fn verify(&self, _: &StepContext, _: &Member, _: &SourceManifest, _: &[Question]) -> Result<Verified> { unreachable!() }
     fn discard(&self, _: &StepContext, _: &Member) -> Result<()> { unreachable!() }
+    fn clear(&self, _: &StepContext, _: &str) -> Result<()> { unreachable!() }
     fn place(&self) -> Result<String> {
         unreachable!()
     }
@@ -140,7 +143,7 @@ async fn a_service_in_quarantine_starts_answers_and_stops() {
     driver.queued.store(3, Ordering::Relaxed);
     let instance = world.start_with(driver.clone()).await.unwrap();
     assert_eq!(start_ticks(instance.pid), Some(instance.pid_started));
-    Scratch::wait_ready(&world.host, &cx(), &instance).await.unwrap();
+    Scratch::wait_ready(&world.host, &cx(), &instance.id).await.unwrap();
 
     let endpoint = format!("{}/api", instance.id);
     let mut request = Request { method: "GET".into(), path: "/readyz".into(), ..Request::default() };
@@ -148,7 +151,7 @@ async fn a_service_in_quarantine_starts_answers_and_stops() {
     let seen = world.host.check(&cx(), &endpoint, &request, "k").await.unwrap();
     assert!(seen.passed, "{seen:?}");
 
-    let findings = Scratch::stop(&world.host, &cx(), &instance).await.unwrap();
+    let findings = Scratch::stop(&world.host, &cx(), &instance.id).await.unwrap();
     assert_eq!(findings, []);
     assert!(start_ticks(instance.pid).is_none() && !ports::is_open(instance.port));
     assert_eq!(
@@ -173,7 +176,7 @@ async fn a_service_that_worked_is_found_out() {
     driver.queued.store(3, Ordering::Relaxed);
     let instance = world.start_with(driver.clone()).await.unwrap();
     driver.queued.store(2, Ordering::Relaxed);
-    let findings = Scratch::stop(&world.host, &cx(), &instance).await.unwrap();
+    let findings = Scratch::stop(&world.host, &cx(), &instance.id).await.unwrap();
     assert_eq!(findings.len(), 1);
     assert_eq!((findings[0].rule.as_str(), findings[0].severity), ("quarantine", crate::Severity::Error));
     assert_eq!(findings[0].message, "queued: 3 before the start, 2 after the stop");
@@ -182,12 +185,9 @@ async fn a_service_that_worked_is_found_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_facts_the_quarantine_is_unproven() {
     let world = world("serve");
-    let instance = Scratch::start(&world.host, &cx(), &candidate(), None).await.unwrap();
-    let findings = Scratch::stop(&world.host, &cx(), &instance).await.unwrap();
+    let instance = Scratch::start(&world.host, &cx(), &world.id, &candidate(), None).await.unwrap();
+    let findings = Scratch::stop(&world.host, &cx(), &instance.id).await.unwrap();
     assert_eq!((findings[0].rule.as_str(), findings[0].severity), ("quarantine-unproven", crate::Severity::Warning));
-    // Once more, as after an engine that ended between act and record.
-    let findings = Scratch::stop(&world.host, &cx(), &instance).await.unwrap();
-    assert_eq!((findings[0].rule.as_str(), findings[0].severity), ("quarantine", crate::Severity::Error));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,17 +204,20 @@ async fn a_quarantine_that_fails_starts_nothing_and_leaves_its_mark() {
 async fn what_may_be_promoted_is_never_started() {
     let world = world("serve");
     let beside = Candidate { target: "beside".into(), ..candidate() };
-    let error = Scratch::start(&world.host, &cx(), &beside, None).await.unwrap_err();
+    let error = Scratch::start(&world.host, &cx(), &world.id, &beside, None).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Refused);
     assert!(!world.host.state_dir.join("candidates").exists());
     let hostile = Candidate { id: "../../../etc/x".into(), ..candidate() };
-    assert_eq!(Scratch::start(&world.host, &cx(), &hostile, None).await.unwrap_err().kind, ErrorKind::Invalid);
+    assert_eq!(
+        Scratch::start(&world.host, &cx(), &world.id, &hostile, None).await.unwrap_err().kind,
+        ErrorKind::Invalid
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_early_death_is_told_with_the_logs_end() {
     let world = world("die");
-    let error = Scratch::start(&world.host, &cx(), &candidate(), None).await.unwrap_err();
+    let error = Scratch::start(&world.host, &cx(), &world.id, &candidate(), None).await.unwrap_err();
     assert!(error.message.contains("exit code 3") && error.message.contains("is malformed"), "{error}");
     assert!(!error.message.contains('\u{1b}'), "no terminal escapes: {error:?}");
     assert!(world.host.instances.lock().unwrap().is_empty());
@@ -223,11 +226,11 @@ async fn an_early_death_is_told_with_the_logs_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_later_death_ends_the_wait_and_the_checks() {
     let world = world("serve");
-    let instance = Scratch::start(&world.host, &cx(), &candidate(), None).await.unwrap();
+    let instance = Scratch::start(&world.host, &cx(), &world.id, &candidate(), None).await.unwrap();
     let endpoint = format!("{}/api", instance.id);
     let die = Request { method: "POST".into(), path: "/die".into(), ..Request::default() };
     world.host.check(&cx(), &endpoint, &die, "k").await.unwrap();
-    let error = Scratch::wait_ready(&world.host, &cx(), &instance).await.unwrap_err();
+    let error = Scratch::wait_ready(&world.host, &cx(), &instance.id).await.unwrap_err();
     assert!(error.message.contains("exit code 4"), "{error}");
     // Whoever has the port now is not asked.
     let other = crate::http_check::test_server::Server::plain(|_, _, _| ());
@@ -241,27 +244,67 @@ async fn a_later_death_ends_the_wait_and_the_checks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_instance_a_candidate_and_none_survives_its_host() {
     let world = world("serve");
-    let instance = Scratch::start(&world.host, &cx(), &candidate(), None).await.unwrap();
-    let error = Scratch::start(&world.host, &cx(), &candidate(), None).await.unwrap_err();
+    let instance = Scratch::start(&world.host, &cx(), &world.id, &candidate(), None).await.unwrap();
+    let error = Scratch::start(&world.host, &cx(), &world.id, &candidate(), None).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Conflict);
     drop(world);
     assert!(start_ticks(instance.pid).is_none());
 }
 
+/// The host of an engine that comes after another one on the same state.
+fn after(world: &World) -> RealHost {
+    RealHost::new(world.host.services.clone(), &BTreeMap::new(), &world.host.state_dir).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_of_an_earlier_engine_is_killed_and_proves_nothing() {
+async fn an_instance_of_an_earlier_engine_is_found_again_and_stopped_again() {
     let first = world("serve");
-    let instance = Scratch::start(&first.host, &cx(), &candidate(), None).await.unwrap();
-    let second = world("serve");
-    let error = Scratch::wait_ready(&second.host, &cx(), &instance).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::NotFound);
-    // Another process that got the same id by chance is left alone.
-    let other = Instance { pid_started: instance.pid_started + 1, ..instance.clone() };
-    Scratch::stop(&second.host, &cx(), &other).await.unwrap();
-    assert!(start_ticks(instance.pid).is_some());
-    let findings = Scratch::stop(&second.host, &cx(), &instance).await.unwrap();
-    assert!(findings[0].message.contains("can't be proven"), "{findings:?}");
-    assert!(start_ticks(instance.pid).is_none());
+    let instance = Scratch::start(&first.host, &cx(), &first.id, &candidate(), None).await.unwrap();
+    let second = after(&first);
+    Scratch::wait_ready(&second, &cx(), &first.id).await.unwrap();
+    let get = Request { method: "GET".into(), path: "/readyz".into(), ..Request::default() };
+    let seen = second.check(&cx(), &format!("{}/api", first.id), &get, "k").await.unwrap();
+    assert!(seen.passed, "{seen:?}");
+    for again in [&second, &after(&first)] {
+        // Also once more, as after an engine that ended between act and record.
+        let findings = Scratch::stop(again, &cx(), &first.id).await.unwrap();
+        assert_eq!(findings[0].rule, "quarantine-unproven");
+        assert!(start_ticks(instance.pid).is_none());
+    }
+    let unknown = Scratch::stop(&second, &cx(), "20261123T061535456z-000000").await.unwrap_err();
+    assert_eq!(unknown.kind, ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_with_the_id_of_an_instance_is_left_alone() {
+    let first = world("serve");
+    let instance = Scratch::start(&first.host, &cx(), &first.id, &candidate(), None).await.unwrap();
+    let mut bystander = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    // Ids are used again: the one on record is another process's now.
+    let directory = first.host.state_dir.join("candidates");
+    let mut kept = Kept::read(&directory, &first.id).unwrap().unwrap();
+    kept.running.as_mut().unwrap().pid = bystander.id();
+    kept.write(&directory, &first.id).unwrap();
+    Scratch::stop(&after(&first), &cx(), &first.id).await.unwrap();
+    assert!(bystander.try_wait().unwrap().is_none(), "its start time is not the recorded one");
+    assert!(start_ticks(instance.pid).is_none(), "the instance itself is found by its marker");
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_attempt_at_a_start_ends_the_first_one_and_compares_with_its_facts() {
+    let world = world("serve");
+    let driver = driver(&world);
+    driver.queued.store(3, Ordering::Relaxed);
+    let first = world.start_with(driver.clone()).await.unwrap();
+    // The engine died here; meanwhile its process has worked on the candidate.
+    std::mem::forget(world.host.instances.lock().unwrap().remove(&world.id));
+    driver.queued.store(2, Ordering::Relaxed);
+    let second = world.start_with(driver.clone()).await.unwrap();
+    assert!(start_ticks(first.pid).is_none() && start_ticks(second.pid).is_some());
+    let findings = Scratch::stop(&world.host, &cx(), &world.id).await.unwrap();
+    assert_eq!(findings[0].message, "queued: 3 before the start, 2 after the stop");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -277,14 +320,15 @@ async fn one_that_ignores_sigterm_is_killed() {
     };
     // It opens no port: the start leaves that to `wait_ready`, as for a service that starts slowly.
     let plan = world.host.plan(&candidate(), None).unwrap();
-    let started = blocking(move || plan.start(&cx())).await;
+    let id = world.id.clone();
+    let started = blocking(move || plan.start(&cx(), &id)).await;
     let instance = started.map(|running| {
         let instance = running.instance.clone();
         world.host.instances.lock().unwrap().insert(instance.id.clone(), running);
         instance
     });
     let instance = instance.unwrap();
-    Scratch::stop(&world.host, &cx(), &instance).await.unwrap();
+    Scratch::stop(&world.host, &cx(), &instance.id).await.unwrap();
     let log = std::fs::read_to_string(world.candidates(".log")).unwrap();
     assert!(log.contains("ignored"), "the fault fired: {log}");
     assert!(start_ticks(instance.pid).is_none());

@@ -200,6 +200,15 @@ pub trait SourceDriver: Send + Sync {
     /// Removes a member; done already is fine. Refuses what is not a member of ours (identity differs).
     fn discard(&self, cx: &StepContext, member: &Member) -> Result<()>;
 
+    /// Ends whatever earlier attempts at this step left running where the data are (sessions on a server). Nothing for what is a file.
+    fn end_attempts(&self, _cx: &StepContext) -> Result<()> {
+        Ok(())
+    }
+
+    /// Removes whatever an unfinished staging under this candidate's id left beside the live data, whole or not. Nothing there is fine.
+    /// Only for a candidate that never was one: after a promotion, its place holds the previous.
+    fn clear(&self, cx: &StepContext, id: &str) -> Result<()>;
+
     /// Where the live data are by the configuration of now, as [`Swap::live_place`] has it.
     fn place(&self) -> Result<String>;
 

@@ -7,6 +7,7 @@ use super::*;
 use crate::catalog::Catalog;
 use crate::delete::Delete;
 use crate::dump::Dump;
+use crate::probe::Probe;
 use crate::promote::Promote;
 use crate::query::Query;
 use crate::restore::Restore;
@@ -78,7 +79,7 @@ async fn a_drill_of_a_copy_from_dump_to_discard() {
     let backup = host.take(cx, "notes", "local", &dump::Options::default()).await.unwrap();
     assert!(quiet(&backup), "{:?}", backup.findings);
     assert_eq!(backup.known, [("first".to_owned(), "a.txt".to_owned())]);
-    assert_eq!(host.backup_of_attempt("notes", "local", &cx.attempt_key()).await.unwrap().as_ref(), Some(&backup));
+    assert_eq!(host.backup_of_attempt(cx, "notes", "local", &cx.attempt_key()).await.unwrap().as_ref(), Some(&backup));
     let copied = host.copy(cx, &backup, "offsite").await.unwrap();
     assert_eq!(Upload::verify(host, cx, &copied, Depth::Content).await.unwrap(), []);
 

@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -133,6 +132,27 @@ impl Kneo {
         self.database = Some((Arc::clone(server), name));
     }
 
+    /// PostgreSQL mode: a copy of a site whose service is stopped, with a copy of its database, which belongs to the same role.
+    pub fn copy_of(template: &Self) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (server, from) = template.database.as_ref().expect("PostgreSQL mode");
+        let name = format!("{from}_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        // Copying a database takes turns.
+        static COPYING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let copying = COPYING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let role = from.as_str();
+        server.sql("postgres", &[&format!("CREATE DATABASE {name} OWNER {role} TEMPLATE {from}")]);
+        drop(copying);
+        let site = Site::copy_of(&template.site);
+        site.configure(&[(&format!("database = \"{from}\""), &format!("database = \"{name}\""))]);
+        Self { site, database: Some((Arc::clone(server), name)) }
+    }
+
+    /// PostgreSQL mode: the live database.
+    pub fn database_name(&self) -> &str {
+        &self.database.as_ref().expect("PostgreSQL mode").1
+    }
+
     /// A site with this version running.
     pub fn running(mode: Mode, version: &str) -> Option<Self> {
         let mut kneo = Self::installed(mode, version)?;
@@ -165,11 +185,7 @@ impl Kneo {
 
     /// Ends `lifeboat serve`, and with it the service.
     pub fn stop(&mut self) {
-        let mut serve = self.site.serve.take().expect("it was started");
-        assert!(Command::new("kill").arg(serve.id().to_string()).status().unwrap().success());
-        serve.wait().unwrap();
-        // So that the next one is waited for, and not taken for this one.
-        let _ = std::fs::remove_file(self.site.path(".lifeboat/serve.sock"));
+        self.site.stop_serving();
         assert!(self.ask("GET", "/livez", None).is_none(), "the service goes with its supervisor");
     }
 

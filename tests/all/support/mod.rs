@@ -102,6 +102,23 @@ impl Site {
         site
     }
 
+    /// A copy of a site on which nothing runs, on a port of its own. What is large is never changed in place, and shared.
+    pub fn copy_of(template: &Self) -> Self {
+        let site = Self::empty();
+        copy(template.root.path(), site.root.path());
+        site.configure(&[(&template.port.to_string(), &site.port.to_string())]);
+        site
+    }
+
+    /// Ends `lifeboat serve`, and with it the services.
+    pub fn stop_serving(&mut self) {
+        let mut serve = self.serve.take().expect("it was started");
+        assert!(Command::new("kill").arg(serve.id().to_string()).status().unwrap().success());
+        serve.wait().unwrap();
+        // So that the next one is waited for, and not taken for this one.
+        let _ = fs::remove_file(self.path(".lifeboat/serve.sock"));
+    }
+
     /// A path below the site.
     pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.root.path().join(relative)
@@ -209,6 +226,27 @@ impl Drop for Site {
             // It stops its children first.
             let _ = Command::new("kill").arg(serve.id().to_string()).status();
             let _ = serve.wait();
+        }
+    }
+}
+
+/// Files above this size are shared between copies of a site: binaries, modules.
+const SHARED_BYTES_MIN: u64 = 100_000;
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (kind, target) = (entry.file_type().unwrap(), to.join(entry.file_name()));
+        if kind.is_symlink() {
+            std::os::unix::fs::symlink(fs::read_link(entry.path()).unwrap(), target).unwrap();
+        } else if kind.is_dir() {
+            fs::create_dir(&target).unwrap();
+            fs::set_permissions(&target, entry.metadata().unwrap().permissions()).unwrap();
+            copy(&entry.path(), &target);
+        } else if entry.metadata().unwrap().len() >= SHARED_BYTES_MIN {
+            fs::hard_link(entry.path(), target).unwrap();
+        } else if kind.is_file() {
+            fs::copy(entry.path(), target).unwrap();
         }
     }
 }

@@ -4,7 +4,8 @@ use clap::Subcommand;
 use engine::Result;
 use engine::direct::DirectCall;
 use engine::error::{Error, Kind};
-use engine::journal::State;
+use engine::journal::{CandidateRow, State};
+use host_api::restore::Candidate;
 use serde_json::json;
 
 use crate::{Global, backups::by_hand, output};
@@ -63,12 +64,9 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
                 return Err(Error::new(Kind::Usage, format!("candidate {candidate} is in service"))
                     .hint("`lifeboat promotions undo` takes that back"));
             }
-            let Some(mut body) = row.candidate else {
-                return Err(Error::new(
-                    Kind::InDoubt,
-                    format!("the staging of candidate {candidate} did not end on record"),
-                )
-                .hint("look for names that contain its id beside the live data, and remove them by hand"));
+            let mut body = match row.candidate {
+                Some(body) => body,
+                None => unfinished(&state, &row)?,
             };
             // What was promoted and taken back lies where the promotion put it.
             let promotions = state.promotions()?;
@@ -90,8 +88,21 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
     }
 }
 
+/// A candidate whose staging did not come to its end, once the run that staged it is over: whatever it left is removed.
+fn unfinished(state: &State, row: &CandidateRow) -> Result<Candidate> {
+    let run = state.run(&row.run)?;
+    if run.ended_ms.is_none() {
+        return Err(Error::new(Kind::InDoubt, format!("the staging of candidate {} did not end on record", row.id))
+            .hint(format!("its run removes it: lifeboat runs resume {run}, or runs abandon {run}", run = run.id)));
+    }
+    let obligations = state.obligations(Some(&row.run))?;
+    let opened = obligations.iter().find(|o| o.kind == "candidate" && o.object == row.id);
+    let service = opened.and_then(|o| o.body["service"].as_str()).unwrap_or_default();
+    Ok(Candidate::unfinished(&row.id, service))
+}
+
 /// Whether its newest verification passed.
-fn verified(row: &engine::journal::CandidateRow) -> &'static str {
+fn verified(row: &CandidateRow) -> &'static str {
     match &row.verification {
         Some(verification) if verification.passed => "yes",
         Some(_) => "FAILED",

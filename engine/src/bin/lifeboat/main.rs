@@ -11,6 +11,7 @@ mod runs;
 mod serve;
 mod service;
 mod terminal;
+mod timeline;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use engine::config::{Environment, PolicyBinding};
+use engine::direct::NO_MODULE;
 use engine::error::{Error, Kind};
+use engine::journal::State;
 use engine::policy::{Description, Module, inspect};
+use engine::probe::Resolution;
 use engine::run::{Ended, RunOptions, Status};
 use engine::{Engine, Result};
 use serde_json::json;
 
+use crate::runs::Said;
 use crate::terminal::{AtTerminal, Watch};
 use crate::{Global, output};
 
@@ -61,12 +65,17 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     finish(global, &engine, &ended)
 }
 
-/// Goes on with a parked run.
+/// Goes on with a run that waits, is in doubt, or was interrupted.
 pub async fn resume(global: &Global, run: &str, yes: bool) -> Result<u8> {
     let config = global.load()?;
-    let state = engine::journal::State::open(config.state_directory())?;
-    let row = state.run(run)?;
-    drop(state);
+    let row = State::open(config.state_directory())?.run(run)?;
+    if row.module_sha256 == NO_MODULE {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("run {run} was made by hand: there is no policy that could go on"),
+        )
+        .hint(format!("lifeboat runs abandon {run} --reason WHY; then do again what you did, it finds what is done")));
+    }
     let environment = config.environment(Some(&row.environment))?;
     let binding = environment.policy(&row.policy)?;
     let engine = engine(&config, &environment, yes, global.json)?;
@@ -80,12 +89,52 @@ pub async fn resume(global: &Global, run: &str, yes: bool) -> Result<u8> {
 /// Ends a run that no process works on.
 pub async fn abandon(global: &Global, run: &str, reason: &str) -> Result<u8> {
     let config = global.load()?;
-    let row = engine::journal::State::open(config.state_directory())?.run(run)?;
+    let row = State::open(config.state_directory())?.run(run)?;
     let environment = config.environment(Some(&row.environment))?;
     let engine = engine(&config, &environment, false, global.json)?;
     let ended = engine.abandon(run, reason, environment.options_by_hand("runs-abandon")?).await?;
     let code = finish(global, &engine, &ended)?;
     Ok(if ended.unsettled.is_empty() { code } else { 1 })
+}
+
+/// Asks for a run's end; one that nobody works on is ended here.
+pub async fn cancel(global: &Global, run: &str, reason: &str) -> Result<u8> {
+    let config = global.load()?;
+    let row = State::open(config.state_directory())?.run(run)?;
+    let environment = config.environment(Some(&row.environment))?;
+    let engine = engine(&config, &environment, false, true)?;
+    if !engine.request_cancel(run, reason, &engine::config::actor(), "cli")? {
+        drop(engine);
+        return resume(global, run, false).await;
+    }
+    if global.json {
+        output::json(&json!({"run": run, "cancel-requested": true}))?;
+    } else {
+        output::line(&format!("run {run} was told to end; to see it: lifeboat runs show {run} --follow"))?;
+    }
+    Ok(0)
+}
+
+/// Puts on record what a person says of a step in doubt.
+pub fn resolve(global: &Global, run: &str, step: u64, said: Said, reason: &str) -> Result<u8> {
+    let config = global.load()?;
+    let row = State::open(config.state_directory())?.run(run)?;
+    let environment = config.environment(Some(&row.environment))?;
+    let engine = engine(&config, &environment, false, true)?;
+    let resolution = match said {
+        Said::Done => Resolution::Done,
+        Said::Failed => Resolution::Failed,
+    };
+    engine.resolve(run, step, resolution, reason, &engine::config::actor(), "cli")?;
+    if global.json {
+        output::json(&json!({"run": run, "step": step, "as": resolution.word()}))?;
+    } else {
+        output::line(&format!(
+            "step {step} is on record as {}; to go on: lifeboat runs resume {run}",
+            resolution.word()
+        ))?;
+    }
+    Ok(0)
 }
 
 /// An engine with the person at the terminal.
@@ -142,8 +191,10 @@ pub fn finish(global: &Global, engine: &Engine, ended: &Ended) -> Result<u8> {
     } else {
         output::line(&format!("{}: {}", ended.status.word(), host_api::identifier::shown_long(&ended.summary)))?;
         output::line(&format!("run {} · evidence {}", ended.run, evidence.display()))?;
-        if ended.status == Status::Parked {
-            output::line(&format!("to answer: lifeboat runs resume {}", ended.run))?;
+        match ended.status {
+            Status::Parked => output::line(&format!("to answer: lifeboat runs resume {}", ended.run))?,
+            Status::InDoubt => output::line(&format!("what to do: lifeboat runs show {}", ended.run))?,
+            _ => {}
         }
     }
     for left in &ended.unsettled {

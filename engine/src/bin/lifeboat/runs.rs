@@ -1,11 +1,17 @@
-//! `lifeboat runs`: what ran, as a list and as a timeline.
+//! `lifeboat runs`: what ran, as a list and as a timeline; going on with a run, and ending one.
+
+use std::path::Path;
+use std::time::Duration;
 
 use clap::Subcommand;
 use engine::Result;
-use engine::journal::{RunFilter, State, Transition};
+use engine::journal::{RunFilter, RunRow, State};
+use engine::locks;
+use engine::run::Status;
 use host_api::identifier;
 use serde_json::{Value, json};
 
+use crate::timeline::Timeline;
 use crate::{Global, output};
 
 /// Verbs of `runs`.
@@ -13,12 +19,15 @@ use crate::{Global, output};
 pub enum Verb {
     /// Runs, newest first.
     List {
-        /// Only those with this status (ok, failed, parked, …).
+        /// Only those with this status (ok, failed, parked, in-doubt, running, interrupted, …).
         #[arg(long)]
         status: Option<String>,
         /// Only those of this policy.
         #[arg(long)]
         policy: Option<String>,
+        /// Only those that are not over.
+        #[arg(long)]
+        open: bool,
         /// At most so many.
         #[arg(long, default_value_t = 50)]
         limit: u32,
@@ -27,8 +36,11 @@ pub enum Verb {
     Show {
         /// The run.
         run: String,
+        /// Go on showing until the run is over or waits; then end with its exit code.
+        #[arg(long, conflicts_with = "json")]
+        follow: bool,
     },
-    /// Go on with a run that waits for an answer.
+    /// Go on with a run that waits for an answer, is in doubt, or whose engine died.
     Resume {
         /// The run.
         run: String,
@@ -36,7 +48,29 @@ pub enum Verb {
         #[arg(long)]
         yes: bool,
     },
-    /// End a run whose engine died, or that nobody will answer: what it left open is settled.
+    /// Say what became of a step that the engine could not decide; `runs resume` then goes on.
+    Resolve {
+        /// The run.
+        run: String,
+        /// The step in doubt.
+        #[arg(long)]
+        step: u64,
+        /// What became of it.
+        #[arg(long = "as", value_name = "WHAT")]
+        resolution: Said,
+        /// How you know.
+        #[arg(long)]
+        reason: String,
+    },
+    /// End a run: its policy may compensate, then what it left open is settled.
+    Cancel {
+        /// The run.
+        run: String,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+    },
+    /// End a run without its policy: one whose engine died and that must not go on, or that nobody will answer.
     Abandon {
         /// The run.
         run: String,
@@ -46,160 +80,138 @@ pub enum Verb {
     },
 }
 
+/// What a person says became of a step.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Said {
+    /// It happened.
+    Done,
+    /// It did not, or is to count as failed.
+    Failed,
+}
+
+/// How often `--follow` looks.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
+
 /// Runs the verb.
 pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
     match verb {
-        Verb::Resume { run, yes } => return crate::run::resume(global, &run, yes).await,
-        Verb::Abandon { run, reason } => return crate::run::abandon(global, &run, &reason).await,
-        Verb::List { status, policy, limit } => {
-            let state = State::open(global.load()?.state_directory())?;
-            let runs = state.runs(&RunFilter { status, policy, limit: Some(limit) })?;
-            if global.json {
-                let rows = runs.iter().map(|r| {
-                    json!({
-                        "run": r.id, "environment": r.environment, "policy": r.policy, "status": r.status,
-                        "summary": r.summary, "started-ms": r.started_ms, "ended-ms": r.ended_ms,
-                        "module-sha256": r.module_sha256,
-                    })
-                });
-                output::json(&rows.collect())?;
-            } else {
-                let rows: Vec<_> = runs
-                    .iter()
-                    .map(|r| {
-                        let took = r
-                            .ended_ms
-                            .map_or_else(String::new, |end| output::duration_ms(end.saturating_sub(r.started_ms)));
-                        vec![
-                            r.id.clone(),
-                            r.environment.clone(),
-                            r.policy.clone(),
-                            r.status.clone(),
-                            took,
-                            r.summary.clone(),
-                        ]
-                    })
-                    .collect();
-                output::table(&["run", "environment", "policy", "status", "took", "summary"], &rows)?;
-            }
-        }
-        Verb::Show { run } => {
-            let state = State::open(global.load()?.state_directory())?;
-            let row = state.run(&run)?;
-            let records = state.records(&run)?;
-            if global.json {
-                let open = state.obligations(Some(&run))?;
-                let open: Vec<_> = open
-                    .iter()
-                    .map(|o| json!({"kind": o.kind, "object": o.object, "state": o.state, "note": o.note}))
-                    .collect();
-                let records: Vec<&Value> = records.iter().map(|r| &r.body).collect();
-                output::json(&json!({"run": row.id, "status": row.status, "records": records, "obligations": open}))?;
-            } else {
-                output::line(&format!("run {} · {} in {} · {}", row.id, row.policy, row.environment, row.status))?;
-                let begun = records.first().map_or(0, |r| r.time_ms);
-                let mut started_ms = 0;
-                for record in &records {
-                    let took = record.time_ms.saturating_sub(if record.kind == Transition::Completed {
-                        started_ms
-                    } else {
-                        record.time_ms
-                    });
-                    if record.kind == Transition::Started {
-                        started_ms = record.time_ms;
-                    }
-                    for line in timeline(record.kind, &record.body, took) {
-                        output::line(&format!("{:>9}  {line}", output::duration_ms(record.time_ms - begun)))?;
-                    }
-                }
-                let waits = row.status == "parked";
-                for open in state.obligations(Some(&run))? {
-                    let what = format!("{} {}", open.kind, open.object);
-                    output::line(&match (open.state.as_str(), waits) {
-                        ("open", true) => format!("open until the run ends: {what}"),
-                        ("open", false) => format!(
-                            "LEFT OPEN: {what}: the run has no end on record; if no process works on it: lifeboat runs abandon {} --reason WHY",
-                            row.id
-                        ),
-                        ("unsettled", _) => format!("LEFT OPEN: {what}: {}", identifier::shown_long(&open.note)),
-                        _ => continue,
-                    })?;
-                }
-                if waits {
-                    output::line(&format!("to answer: lifeboat runs resume {}", row.id))?;
-                }
-            }
-        }
+        Verb::Resume { run, yes } => crate::run::resume(global, &run, yes).await,
+        Verb::Abandon { run, reason } => crate::run::abandon(global, &run, &reason).await,
+        Verb::Cancel { run, reason } => crate::run::cancel(global, &run, &reason).await,
+        Verb::Resolve { run, step, resolution, reason } => crate::run::resolve(global, &run, step, resolution, &reason),
+        Verb::List { status, policy, open, limit } => list(global, status, policy, open, limit),
+        Verb::Show { run, follow } => show(global, &run, follow).await,
     }
+}
+
+/// The status for people: a run that nobody works on does not run.
+fn status(directory: &Path, row: &RunRow) -> String {
+    match row.status.as_str() {
+        "running" if !locks::is_held(directory, &row.id) => "interrupted".into(),
+        status => status.into(),
+    }
+}
+
+fn list(global: &Global, wanted: Option<String>, policy: Option<String>, open: bool, limit: u32) -> Result<u8> {
+    let state = State::open(global.load()?.state_directory())?;
+    let stored = wanted.clone().map(|status| if status == "interrupted" { "running".into() } else { status });
+    let mut runs = state.runs(&RunFilter { status: stored, policy, limit: None })?;
+    runs.retain(|r| global.env.as_ref().is_none_or(|env| *env == r.environment) && (!open || r.ended_ms.is_none()));
+    for row in &mut runs {
+        row.status = status(state.directory(), row);
+    }
+    runs.retain(|r| wanted.as_ref().is_none_or(|wanted| *wanted == r.status));
+    runs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    if global.json {
+        let rows = runs.iter().map(|r| {
+            json!({
+                "run": r.id, "environment": r.environment, "policy": r.policy, "status": r.status,
+                "summary": r.summary, "started-ms": r.started_ms, "ended-ms": r.ended_ms,
+                "module-sha256": r.module_sha256,
+            })
+        });
+        output::json(&rows.collect())?;
+        return Ok(0);
+    }
+    let rows: Vec<_> = runs
+        .iter()
+        .map(|r| {
+            let took = r.ended_ms.map_or_else(String::new, |end| output::duration_ms(end.saturating_sub(r.started_ms)));
+            vec![r.id.clone(), r.environment.clone(), r.policy.clone(), r.status.clone(), took, r.summary.clone()]
+        })
+        .collect();
+    output::table(&["run", "environment", "policy", "status", "took", "summary"], &rows)?;
     Ok(0)
 }
 
-/// A record in words: what was said first, then the record itself.
-fn timeline(kind: Transition, body: &Value, took_ms: u64) -> Vec<String> {
-    let mut lines = Vec::new();
-    for item in body["said"].as_array().into_iter().flatten() {
-        if let Some(note) = item["note"].as_str() {
-            lines.push(format!("· {}", identifier::shown_long(note)));
-        } else if let Ok(finding) = serde_json::from_value(item["finding"].clone()) {
-            lines.push(output::finding(&finding));
-        } else if let Some(name) = item["evidence"].as_str() {
-            lines.push(format!("evidence {name}"));
-        }
-    }
-    let call = || {
-        let arguments = &body["request"]["arguments"];
-        let words: Vec<String> = arguments
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(_, v)| v.is_string() || v.is_number() || v.is_boolean())
-            .map(|(k, v)| format!("{k}={}", v.as_str().map_or_else(|| v.to_string(), identifier::shown)))
+async fn show(global: &Global, run: &str, follow: bool) -> Result<u8> {
+    let state = State::open(global.load()?.state_directory())?;
+    let mut row = state.run(run)?;
+    let mut records = state.records(run)?;
+    if global.json {
+        let open = state.obligations(Some(run))?;
+        let open: Vec<_> = open
+            .iter()
+            .map(|o| json!({"kind": o.kind, "object": o.object, "state": o.state, "note": o.note}))
             .collect();
-        format!("{} {}", body["request"]["call"].as_str().unwrap_or_default(), words.join(" "))
-    };
-    let result = || match &body["result"]["err"] {
-        Value::Null => "ok".to_owned(),
-        _ if body["detail"].is_string() => identifier::shown_long(body["detail"].as_str().unwrap_or_default()),
-        Value::Object(case) => {
-            let (kind, words) =
-                case.iter().next().map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default())).unwrap_or_default();
-            format!("{kind}: {}", identifier::shown_long(words))
-        }
-        other => other.to_string(),
-    };
-    let step = || body["step"].as_u64().unwrap_or(0);
-    // What a person is asked, or was.
-    for consequence in body["prepared"]["intent"]["consequence"].as_array().into_iter().flatten() {
-        lines.push(format!("  asks: {}", identifier::shown_long(consequence.as_str().unwrap_or_default())));
+        let records: Vec<&Value> = records.iter().map(|r| &r.body).collect();
+        let status = status(state.directory(), &row);
+        output::json(&json!({"run": row.id, "status": status, "records": records, "obligations": open}))?;
+        return Ok(0);
     }
-    lines.extend(match kind {
-        Transition::RunStarted => Some(format!(
-            "started by {} ({})",
-            body["actor"].as_str().unwrap_or("?"),
-            body["channel"].as_str().unwrap_or("?")
-        )),
-        Transition::Answered => Some(format!("{:>3} {} → {}", step(), call(), result())),
-        Transition::Started => Some(format!("{:>3} {} …", step(), call())),
-        Transition::Completed => {
-            Some(format!("{:>3} {} → {} ({})", step(), call(), result(), output::duration_ms(took_ms)))
+    let standing = status(state.directory(), &row);
+    output::line(&format!("run {} · {} in {} · {standing}", row.id, row.policy, row.environment))?;
+    let mut timeline = Timeline::default();
+    let mut shown = 0;
+    loop {
+        for record in &records[shown..] {
+            timeline.write(record)?;
         }
-        Transition::Parked => Some(format!("parked: {}", body["why"].as_str().unwrap_or_default())),
-        Transition::Resumed => Some(format!("resumed by {}", body["actor"].as_str().unwrap_or("?"))),
-        Transition::Settled => Some(match body["error"].as_str() {
-            None => format!(
-                "settled by the host: {} {}",
-                body["obligation"].as_str().unwrap_or_default(),
-                body["object"].as_str().unwrap_or_default()
+        shown = records.len();
+        if !follow || status(state.directory(), &row) != "running" {
+            break;
+        }
+        tokio::time::sleep(FOLLOW_INTERVAL).await;
+        // The row first: whatever brought it to its end is among the records then.
+        row = state.run(run)?;
+        records = state.records(run)?;
+    }
+    let standing = status(state.directory(), &row);
+    for open in state.obligations(Some(run))? {
+        let what = format!("{} {}", open.kind, open.object);
+        output::line(&match (open.state.as_str(), standing.as_str()) {
+            ("open", "interrupted") => format!("LEFT OPEN: {what}"),
+            ("open", _) => format!("open until the run ends: {what}"),
+            ("unsettled", _) => format!("LEFT OPEN: {what}: {}", identifier::shown_long(&open.note)),
+            _ => continue,
+        })?;
+    }
+    for line in next(&row, &standing) {
+        output::line(&line)?;
+    }
+    Ok(match follow {
+        true => Status::parse(&row.status).map_or(0, Status::exit_code),
+        false => 0,
+    })
+}
+
+/// What to type next.
+fn next(row: &RunRow, standing: &str) -> Vec<String> {
+    let run = &row.id;
+    match standing {
+        "parked" => vec![format!("to answer: lifeboat runs resume {run}")],
+        "in-doubt" => vec![
+            format!("what is in doubt: {}", identifier::shown_long(&row.summary)),
+            format!("to have the engine look again: lifeboat runs resume {run}"),
+            format!("to decide it yourself: lifeboat runs resolve {run} --step N --as done|failed --reason WHY"),
+        ],
+        "interrupted" => vec![
+            "its engine died, and nobody works on it".into(),
+            format!("to go on: lifeboat runs resume {run}"),
+            format!(
+                "to end it: lifeboat runs cancel {run} --reason WHY, or without its policy: lifeboat runs abandon {run} --reason WHY"
             ),
-            Some(error) => {
-                format!("COULD NOT settle {} {}: {}", body["obligation"], body["object"], identifier::shown_long(error))
-            }
-        }),
-        Transition::RunEnded => Some(format!(
-            "ended: {}: {}",
-            body["status"].as_str().unwrap_or_default(),
-            identifier::shown_long(body["summary"].as_str().unwrap_or_default())
-        )),
-    });
-    lines
+        ],
+        _ => Vec::new(),
+    }
 }

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use clap::Args;
 use engine::Result;
+use engine::direct::NO_MODULE;
 use engine::error::Error;
+use engine::journal::{RunFilter, State};
+use engine::locks;
+use engine::run::Status;
 use host_api::StepContext;
 use host_api::control::supervisor::Supervisor;
 use host_api::service::ServiceControl;
@@ -17,10 +21,43 @@ pub struct Arguments {
     /// Start this service at once; may be given several times.
     #[arg(long, value_name = "SERVICE")]
     start: Vec<String>,
+    /// Leave alone the runs whose engine died; otherwise they go on.
+    #[arg(long)]
+    no_resume: bool,
 }
 
 /// How long a service's start may take here; its own limit is usually shorter.
 const START_LIMIT: Duration = Duration::from_secs(600);
+
+/// Goes on with the runs of an environment whose engine died. What can't go on is said, and left as it is.
+async fn take_up(global: &Global, environment: &str) {
+    for run in interrupted(global, environment).unwrap_or_default() {
+        output::say(&format!("serve: run {run} was interrupted; going on with it"));
+        match crate::run::resume(global, &run, false).await {
+            Ok(code) => output::say(&format!("serve: run {run} came to exit code {code}")),
+            Err(error) => output::say(&format!("error: run {run} does not go on: {error}")),
+        }
+    }
+}
+
+/// Runs of policies that nobody works on, oldest first.
+fn interrupted(global: &Global, environment: &str) -> Result<Vec<String>> {
+    let state = State::open(global.load()?.state_directory())?;
+    let filter = RunFilter { status: Some(Status::RUNNING.into()), ..RunFilter::default() };
+    let runs = state.runs(&filter)?.into_iter().rev().filter(|run| run.environment == environment);
+    let by_policy = runs.filter(|run| run.module_sha256 != NO_MODULE);
+    Ok(by_policy.map(|run| run.id).filter(|run| !locks::is_held(state.directory(), run)).collect())
+}
+
+/// The run that has stopped a service and is not over.
+fn stopped_by(global: &Global, environment: &str, service: &str) -> Option<String> {
+    let state = State::open(global.load().ok()?.state_directory()).ok()?;
+    let obligations = state.obligations(None).ok()?;
+    let open =
+        obligations.into_iter().filter(|o| o.state == "open" && o.kind == "service-stopped" && o.object == service);
+    open.map(|o| o.run)
+        .find(|run| state.run(run).is_ok_and(|row| row.environment == environment && row.ended_ms.is_none()))
+}
 
 /// Serves until SIGINT or SIGTERM; then stops its children.
 pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
@@ -36,11 +73,23 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let (failed, mut failure) = tokio::sync::oneshot::channel::<Error>();
     let starting = tokio::spawn({
         let (socket, names) = (socket.clone(), arguments.start);
+        let (global, resume) = (global.clone(), !arguments.no_resume);
+        let environment = environment.name.clone();
         async move {
             while !socket.exists() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
+            // First: they may have stopped one of these services, and left its data half-way.
+            if resume {
+                take_up(&global, &environment).await;
+            }
             for name in names {
+                if let Some(run) = stopped_by(&global, &environment, &name) {
+                    output::say(&format!(
+                        "error: {name} is NOT started: run {run} has stopped it, and is not over; see: lifeboat runs show {run}"
+                    ));
+                    continue;
+                }
                 let cx = StepContext::detached("serve", START_LIMIT);
                 match ServiceControl::start(&*host, &cx, &name).await {
                     Ok(()) => output::say(&format!("serve: {name} started")),

@@ -137,6 +137,10 @@ impl SourceDriver for FilesDriver {
         extract::check_index(index.path(), facts)?;
         let (place, beside) = exchange::candidate_place(&self.binding.path, id, target)?;
         if exchange::exists(&place)? {
+            // An earlier attempt gave it its name, which it has only when it is whole.
+            if cx.attempt > 1 {
+                return exchange::member(&self.source, &place, beside);
+            }
             return Err(Error::conflict(format!("{} exists already", place.display()))
                 .hint("discard that candidate, or stage under a new id"));
         }
@@ -149,6 +153,7 @@ impl SourceDriver for FilesDriver {
         let staged = objects.stream(cx, object(source, "data")?).and_then(|archive| {
             let mut archive: Box<dyn Read> = Box::new(BufReader::with_capacity(BUFFER_BYTES, archive));
             extract::extract(cx, &format!("stage {}", self.source), index.path(), &mut archive, &part)?;
+            cx.at("tree written");
             // Whole and on disk before it has its name.
             exchange::rename_new(&part, &place)
         });
@@ -219,6 +224,13 @@ impl SourceDriver for FilesDriver {
             directory if exchange::exists(directory)? => exchange::sync_directory(directory),
             _ => Ok(()),
         }
+    }
+
+    fn clear(&self, _cx: &StepContext, id: &str) -> Result<()> {
+        let place = exchange::beside(&self.live_place()?, id)?;
+        remove_tree(&suffixed(&place, UNFINISHED))?;
+        remove_tree(&place)?;
+        exchange::sync_directory(exchange::parent(&place)?)
     }
 
     fn place(&self) -> Result<String> {

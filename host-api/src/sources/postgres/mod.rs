@@ -250,6 +250,20 @@ impl SourceDriver for PostgresDriver {
         drop_generated(&tools, &member.place, part(&member.identity, "oid")?)
     }
 
+    fn end_attempts(&self, cx: &StepContext) -> Result<()> {
+        end_earlier_attempts(&Tools::new(cx, &self.binding)?)
+    }
+
+    fn clear(&self, cx: &StepContext, id: &str) -> Result<()> {
+        let name = self.generated(id)?;
+        let tools = Tools::new(cx, &self.binding)?;
+        let oid = tools.value(
+            &self.binding.maintenance_database,
+            &format!("SELECT oid FROM pg_catalog.pg_database WHERE datname = {}", sql::literal(&name)),
+        )?;
+        oid.map_or(Ok(()), |oid| drop_generated(&tools, &name, &oid))
+    }
+
     fn place(&self) -> Result<String> {
         Ok(self.binding.database.clone())
     }

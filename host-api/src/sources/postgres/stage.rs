@@ -77,6 +77,7 @@ pub(super) fn stage(
             &[format!("CREATE DATABASE {quoted} WITH TEMPLATE = template0 {locale}{tablespace}")],
         )
         .map_err(|e| e.context(format!("creating database {place}")))
+        .inspect(|_| tools.cx.at("database created"))
         .and_then(|_| fill(tools, &spooled, place, &mark, options))
         .and_then(|()| {
             identity(tools, place)?
@@ -238,6 +239,7 @@ fn fill(tools: &Tools<'_>, spooled: &SpooledFile, place: &str, mark: &str, optio
         let _ = feeder.join();
     }
     tools.succeeded("pg_restore", &ended)?;
+    tools.cx.at("database filled");
     if !ended.stderr.trim().is_empty() {
         return Err(Error::failed(format!(
             "pg_restore ended with exit code 0, but said: {}",

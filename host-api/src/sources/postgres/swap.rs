@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::context::StepContext;
 use crate::error::{Error, Result};
 use crate::sources::{Member, Swap};
 
@@ -112,6 +113,7 @@ struct Found {
 
 /// The swap under way: its record, and a session on the maintenance database that holds the advisory lock.
 struct Work<'a> {
+    cx: &'a StepContext,
     session: Session<'a>,
     previous_oid: Option<&'a str>,
     promoted_oid: &'a str,
@@ -131,6 +133,7 @@ impl<'a> Work<'a> {
                 .hint("the configuration names another server now"));
         }
         Ok(Self {
+            cx: tools.cx,
             session,
             previous_oid: swap.previous.as_ref().map(|p| part(p, "oid")).transpose()?,
             promoted_oid: part(&swap.promoted, "oid")?,
@@ -180,12 +183,16 @@ impl<'a> Work<'a> {
         for name in closed {
             self.session.run(&format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false;", sql::identifier(name)))?;
         }
+        self.cx.at("sessions kept out");
         self.session.run("BEGIN;")?;
         self.session.value(&end_sessions(databases))?;
         for statement in statements {
             self.session.run(&format!("{statement};"))?;
         }
-        self.session.run("COMMIT;")
+        self.cx.at("before the commit");
+        self.session.run("COMMIT;")?;
+        self.cx.at("committed");
+        Ok(())
     }
 
     fn unexpected(&self, previous: Option<&str>, promoted: Option<&str>) -> Error {
@@ -208,7 +215,7 @@ fn swapping<'a>(tools: &'a Tools<'a>, swap: &'a Swap, act: impl FnOnce(&mut Work
     };
     // The failed session is gone or goes now, and its open transaction with it.
     drop(work);
-    let grace = crate::context::StepContext {
+    let grace = StepContext {
         cancelled: std::sync::Arc::default(),
         deadline: std::time::Instant::now() + std::time::Duration::from_secs(20),
         ..tools.cx.clone()

@@ -1,10 +1,13 @@
 //! How `pg_dump`, `pg_restore` and `psql` are run: where they are, how they connect, what their errors mean.
 //!
 //! Everything about a connection that is no secret stands in one connection string in the arguments, so that it goes through any prefix.
-//! The password goes through a private password file, never through arguments or the environment. Behind a prefix (`sudo`, `docker exec`)
+//! The password goes through a password file in memory, which is gone with this process, never through arguments or the environment. Behind a prefix (`sudo`, `docker exec`)
 //! that file can't be seen: the server must let the role in by other means there (peer, trust, a password file on that side).
 
+use std::fs::{File, Permissions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::bindings::{PostgresSource, SslMode};
 use crate::child::{self, Ended, Spec};
@@ -37,7 +40,7 @@ const PINNED: &[(&str, &str)] = &[
 pub(super) struct Tools<'a> {
     pub cx: &'a StepContext,
     pub binding: &'a PostgresSource,
-    password: Option<tempfile::NamedTempFile>,
+    password: Option<File>,
 }
 
 impl<'a> Tools<'a> {
@@ -108,7 +111,7 @@ impl<'a> Tools<'a> {
             Spec::new(self.binding.prefix.iter().cloned().chain(own))
         };
         match &self.password {
-            Some(file) => spec.env("PGPASSFILE", file.path().display().to_string()),
+            Some(file) => spec.env("PGPASSFILE", path_of(file)),
             None => spec,
         }
     }
@@ -285,16 +288,23 @@ impl<'a> Tools<'a> {
     }
 }
 
-fn password_file(user: &str, password: &str) -> Result<tempfile::NamedTempFile> {
+fn password_file(user: &str, password: &str) -> Result<File> {
     if password.contains(['\n', '\0']) {
         return Err(Error::invalid("the password has a line break in it").hint("only one line end at its end is cut"));
     }
     let escaped = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
-    // Made with mode 0600, without which libpq would not read it.
-    let mut file = tempfile::NamedTempFile::new().doing(|| "making a private password file".into())?;
-    writeln!(file, "*:*:*:{}:{}", escaped(user), escaped(password))
-        .doing(|| "writing a private password file".into())?;
+    let doing = || "making a private password file".to_owned();
+    let memory = rustix::fs::memfd_create("lifeboat-password", rustix::fs::MemfdFlags::CLOEXEC).doing(doing)?;
+    let mut file = File::from(memory);
+    // Without this mode libpq would not read it.
+    file.set_permissions(Permissions::from_mode(0o600)).doing(doing)?;
+    writeln!(file, "*:*:*:{}:{}", escaped(user), escaped(password)).doing(doing)?;
     Ok(file)
+}
+
+/// Where our own children, and nobody else's, find an open file of ours.
+fn path_of(file: &File) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
 fn shell_word(text: &str) -> String {
@@ -334,9 +344,8 @@ mod tests {
 
     #[test]
     fn a_password_file_is_private_and_escaped() {
-        use std::os::unix::fs::PermissionsExt;
         let file = password_file("a:b", "x\\y:z").unwrap();
-        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "*:*:*:a\\:b:x\\\\y\\:z\n");
-        assert_eq!(file.as_file().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_to_string(path_of(&file)).unwrap(), "*:*:*:a\\:b:x\\\\y\\:z\n");
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

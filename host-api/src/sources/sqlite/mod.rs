@@ -140,7 +140,7 @@ impl SourceDriver for SqliteDriver {
         exchange::require_space(&self.spool, size)?;
         // Mode 0600: the copy holds all that the database does.
         let spooled = tempfile::Builder::new()
-            .prefix("sqlite-")
+            .prefix(&cx.spool_prefix())
             .tempfile_in(&self.spool)
             .doing(|| format!("making a copy in {}", self.spool.display()))?;
         let budget = Duration::from_millis(self.binding.lock_budget_ms);
@@ -190,6 +190,10 @@ impl SourceDriver for SqliteDriver {
         }
         let (place, beside) = exchange::candidate_place(&self.binding.path, id, target)?;
         if exchange::exists(&place)? {
+            // An earlier attempt gave it its name, which it has only when it is whole.
+            if cx.attempt > 1 {
+                return exchange::member(&self.source, &place, beside);
+            }
             return Err(Error::conflict(format!("{} exists already", place.display()))
                 .hint("discard that candidate, or stage under a new id"));
         }
@@ -202,6 +206,7 @@ impl SourceDriver for SqliteDriver {
         exchange::remove_file(&part)?;
         let spooled = objects.spool(cx, data)?;
         let staged = self.write_candidate(cx, spooled.path(), spooled.bytes, &part).and_then(|()| {
+            cx.at("file written");
             // Whole and on disk before it has its name.
             exchange::rename_new(&part, &place)
         });
@@ -307,6 +312,16 @@ impl SourceDriver for SqliteDriver {
             directory if exchange::exists(directory)? => exchange::sync_directory(directory),
             _ => Ok(()),
         }
+    }
+
+    fn clear(&self, _cx: &StepContext, id: &str) -> Result<()> {
+        let place = exchange::beside(&self.live_place()?, id)?;
+        exchange::remove_file(&suffixed(&place, UNFINISHED))?;
+        exchange::remove_file(&place)?;
+        for sidecar in open::sidecars(&place)? {
+            exchange::remove_file(&sidecar)?;
+        }
+        exchange::sync_directory(exchange::parent(&place)?)
     }
 
     fn place(&self) -> Result<String> {

@@ -1,0 +1,27 @@
+//! Asking for a run's end, from any process that reaches the state.
+
+use serde_json::json;
+
+use crate::Engine;
+use crate::error::Result;
+use crate::journal::Transition;
+use crate::locks;
+
+impl Engine {
+    /// Puts on record that a person asks for a run's end. Whoever works on the run sees it within a second: every call of the policy is
+    /// answered `cancelled` for the grace, so that it can compensate; then what is open is settled. Gives false where no process works on
+    /// the run: then [`Engine::resume`] ends it so.
+    pub fn request_cancel(&self, run: &str, reason: &str, actor: &str, channel: &str) -> Result<bool> {
+        self.live_records(run)?;
+        if !self.state().cancel_requested(run)? {
+            let body = json!({"actor": actor, "channel": channel, "reason": reason});
+            self.state().append(run, Transition::CancelRequested, None, body, &[])?;
+        }
+        Ok(self.is_worked_on(run))
+    }
+
+    /// Whether a process works on a run now. One that is `running` and not worked on was interrupted: its engine died.
+    pub fn is_worked_on(&self, run: &str) -> bool {
+        locks::is_held(self.state().directory(), run)
+    }
+}

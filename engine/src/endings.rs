@@ -1,0 +1,41 @@
+//! What changes in the derived tables when an effect has ended, well or not. Read from what its `started` record prepared and from nothing
+//! else, so that it is the same whether the effect ended at once, in a later engine, or by a person's word.
+
+use serde_json::Value;
+
+use crate::journal::Change;
+
+/// The changes that go with the record of an effect's end.
+pub(crate) fn changes(call: &str, prepared: &Value, succeeded: bool) -> Vec<Change> {
+    let word = |key: &str| prepared[key].as_str().unwrap_or_default().to_owned();
+    match (call, succeeded) {
+        ("restore.verify", false) => vec![Change::CandidateVerified(word("candidate"), None)],
+        ("restore.discard", true) => vec![
+            Change::CandidateState(word("candidate"), "discarded"),
+            Change::ObligationCloses("candidate", word("candidate")),
+        ],
+        // Also a start that failed: nothing of it runs.
+        ("scratch.stop", true) | ("scratch.start", false) => {
+            vec![Change::ObligationCloses("instance", word("instance"))]
+        }
+        ("service.start", true) => vec![Change::ObligationCloses("service-stopped", word("service"))],
+        ("promote.promote", true) => {
+            let plan = &prepared["promotion"];
+            let word = |key: &str| plan[key].as_str().unwrap_or_default().to_owned();
+            vec![
+                Change::PromotionState(word("id"), "in-service"),
+                Change::CandidateState(word("candidate"), "promoted"),
+                Change::ObligationCloses("candidate", word("candidate")),
+            ]
+        }
+        // What a promotion that failed has come to, the host looks at.
+        ("promote.undo", true) => vec![
+            Change::PromotionState(word("promotion"), "undone"),
+            Change::CandidateState(word("candidate"), "undone"),
+        ],
+        ("promote.undo", false) => vec![Change::PromotionState(word("promotion"), "undo-failed")],
+        ("promote.drop-previous", true) => vec![Change::PromotionState(word("promotion"), "dropped")],
+        // What a staging that failed has left is settled when the run ends: that it could be removed is seen then.
+        _ => Vec::new(),
+    }
+}

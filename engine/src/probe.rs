@@ -1,0 +1,170 @@
+//! Deciding a step in doubt: it was started, and its engine died before its end was on record.
+//!
+//! First whatever the attempt left running is ended. Then the world is looked at: *done*, with the result; or *again*, as another attempt:
+//! nothing of it counts, or asking again completes what is half-way, because what lies where decides inside the act itself. What can't be
+//! looked at, or can't be told, is a person's to decide: nothing is repeated blindly.
+
+use std::time::Duration;
+
+use host_api::promote::Promotion;
+use host_api::{Error as HostError, identifier};
+use serde_json::{Value, json};
+
+use crate::dispatch::{answer, get};
+use crate::step::Stepper;
+
+/// How long ending an attempt's leftovers and looking may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(120);
+
+/// What became of an attempt.
+pub(crate) enum Decided {
+    /// It happened; its result.
+    Done(Value),
+    /// It is asked for again, as another attempt.
+    Again,
+}
+
+/// How a call in doubt is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Its mark is looked for.
+    Look,
+    /// Asked again, it finds what is done already, and completes the rest.
+    Repeat,
+    /// Like `Repeat`, and half-way it is a state that must not stay: it is completed also in a run that was cancelled.
+    Complete,
+    /// A question to a person: it is asked again.
+    Ask,
+}
+
+/// The way of each effect; none for what is no effect.
+pub(crate) fn way(call: &str) -> Option<Way> {
+    Some(match call {
+        "dump.take" | "service.install" | "http-check.check" => Way::Look,
+        // A record's name is its step's; a copy's objects are compared byte by byte; a candidate's parts have their names only when whole;
+        // a process of an instance is ended before the next; a service that is stopped, or runs, is; a time that has passed has.
+        "catalog.hold" | "catalog.unhold" | "upload.copy" | "restore.stage" | "restore.verify" | "restore.discard"
+        | "scratch.start" | "scratch.stop" | "service.stop" | "service.start" | "clock.sleep-until" => Way::Repeat,
+        // Identities of databases and files; a tombstone.
+        "promote.promote" | "promote.undo" | "promote.drop-previous" | "delete.apply" => Way::Complete,
+        "confirm.request-promote"
+        | "confirm.request-undo"
+        | "confirm.request-drop-previous"
+        | "confirm.request-delete" => Way::Ask,
+        _ => return None,
+    })
+}
+
+impl Stepper {
+    /// Decides what became of the newest attempt at a step. An error: it can't be told, for this reason.
+    pub(crate) async fn decide(&self, call: &str, full: &Value, prepared: &Value) -> Result<Decided, HostError> {
+        let host = self.around.host.clone();
+        let mut cx = self.settling_context(PROBE_LIMIT);
+        let attempt = cx.attempt_key();
+        cx.attempt += 1;
+        let subject = ["backup", "candidate", "instance", "promotion"].iter().find_map(|key| full.get(*key));
+        let service = subject.unwrap_or(full)["service"].as_str();
+        host.end_attempts(&cx, service).await?;
+        match call {
+            "dump.take" => {
+                let (service, store): (String, String) = (get(full, "service")?, get(full, "store")?);
+                Ok(match host.backup_of_attempt(&cx, &service, &store, &attempt).await? {
+                    Some(backup) => Decided::Done(answer(backup)?),
+                    None => Decided::Again,
+                })
+            }
+            "service.install" => {
+                let (service, version): (String, String) = (get(full, "service")?, get(full, "version")?);
+                Ok(match host.installed_by_attempt(&service, &version, &attempt).await? {
+                    true => Decided::Done(Value::Null),
+                    false => Decided::Again,
+                })
+            }
+            "http-check.check" => {
+                let endpoint: String = get(full, "endpoint")?;
+                if host.repeatable(&endpoint)? {
+                    return Ok(Decided::Again);
+                }
+                Err(HostError::failed(format!(
+                    "a request to {} may have been acted upon, and nothing tells whether it was",
+                    identifier::shown(&endpoint)
+                ))
+                .hint("where the service knows the header Idempotency-Key, say so: `idempotency-key = true` on its endpoint"))
+            }
+            // Looked at first: where the sources can't be seen, nothing is said and nothing moves.
+            "promote.promote" => {
+                host.standing(&cx, &get::<Promotion>(prepared, "promotion")?).await?;
+                Ok(Decided::Again)
+            }
+            "promote.undo" | "promote.drop-previous" => {
+                host.standing(&cx, &get::<Promotion>(full, "promotion")?).await?;
+                Ok(Decided::Again)
+            }
+            call if way(call).is_some() => Ok(Decided::Again),
+            other => Err(HostError::failed(format!("a bug: {other} is no effect"))),
+        }
+    }
+}
+
+/// What a person may say of a step in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// It happened.
+    Done,
+    /// It did not, or is to count as failed.
+    Failed,
+}
+
+impl Resolution {
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The result of a call that a person says has happened; none where only the host could say it.
+pub(crate) fn result_by_hand(call: &str, prepared: &Value) -> Option<Value> {
+    match call {
+        "promote.promote" => Some(prepared["promotion"].clone()),
+        call => {
+            let function = crate::contract::contract().call(call)?;
+            matches!(function.result, Some(crate::contract::Ty::Result(None, _))).then_some(json!(null))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calls::{CALLS, Class};
+
+    #[test]
+    fn every_effect_has_a_way_to_be_decided_and_nothing_else_has() {
+        for call in CALLS {
+            let effect = !matches!(call.class, Class::Pure | Class::Read);
+            assert_eq!(way(call.name).is_some(), effect, "{}", call.name);
+            assert_eq!(way(call.name) == Some(Way::Ask), call.name.starts_with("confirm."), "{}", call.name);
+            if call.class == Class::Destructive {
+                assert_eq!(way(call.name), Some(Way::Complete), "{}", call.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_person_says_only_what_has_no_result_of_its_own() {
+        for (call, can) in [
+            ("service.stop", true),
+            ("service.install", true),
+            ("catalog.hold", true),
+            ("promote.promote", true),
+            ("dump.take", false),
+            ("http-check.check", false),
+            ("scratch.stop", false),
+        ] {
+            assert_eq!(result_by_hand(call, &Value::Null).is_some(), can, "{call}");
+        }
+    }
+}

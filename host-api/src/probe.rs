@@ -1,0 +1,102 @@
+//! Deciding a step in doubt: one that was started, and whose engine died before its end was on record.
+//!
+//! Most effects decide themselves when they are asked again, because what lies where tells how far they came: a service that is stopped,
+//! a record that has its name already, databases by OID, files by inode. What is here is for the others, and for what must be ended before
+//! anything is looked at: children and sessions of an attempt may outlive the engine that started them.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+
+use crate::catalog::{Backup, manifests};
+use crate::context::StepContext;
+use crate::error::{Error, Result};
+use crate::leftovers;
+use crate::real::{RealHost, blocking};
+use crate::versions;
+
+/// Looking at what an attempt at a step did. `attempt` is its [`StepContext::attempt_key`].
+#[async_trait]
+pub trait Probe: Send + Sync {
+    /// Ends whatever earlier attempts at this step left running: local children, and sessions in the databases of a service. Nothing of
+    /// them is left when this answers, nor of what their run had in the engine's scratch space.
+    async fn end_attempts(&self, cx: &StepContext, service: Option<&str>) -> Result<()>;
+    /// The backup that an attempt made, if it came so far.
+    async fn backup_of_attempt(
+        &self,
+        cx: &StepContext,
+        service: &str,
+        store: &str,
+        attempt: &str,
+    ) -> Result<Option<Backup>>;
+    /// Whether a version that this attempt installed is in service.
+    async fn installed_by_attempt(&self, service: &str, version: &str, attempt: &str) -> Result<bool>;
+    /// Whether a request that changes something may be sent to an endpoint again: to a service in quarantine, or to one that knows the
+    /// `Idempotency-Key`.
+    fn repeatable(&self, endpoint: &str) -> Result<bool>;
+}
+
+/// Removes what a run that nobody works on has in the scratch space: copies of somebody's data.
+fn clear_spool(spool: &Path, run: &str) {
+    let prefix = format!("{run}-");
+    for entry in std::fs::read_dir(spool).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+            // One that stays takes room, and decides nothing.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[async_trait]
+impl Probe for RealHost {
+    async fn end_attempts(&self, cx: &StepContext, service: Option<&str>) -> Result<()> {
+        let work = service.map(|service| self.work(service)).transpose()?;
+        let (cx, spool) = (cx.clone(), self.spool_dir());
+        blocking(move || {
+            leftovers::end_step(&cx.run, cx.step)?;
+            clear_spool(&spool, &cx.run);
+            for (source, driver) in work.iter().flat_map(|work| &work.drivers) {
+                driver.end_attempts(&cx).map_err(|e| e.context(source))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn backup_of_attempt(
+        &self,
+        cx: &StepContext,
+        service: &str,
+        store: &str,
+        attempt: &str,
+    ) -> Result<Option<Backup>> {
+        self.service(service)?;
+        let (cx, service, store, attempt) = (cx.clone(), service.to_owned(), self.store(store)?, attempt.to_owned());
+        blocking(move || {
+            for (id, digest) in manifests::present(&store, &service)?.into_iter().rev() {
+                cx.check()?;
+                let manifest = manifests::read(&store, &service, &id, &digest)?;
+                if manifest.attempt == attempt {
+                    return Ok(Some(manifests::backup(&manifest, &digest, store.name())));
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+
+    async fn installed_by_attempt(&self, service: &str, version: &str, attempt: &str) -> Result<bool> {
+        versions::check_version(version)?;
+        let binding = self.service(service)?;
+        let install = binding.install.as_ref().ok_or_else(|| {
+            Error::invalid(format!("the environment does not say how versions of `{service}` are installed"))
+        })?;
+        let wanted = install.directory.join(format!("{version}@{attempt}"));
+        Ok(versions::current(install).is_some_and(|(_, current)| current == wanted))
+    }
+
+    fn repeatable(&self, endpoint: &str) -> Result<bool> {
+        let resolved = self.resolve(endpoint)?;
+        Ok(resolved.instance.is_some() || resolved.endpoint.idempotency_key)
+    }
+}

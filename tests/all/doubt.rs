@@ -1,0 +1,215 @@
+//! Steps in doubt: what the engine finds out by looking, what it leaves to a person, and what a person may say. And the ends that people
+//! ask for: cancelling a run from another process, one that waits, and one whose engine died.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use crate::support::guests::records;
+use crate::support::{Outcome, Site, wait_until};
+use crate::sweep::crashing;
+
+/// Requests, in order: method, and the key it came with.
+type Requests = Arc<Mutex<Vec<(String, Option<String>)>>>;
+
+/// A service that writes down each request.
+fn service(site: &Site) -> Requests {
+    let listener = TcpListener::bind(("127.0.0.1", site.port)).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(stream);
+            let (mut lines, mut line, mut length) = (Vec::new(), String::new(), 0);
+            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                let text = line.trim().to_owned();
+                if let Some(value) = text.to_ascii_lowercase().strip_prefix("content-length: ") {
+                    length = value.parse().unwrap();
+                }
+                lines.push(text);
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            let _ = reader.read_exact(&mut body);
+            let Some(first) = lines.first() else { continue };
+            let key =
+                lines.iter().find_map(|l| l.to_ascii_lowercase().strip_prefix("idempotency-key: ").map(str::to_owned));
+            log.lock().unwrap().push((first.split(' ').next().unwrap_or_default().to_owned(), key));
+            let _ =
+                reader.into_inner().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}");
+        }
+    });
+    seen
+}
+
+fn posting(more: &str) -> (Site, Requests) {
+    let site = Site::notes();
+    let grants = ["http-check.check endpoint=notes/api method=* path=/"];
+    site.guest("posts", "posts", "upgrade", &grants, "parameters = { endpoint = \"notes/api\", path = \"/x\" }");
+    if !more.is_empty() {
+        site.configure(&[("[environment.demo.service.notes.endpoint.api]\n", more)]);
+    }
+    let seen = service(&site);
+    (site, seen)
+}
+
+/// Runs a policy whose engine dies at a place; its run.
+#[track_caller]
+fn killed_at(site: &Site, place: &str, policy: &str, words: &[&str]) -> String {
+    let (killed, reached) = crashing(site, place, "run", policy, words);
+    assert_eq!(killed.code, -1, "{killed:?}");
+    assert!(reached.last().is_some_and(|last| last.ends_with(place)), "the fault fired: {reached:?}");
+    newest(site)["run"].as_str().unwrap().to_owned()
+}
+
+fn newest(site: &Site) -> Value {
+    site.lifeboat(&["--json", "runs", "list", "--limit", "1"]).expect(0).json()[0].clone()
+}
+
+fn resume(site: &Site, run: &str) -> Outcome {
+    site.lifeboat(&["--json", "runs", "resume", run])
+}
+
+#[test]
+fn what_a_lost_request_did_is_a_persons_to_say_and_nothing_is_sent_twice() {
+    let (site, seen) = posting("");
+    let run = killed_at(&site, "1 acted", "posts", &[]);
+    assert_eq!(newest(&site)["status"], "interrupted");
+    for _ in 0..2 {
+        let doubt = resume(&site, &run).expect(15).json();
+        assert!(doubt["summary"].as_str().unwrap().contains("nothing tells whether it was"), "{doubt}");
+    }
+    let shown = site.lifeboat(&["runs", "show", &run]).expect(0).stdout;
+    assert!(shown.contains(&format!("lifeboat runs resolve {run} --step N")), "{shown}");
+    assert_eq!(newest(&site)["status"], "in-doubt");
+
+    let resolve = |step: &str, word: &str| {
+        site.lifeboat(&["runs", "resolve", &run, "--step", step, "--as", word, "--reason", "looked at the service"])
+    };
+    assert!(resolve("2", "failed").expect(2).stderr.contains("the step in doubt: 1"));
+    assert!(resolve("1", "done").expect(2).stderr.contains("its result is needed"), "an observation can't be made up");
+    resolve("1", "failed").expect(0);
+    resolve("1", "failed").expect(2);
+    let ended = resume(&site, &run).expect(0);
+    let summary = ended.json()["summary"].as_str().unwrap().to_owned();
+    assert!(summary.contains("not posted") && summary.contains("looked at the service"), "{summary}");
+    let resolved = records(&site.show(&run), "resolved")[0].clone();
+    assert_eq!((&resolved["as"], &resolved["reason"]), (&"failed".into(), &"looked at the service".into()));
+    let methods: Vec<String> = seen.lock().unwrap().iter().map(|(method, _)| method.clone()).collect();
+    assert_eq!(methods, ["POST", "GET"]);
+}
+
+#[test]
+fn where_the_service_knows_the_key_a_request_is_sent_again_with_the_same_one() {
+    let (site, seen) = posting("[environment.demo.service.notes.endpoint.api]\nidempotency-key = true\n");
+    let run = killed_at(&site, "1 acted", "posts", &[]);
+    let ended = resume(&site, &run).expect(0);
+    assert!(ended.json()["summary"].as_str().unwrap().contains("passed: true"), "{ended:?}");
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    assert!(seen[0].1.is_some() && seen[0] == seen[1], "{seen:?}");
+    let attempts: Vec<_> = records(&site.show(&run), "started").iter().map(|r| r["attempt"].clone()).collect();
+    assert_eq!(attempts, [1, 2]);
+}
+
+#[test]
+fn what_can_not_be_looked_at_waits_until_it_can() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    let run = killed_at(&site, "1 dumped attachments", "backup", &[]);
+    // A store that went away: whether the backup is there can't be told.
+    std::fs::rename(site.path("backups"), site.path("elsewhere")).unwrap();
+    let doubt = resume(&site, &run).expect(15).json();
+    assert!(doubt["summary"].as_str().unwrap().contains("step 1 (dump.take)"), "{doubt}");
+    std::fs::rename(site.path("elsewhere"), site.path("backups")).unwrap();
+    resume(&site, &run).expect(0);
+    assert_eq!(
+        site.lifeboat(&["--json", "backups", "list", "--store", "local"]).expect(0).json().as_array().unwrap().len(),
+        1
+    );
+}
+
+#[test]
+fn a_run_whose_engine_died_keeps_its_service_and_goes_on_with_the_next_serve() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    let run = killed_at(&site, "before the switch", "upgrade", &["version=2.0.0"]);
+    assert!(!site.is_up(), "it died between stop and start");
+    let refused = site.lifeboat(&["service", "start", "notes"]).expect(11);
+    assert!(refused.said().contains(&format!("lifeboat runs resume {run}")), "{refused:?}");
+    assert!(!site.is_up());
+
+    // The machine comes up again: the service is not started behind the run's back, the run itself goes on.
+    site.stop_serving();
+    site.serve(&[]);
+    wait_until("the run is over", || site.show(&run)["status"] == "failed");
+    let over = format!("serve: run {run} came to exit code 1");
+    wait_until("serve says so", || std::fs::read_to_string(site.path("serve.log")).unwrap().contains(&over));
+    assert_eq!(site.http("GET", "/readyz", None).unwrap().json()["version"], "2.0.0");
+    site.lifeboat(&["service", "status", "notes"]).expect(0);
+}
+
+#[test]
+fn a_module_or_grants_that_differ_do_not_go_on_and_both_digests_are_named() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    let run = killed_at(&site, "1 started", "backup", &[]);
+    let module = std::fs::read(site.path("policies/backup.wasm")).unwrap();
+    // An empty custom section named `x`: the same code, and another module.
+    let other = [module.as_slice(), &[0, 2, 1, b'x']].concat();
+    std::fs::write(site.path("policies/backup.wasm"), other).unwrap();
+    let refused = resume(&site, &run).expect(12);
+    let digests = refused.stderr.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64).count();
+    assert_eq!(digests, 2, "{}", refused.stderr);
+    std::fs::write(site.path("policies/backup.wasm"), module).unwrap();
+    let grant = "    \"dump.take service=notes store=local\",\n    \"upload.verify service=notes store=*\",\n";
+    site.configure(&[(grant, "    \"dump.take service=notes store=local\",\n")]);
+    assert!(resume(&site, &run).expect(12).stderr.contains("its grants digest was"));
+    site.configure(&[(
+        "    \"dump.take service=notes store=local\",\n    \"upload.copy",
+        &format!("{grant}    \"upload.copy"),
+    )]);
+    resume(&site, &run).expect(0);
+}
+
+#[test]
+fn a_run_is_cancelled_from_another_process_and_its_policy_compensates() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    let grants = ["service.stop service=notes", "clock.sleep-until", "service.start service=notes"];
+    site.guest("own", "compensates", "upgrade", &grants, "");
+    let running = site.start_run("own", &["--param", "service=notes"]);
+    wait_until("the policy has stopped the service", || !site.is_up());
+    let run = newest(&site)["run"].as_str().unwrap().to_owned();
+    site.lifeboat(&["runs", "cancel", &run, "--reason", "wrong night"]).expect(0);
+    let ended = running.outcome().expect(130);
+    assert!(ended.json()["summary"].as_str().unwrap().contains("compensated"), "{ended:?}");
+    wait_until("the service runs again", || site.is_up());
+    let asked = records(&site.show(&run), "cancel-requested")[0].clone();
+    assert_eq!(asked["reason"], "wrong night");
+    site.lifeboat(&["runs", "cancel", &run, "--reason", "again"]).expect(2);
+}
+
+#[test]
+fn a_run_that_waits_or_died_is_cancelled_with_what_it_opened() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    site.run("backup", &[]).expect(0);
+    let parked = site.run("restore", &[]).expect(13).json();
+    let run = parked["run"].as_str().unwrap();
+    let ended = site.lifeboat(&["--json", "runs", "cancel", run, "--reason", "not today"]).expect(130).json();
+    assert_eq!(ended["status"], "cancelled", "{ended}");
+    assert!(site.lifeboat(&["--json", "candidates", "list"]).json().as_array().unwrap().is_empty());
+
+    let run = killed_at(&site, "staged db", "restore", &[]);
+    let left = || crate::sweep::names(&site.path("live")).iter().filter(|n| n.contains(".lifeboat-")).count();
+    assert_eq!(left(), 1, "a candidate that no record of its end names");
+    site.lifeboat(&["runs", "cancel", &run, "--reason", "not today"]).expect(130);
+    assert_eq!(left(), 0);
+
+    let run = killed_at(&site, "staged db", "restore", &[]);
+    site.lifeboat(&["runs", "abandon", &run, "--reason", "nor ever"]).expect(0);
+    assert_eq!(left(), 0);
+}

@@ -1,0 +1,98 @@
+//! The crash sweep on kneo-serv with PostgreSQL: real dumps, restores and renames, cut off at every place. What is special to a server is
+//! counted there: sessions of ours, databases under generated names, and whether the live one takes connections.
+
+use std::sync::Arc;
+
+use host_api::sources::postgres::testing::PgServer;
+use serde_json::{Value, json};
+
+use crate::support::Site;
+use crate::support::kneo::{Kneo, Mode};
+use crate::sweep::{Sample, Sweep, World};
+
+/// How many of the places a run of the tests visits: every n-th, which ones changes from commit to commit.
+const EVERY: usize = 16;
+
+struct Postgres {
+    server: Arc<PgServer>,
+    template: Kneo,
+    served: bool,
+}
+
+impl Postgres {
+    fn new(served: bool, prepare: impl FnOnce(&Kneo)) -> Option<Self> {
+        let mut template = Kneo::running(Mode::Postgres, "1.0.0")?;
+        template.completed_run();
+        template.blocked_run();
+        prepare(&template);
+        template.stop();
+        Some(Self { server: PgServer::shared()?, template, served })
+    }
+}
+
+impl World for Postgres {
+    type Case = Kneo;
+
+    fn fresh(&self) -> Kneo {
+        let mut kneo = Kneo::copy_of(&self.template);
+        match self.served {
+            true => kneo.start(),
+            false => kneo.supervise(),
+        }
+        kneo
+    }
+
+    fn site<'c>(&self, case: &'c Kneo) -> &'c Site {
+        &case.site
+    }
+
+    fn world(&self, kneo: &Kneo) -> Value {
+        let name = kneo.database_name();
+        let all = kneo.site.lifeboat(&["--json", "candidates", "list", "--all"]).expect(0).json();
+        let ids: Vec<String> =
+            all.as_array().unwrap().iter().map(|c| c["candidate"].as_str().unwrap().to_owned()).collect();
+        let ours = |column: &str| {
+            let made = ids.iter().map(|id| id.to_ascii_lowercase().replace('-', "_"));
+            made.map(|id| format!("{column} LIKE '%{id}%'"))
+                .chain([format!("{column} = '{name}'")])
+                .collect::<Vec<_>>()
+                .join(" OR ")
+        };
+        let count = |query: String| self.server.sql("postgres", &[&query]);
+        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'lifeboat/%'";
+        json!({
+            "databases": count(format!("SELECT count(*) FROM pg_database WHERE {}", ours("datname"))),
+            "closed": count(format!("SELECT count(*) FROM pg_database WHERE NOT datallowconn AND ({})", ours("datname"))),
+            "sessions": count(format!("{sessions} AND ({})", ours("datname"))),
+            "schema": kneo.schema(),
+            "runs": kneo.sql("select count(*) from runs"),
+            "up": self.served.then(|| (kneo.version(), kneo.get("/v1/runs")["total"].clone())),
+        })
+    }
+}
+
+#[test]
+fn a_drill_survives_a_kill_on_a_server() {
+    let Some(world) = Postgres::new(false, |kneo| drop(kneo.site.run("backup", &[]).expect(0))) else { return };
+    Sweep { world: &world, policy: "drill", words: &[], code: 0, threads: 2 }.run(Sample::of_commit(EVERY));
+}
+
+#[test]
+fn an_upgrade_survives_a_kill_on_a_server() {
+    let Some(world) = Postgres::new(true, |_| {}) else { return };
+    Sweep { world: &world, policy: "upgrade", words: &["version=1.2.0"], code: 0, threads: 2 }
+        .run(Sample::of_commit(EVERY));
+}
+
+#[test]
+fn a_rollback_survives_a_kill_on_a_server() {
+    let prepare = |kneo: &Kneo| {
+        kneo.site.run("upgrade", &["--param", "version=1.2.0"]).expect(0);
+        kneo.completed_run();
+    };
+    let Some(world) = Postgres::new(true, prepare) else { return };
+    let sweep = Sweep { world: &world, policy: "rollback", words: &["version=1.0.0"], code: 0, threads: 2 };
+    // Closed to sessions, renamed but not committed, committed and nobody told: always.
+    sweep.at(&["sessions kept out", "before the commit", "committed", "promoted db"]);
+    sweep.run(Sample::of_commit(EVERY));
+}
