@@ -14,7 +14,7 @@ use crate::sandbox::handles::canonical as on_record;
 use crate::step::{RunIdentity, Stop};
 
 /// What stands where a policy's module digest would: there is no module.
-const NO_MODULE: &str = "none";
+pub(crate) const NO_MODULE: &str = "none";
 
 /// One call by hand: `promote.undo`, and its arguments by name (resources as their properties).
 pub struct DirectCall {

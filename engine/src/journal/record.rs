@@ -36,6 +36,8 @@ pub enum Transition {
     Resumed,
     /// An obligation was settled, or could not be.
     Settled,
+    /// An approver voted on an intent of the run.
+    Voted,
     /// The run is over.
     RunEnded,
 }
@@ -51,6 +53,7 @@ impl Transition {
             Self::Parked => "parked",
             Self::Resumed => "resumed",
             Self::Settled => "settled",
+            Self::Voted => "voted",
             Self::RunEnded => "run-ended",
         }
     }
@@ -65,6 +68,7 @@ impl Transition {
             Self::Parked,
             Self::Resumed,
             Self::Settled,
+            Self::Voted,
             Self::RunEnded,
         ]
         .into_iter()
@@ -104,6 +108,8 @@ impl Stand {
             // A trap or a deadline may end a run inside a step; the step stays in doubt on record.
             (Self::Running | Self::InStep(_), T::RunEnded) => Some(Self::Ended),
             (Self::InStep(_) | Self::Parked(_), T::Settled) => Some(self),
+            // Whoever works on the run, or nobody: a vote comes from outside, and moves nothing.
+            (Self::Running | Self::InStep(_) | Self::Parked(_), T::Voted) => Some(self),
             (Self::Parked(_), T::RunEnded) => Some(Self::Ended),
             (Self::New, _)
             | (Self::Ended, _)
@@ -138,9 +144,12 @@ mod tests {
             (T::RunStarted, None),
             (T::Answered, Some(1)),
             (T::Started, Some(2)),
+            (T::Voted, None),
             (T::Parked, Some(2)),
+            (T::Voted, None),
             (T::Resumed, None),
             (T::Completed, Some(2)),
+            (T::Voted, None),
             (T::RunEnded, None),
         ];
         assert_eq!(follow(&records).unwrap(), Stand::Ended);
@@ -154,6 +163,8 @@ mod tests {
             vec![(T::RunStarted, None), (T::Started, Some(1)), (T::Completed, Some(2))],
             vec![(T::RunStarted, None), (T::Started, Some(1)), (T::Started, Some(2))],
             vec![(T::RunStarted, None), (T::RunEnded, None), (T::Answered, Some(1))],
+            vec![(T::RunStarted, None), (T::RunEnded, None), (T::Voted, None)],
+            vec![(T::Voted, None)],
             vec![(T::RunStarted, None), (T::RunStarted, None)],
             vec![(T::RunStarted, None), (T::Parked, None), (T::Resumed, None), (T::Resumed, None)],
             vec![

@@ -195,6 +195,14 @@ fn timeline(kind: Transition, body: &Value, took_ms: u64) -> Vec<String> {
                 format!("COULD NOT settle {} {}: {}", body["obligation"], body["object"], identifier::shown_long(error))
             }
         }),
+        Transition::Voted => Some(format!(
+            "vote on approval {}: {} by {} with key {}{}",
+            identifier::shown(body["approval"].as_str().unwrap_or("?")),
+            body["vote"].as_str().unwrap_or("?").to_uppercase(),
+            identifier::shown(body["approver"].as_str().unwrap_or("?")),
+            identifier::shown(body["key"].as_str().unwrap_or("?")),
+            body["reason"].as_str().map(|r| format!(": {}", identifier::shown_long(r))).unwrap_or_default()
+        )),
         Transition::RunEnded => Some(format!(
             "ended: {}: {}",
             body["status"].as_str().unwrap_or_default(),
