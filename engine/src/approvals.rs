@@ -3,6 +3,7 @@
 //! The host builds the intent; the guest only says why. An approval binds identities, is good for one step of one run, and is spent in the
 //! transaction that starts that step. Where the environment names approvers, consent is their signatures over the intent's text.
 
+pub mod fresh;
 pub mod rules;
 pub mod signature;
 pub mod votes;

@@ -312,6 +312,7 @@ fn who_started_a_run_does_not_approve_it_unless_the_environment_says_so() {
     office.approve("alice", &office.open_approval(run)).expect(0);
     // What was signed says how many are needed.
     office.site.configure(&[("needed = 1", "needed = 2")]);
+    says(&office.approve("bob", &office.open_approval(run)).expect(1), &["asks for other signatures now"]);
     assert_eq!(office.resume(run).expect(14).json()["status"], "rejected");
 }
 
@@ -339,6 +340,8 @@ fn an_approval_that_expired_and_one_that_is_stale_are_ends() {
     let live = office.site.path("live/attachments");
     fs::rename(&live, office.site.path("live/before")).unwrap();
     tool(Command::new("cp").arg("-a").arg(office.site.path("live/before")).arg(&live));
+    says(&office.approve("bob", &approval).expect(1), &["it is stale: the live data or the candidate are not those"]);
+    assert_eq!(office.votes(&run), 1);
     let ended = office.resume(&run).expect(14);
     assert!(ended.json()["summary"].as_str().unwrap().contains("is stale"), "{ended:?}");
     assert!(decision(&office.site.show(&run))["stale"].is_string());

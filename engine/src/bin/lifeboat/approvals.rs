@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use engine::Result;
-use engine::approvals::lines_of;
 use engine::approvals::rules::Rules;
 use engine::approvals::votes::{self, Asked, Choice, Tally, Vote};
 use engine::approvals::voting::{self, Ballot};
+use engine::approvals::{fresh, lines_of};
 use engine::config::Config;
 use engine::error::{Error, Kind};
 use engine::journal::{ApprovalRow, ApprovalState, State, Transition};
@@ -242,17 +242,17 @@ fn show(global: &Global, case: &Case) -> Result<()> {
 }
 
 /// Runs `approve`.
-pub fn approve(global: &Global, arguments: Approve) -> Result<u8> {
+pub async fn approve(global: &Global, arguments: Approve) -> Result<u8> {
     let choice = if arguments.break_glass.is_some() { Choice::BreakGlass } else { Choice::Approve };
-    vote(global, &arguments.vote, choice, arguments.break_glass.as_deref())
+    vote(global, &arguments.vote, choice, arguments.break_glass.as_deref()).await
 }
 
 /// Runs `deny`.
-pub fn deny(global: &Global, arguments: Deny) -> Result<u8> {
-    vote(global, &arguments.vote, Choice::Deny, None)
+pub async fn deny(global: &Global, arguments: Deny) -> Result<u8> {
+    vote(global, &arguments.vote, Choice::Deny, None).await
 }
 
-fn vote(global: &Global, arguments: &VoteArguments, choice: Choice, reason: Option<&str>) -> Result<u8> {
+async fn vote(global: &Global, arguments: &VoteArguments, choice: Choice, reason: Option<&str>) -> Result<u8> {
     let config = global.load()?;
     let state = State::open(config.state_directory())?;
     let case = Case::of(&config, &state, state.approval(&arguments.approval)?)?;
@@ -260,11 +260,15 @@ fn vote(global: &Global, arguments: &VoteArguments, choice: Choice, reason: Opti
         return Err(Error::new(Kind::Usage, "no approver is configured in this environment")
             .hint(format!("answer at a terminal: lifeboat runs resume {}", case.row.run)));
     }
+    // Before anyone is asked for a passphrase or a touch.
+    voting::answerable(&case.row, case.asked(), case.run_is_over, choice, identifier::now_ms())?;
+    if choice != Choice::Deny {
+        let environment = config.environment(case.row.intent["environment"].as_str())?;
+        fresh::check(&*environment.host()?, &state, &case.rules, &case.row).await?;
+    }
     let signature = match &arguments.signature {
         Some(file) => read_signature(file)?,
         None => {
-            // Before anyone is asked for a passphrase or a touch.
-            voting::answerable(&case.row, case.asked(), case.run_is_over, choice, identifier::now_ms())?;
             let actor = engine::config::actor();
             let with = match &arguments.key {
                 Some(file) => SignWith::File(file),
