@@ -447,6 +447,7 @@ fn the_glass_is_broken_only_where_allowed_and_loudly() {
     says(&glass("nobody answers").expect(1), &["not allowed in this environment", "break-glass = true"]);
     office.site.configure(&[("needed = 2\n", "needed = 2\nbreak-glass = true\n")]);
     says(&glass(" ").expect(2), &["needs a reason"]);
+    says(&glass(&"long ".repeat(101)).expect(2), &["at most 500 bytes"]);
     assert_eq!(office.votes(&run), 0);
     says(
         &glass("alice and bob do not answer, and the service is down").expect(0),

@@ -272,12 +272,14 @@ fn armored(blob: &[u8]) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use ring::signature::{Ed25519KeyPair, KeyPair};
+    use ring::rand::SystemRandom;
+    use ring::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 
     use super::*;
 
     const ED25519: &str = "ssh-ed25519";
     const SK_ED25519: &str = "sk-ssh-ed25519@openssh.com";
+    const SK_P256: &str = "sk-ecdsa-sha2-nistp256@openssh.com";
     const YES: &str = "approval@lifeboat";
 
     /// A key pair that is the same each time.
@@ -309,13 +311,13 @@ pub(crate) mod tests {
         signed
     }
 
-    fn blob(name: &str, seed: u8, namespace: &str, bytes: &[u8], trailer: &[u8]) -> Vec<u8> {
+    fn blob(name: &str, key: &[u8], namespace: &str, bytes: &[u8], trailer: &[u8]) -> Vec<u8> {
         let mut inner = Vec::new();
         put(&mut inner, name.as_bytes());
         put(&mut inner, bytes);
         inner.extend(trailer);
         let mut blob = [MAGIC, &VERSION.to_be_bytes()].concat();
-        for part in [&wire(name, seed)[..], namespace.as_bytes(), b"", b"sha512", &inner] {
+        for part in [key, namespace.as_bytes(), b"", b"sha512", &inner] {
             put(&mut blob, part);
         }
         blob
@@ -324,7 +326,7 @@ pub(crate) mod tests {
     /// An armor by it.
     pub(crate) fn signed(seed: u8, namespace: &str, text: &str) -> String {
         let bytes = pair(seed).sign(&message(namespace, text));
-        armored(&blob(ED25519, seed, namespace, bytes.as_ref(), &[]))
+        armored(&blob(ED25519, &wire(ED25519, seed), namespace, bytes.as_ref(), &[]))
     }
 
     #[test]
@@ -355,7 +357,7 @@ pub(crate) mod tests {
     fn every_bit_of_a_signature_counts_and_so_does_its_length() {
         let alice = Key::read(&public(1)).unwrap();
         let bytes = pair(1).sign(&message(YES, "text"));
-        let whole = blob(ED25519, 1, YES, bytes.as_ref(), &[]);
+        let whole = blob(ED25519, &wire(ED25519, 1), YES, bytes.as_ref(), &[]);
         let verified = |blob: &[u8]| Signature::read(&armored(blob)).and_then(|s| alice.verify(YES, "text", &s));
         verified(&whole).unwrap();
         for bit in 0..whole.len() * 8 {
@@ -411,23 +413,52 @@ pub(crate) mod tests {
         assert!(public(1).starts_with(&Key::read(&public(1)).unwrap().line()));
     }
 
+    /// What hardware does: it signs digests, with flags and a counter between them.
+    fn by_hardware(sign: impl Fn(&[u8]) -> Vec<u8>, name: &str, key: &[u8], signed_flags: u8, flags: u8) -> Signature {
+        let between = [signed_flags, 0, 0, 0, 7];
+        let text = message(YES, "text");
+        let bytes = sign(&[&Sha256::digest("ssh:")[..], &between, &Sha256::digest(&text)[..]].concat());
+        Signature::read(&armored(&blob(name, key, YES, &bytes, &[flags, 0, 0, 0, 7]))).unwrap()
+    }
+
     #[test]
     fn a_hardware_key_must_have_been_touched() {
-        let key = Key::read(&format!("{SK_ED25519} {}", STANDARD.encode(wire(SK_ED25519, 1)))).unwrap();
-        // What the hardware does: it signs digests, with flags and a counter between them.
-        let made = |signed_flags, flags| {
-            let middle = [signed_flags, 0, 0, 0, 7];
-            let text = message(YES, "text");
-            let bytes = pair(1).sign(&[&Sha256::digest("ssh:")[..], &middle, &Sha256::digest(&text)[..]].concat());
-            let trailer = [flags, 0, 0, 0, 7];
-            Signature::read(&armored(&blob(SK_ED25519, 1, YES, bytes.as_ref(), &trailer))).unwrap()
-        };
+        let wire = wire(SK_ED25519, 1);
+        let key = Key::read(&format!("{SK_ED25519} {}", STANDARD.encode(&wire))).unwrap();
+        let sign = |bytes: &[u8]| pair(1).sign(bytes).as_ref().to_vec();
+        let made = |signed_flags, flags| by_hardware(sign, SK_ED25519, &wire, signed_flags, flags);
         key.verify(YES, "text", &made(1, 1)).unwrap();
         assert!(key.verify(YES, "text", &made(0, 0)).unwrap_err().contains("nobody touched"));
         assert!(key.verify(YES, "text", &made(0, 1)).unwrap_err().contains("not one of this text"));
         let plain = pair(1).sign(&message(YES, "text"));
-        let plain = Signature::read(&armored(&blob(SK_ED25519, 1, YES, plain.as_ref(), &[]))).unwrap();
+        let plain = Signature::read(&armored(&blob(SK_ED25519, &wire, YES, plain.as_ref(), &[]))).unwrap();
         assert!(key.verify(YES, "text", &plain).unwrap_err().contains("not of the kind"));
+    }
+
+    #[test]
+    fn so_must_one_of_the_other_kind() {
+        let random = SystemRandom::new();
+        let kind = &verifiers::ECDSA_P256_SHA256_FIXED_SIGNING;
+        let pair = EcdsaKeyPair::generate_pkcs8(kind, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(kind, pair.as_ref(), &random).unwrap();
+        let mut wire = Vec::new();
+        for part in [SK_P256.as_bytes(), b"nistp256", pair.public_key().as_ref(), b"ssh:"] {
+            put(&mut wire, part);
+        }
+        let key = Key::read(&format!("{SK_P256} {}", STANDARD.encode(&wire))).unwrap();
+        let sign = |bytes: &[u8]| {
+            let mut numbers = Vec::new();
+            for number in pair.sign(&random, bytes).unwrap().as_ref().chunks(SCALAR_BYTES) {
+                let first = number.iter().position(|b| *b != 0).unwrap();
+                let zero: &[u8] = if number[first] & 0x80 == 0 { &[] } else { &[0] };
+                put(&mut numbers, &[zero, &number[first..]].concat());
+            }
+            numbers
+        };
+        let made = |signed_flags, flags| by_hardware(sign, SK_P256, &wire, signed_flags, flags);
+        key.verify(YES, "text", &made(1, 1)).unwrap();
+        assert!(key.verify(YES, "text", &made(0, 0)).unwrap_err().contains("nobody touched"));
+        assert!(key.verify(YES, "text", &made(0, 1)).unwrap_err().contains("not one of this text"));
     }
 
     const RSA_1024: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQDNK7Dh/kYuMFgrFtz2evvFi3QdsmvnSubG0eKXzAU17ABSEcuLMboicFjfgIriKf52yOZSguaZxW/7ULm1ck/bfS6g0NVxvdUJwKsFUoikwOkyIXGHvvEOs0/72xbgJJMcPp+hETVmaxScEU3vYIk1Dhd5/77ipV+7lzvfE/k6qQ== rsa";

@@ -8,6 +8,9 @@ use super::votes::{Asked, Choice, Tally, Vote, tally};
 use crate::error::{Error, Kind, Result};
 use crate::journal::{ApprovalRow, ApprovalState, Change, State, Transition};
 
+/// Longest reason for breaking the glass.
+const REASON_BYTES_MAX: usize = 500;
+
 /// A vote that someone brings.
 pub struct Ballot<'a> {
     /// What it says.
@@ -140,6 +143,9 @@ fn admit(rules: &Rules, asked: Asked<'_>, votes: &[Vote], ballot: &Ballot<'_>, n
             }
             if ballot.reason.is_none_or(|r| r.trim().is_empty()) {
                 return Err(Error::new(Kind::Usage, "breaking the glass needs a reason"));
+            }
+            if ballot.reason.is_some_and(|r| r.len() > REASON_BYTES_MAX) {
+                return Err(Error::new(Kind::Usage, format!("a reason has at most {REASON_BYTES_MAX} bytes")));
             }
         }
         // Any approver's no counts.
