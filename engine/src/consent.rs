@@ -89,6 +89,9 @@ impl Stepper {
             }
             ApprovalState::Open | ApprovalState::Approved => {}
         }
+        if let Err(ending) = self.plain_context().check() {
+            return over(ending);
+        }
         if let Some(why) = prepared[ASKING_FAILED].as_str() {
             return over(HostError::failed(format!("approval {id} can't be asked for any more: {why}")));
         }

@@ -2,9 +2,7 @@
 //!
 //! It is a courtesy to who signs. What decides is the comparison when the approval is used.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use host_api::{Primitives, StepContext};
 
@@ -32,7 +30,7 @@ pub async fn check(host: &dyn Primitives, state: &State, rules: &Rules, row: &Ap
             let Some(candidate) = state.candidate(object("candidate"))?.candidate else {
                 return stale("its candidate is not there");
             };
-            let now = host.describe(&looking(&row.run), &candidate).await?;
+            let now = host.describe(&StepContext::detached("vote", LOOK_LIMIT), &candidate).await?;
             if row.intent["identities"] != serde_json::json!(now.identities) {
                 return stale("the live data or the candidate are not those that it names");
             }
@@ -47,16 +45,4 @@ pub async fn check(host: &dyn Primitives, state: &State, rules: &Rules, row: &Ap
         _ => {}
     }
     Ok(())
-}
-
-/// A context for a look that is no step.
-fn looking(run: &str) -> StepContext {
-    StepContext {
-        run: run.to_owned(),
-        step: 0,
-        attempt: 1,
-        deadline: Instant::now() + LOOK_LIMIT,
-        cancelled: Arc::new(AtomicBool::new(false)),
-        progress: Arc::new(|_| {}),
-    }
 }

@@ -340,6 +340,25 @@ pub(crate) mod tests {
         assert!(refused(&alice, YES, "text ").contains("not one of this text"));
     }
 
+    /// Written by Lifeboat and ssh-keygen once, and kept: what was signed then verifies from now on.
+    #[test]
+    fn the_vectors_verify_and_only_for_their_text() {
+        let text = include_str!("../../../docs/vectors/approval/intent.json");
+        let value: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(value.to_string(), text, "canonical");
+        let signers = include_str!("../../../docs/vectors/approval/allowed_signers");
+        let armors = [
+            include_str!("../../../docs/vectors/approval/alice.sig"),
+            include_str!("../../../docs/vectors/approval/bob.sig"),
+        ];
+        for (signer, armor) in signers.lines().zip(armors) {
+            let (_, key) = signer.split_once("\" ").unwrap();
+            let (key, signature) = (Key::read(key).unwrap(), Signature::read(armor).unwrap());
+            key.verify(YES, text, &signature).unwrap();
+            assert!(key.verify(YES, &text.replace("dave", "eve_"), &signature).is_err());
+        }
+    }
+
     #[test]
     fn an_armor_with_any_character_changed_is_refused() {
         let alice = Key::read(&public(1)).unwrap();
