@@ -107,6 +107,7 @@ impl Sandbox {
             grants: Grants::default(),
             limits: Limits { report_bytes_max: 1 << 30, ..Limits::default() },
             parameters,
+            approval_rules: Default::default(),
             host: self.host.clone(),
             actor: "bench".into(),
             channel: "embedded".into(),

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use wasmtime::Store;
 use wasmtime::component::{Func, Val};
 
+use crate::approvals::rules::Rules;
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
 use crate::journal::{Change, Record, Stand, Transition};
@@ -40,6 +41,8 @@ pub struct RunOptions {
     pub limits: Limits,
     /// Its parameters, validated.
     pub parameters: Map<String, Value>,
+    /// Who may consent to what it asks for.
+    pub approval_rules: Rules,
     /// The environment's primitives.
     pub host: Arc<dyn Primitives>,
     /// Who started it, `alice@host`.
@@ -354,6 +357,7 @@ impl Engine {
             locks: ServiceLocks::new(self.state().directory()),
             grants: options.grants,
             limits: options.limits,
+            approval_rules: options.approval_rules,
             cancelled: options.cancelled,
             declared: BTreeSet::new(),
             said: Said::default(),

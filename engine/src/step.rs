@@ -16,6 +16,7 @@ use host_api::{Error as HostError, ErrorKind, Finding, Primitives, StepContext};
 use serde_json::{Value, json};
 
 use crate::approvals::Confirmer;
+use crate::approvals::rules::Rules;
 use crate::calls::{self, Class};
 use crate::contract::Function;
 use crate::dispatch::Performed;
@@ -121,6 +122,8 @@ pub struct Stepper {
     /// Whether the world may speak to the live service at all; without, only to scratch instances.
     pub(crate) live_endpoints: bool,
     pub(crate) limits: Limits,
+    /// Who may consent.
+    pub(crate) approval_rules: Rules,
     pub(crate) said: Said,
     /// Steps so far.
     pub(crate) step: u64,

@@ -107,6 +107,7 @@ impl EnvironmentBinding {
         for name in self.store.keys() {
             named("store", name)?;
         }
+        self.approval_rules()?;
         for (name, policy) in &self.policy {
             named("policy", name)?;
             self.check_policy(policy).map_err(|e| e.context(format!("policy {name}")))?;

@@ -2,6 +2,7 @@
 //!
 //! Unknown keys are errors; a message names the file, the line and what is valid there.
 
+mod approval;
 mod check;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ use host_api::real::RealHost;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use toml::Spanned;
+
+pub use approval::{ApprovalBinding, ApproverBinding};
 
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
@@ -53,6 +56,11 @@ pub struct EnvironmentBinding {
     /// Whether `--yes` counts as consent here.
     #[serde(default)]
     pub allow_yes: bool,
+    /// How many approvers it takes, and which.
+    pub approval: Option<ApprovalBinding>,
+    /// Whose signatures count, by name.
+    #[serde(default)]
+    pub approver: BTreeMap<String, ApproverBinding>,
     /// Its services by name.
     #[serde(default)]
     pub service: BTreeMap<String, Service>,
@@ -116,6 +124,7 @@ impl Config {
             environment.service.values_mut().for_each(|s| s.anchor(&base));
             environment.store.values_mut().for_each(|s| s.anchor(&base));
             environment.policy.values_mut().for_each(|p| p.module = base.join(&p.module));
+            environment.approver.values_mut().for_each(|a| a.anchor(&base));
         }
         let config = Self { file, path, text };
         config.check().map_err(|e| {
@@ -198,6 +207,7 @@ impl Environment<'_> {
             grants: policy.grants()?,
             limits: policy.limits.clone(),
             parameters,
+            approval_rules: self.binding.approval_rules()?,
             host: self.host()? as Arc<dyn Primitives>,
             actor: actor(),
             channel: channel.to_owned(),
@@ -216,6 +226,7 @@ impl Environment<'_> {
             grants: Grants::default(),
             limits: Limits::default(),
             parameters: Map::new(),
+            approval_rules: self.binding.approval_rules()?,
             host: self.host()? as Arc<dyn Primitives>,
             actor: actor(),
             channel: "cli".into(),

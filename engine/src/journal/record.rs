@@ -42,12 +42,14 @@ pub enum Transition {
     Ending,
     /// An obligation was settled, or could not be.
     Settled,
+    /// An approver voted on an intent of the run.
+    Voted,
     /// The run is over.
     RunEnded,
 }
 
 /// Every transition, once.
-const ALL: [Transition; 11] = [
+const ALL: [Transition; 12] = [
     Transition::RunStarted,
     Transition::Answered,
     Transition::Started,
@@ -58,6 +60,7 @@ const ALL: [Transition; 11] = [
     Transition::CancelRequested,
     Transition::Ending,
     Transition::Settled,
+    Transition::Voted,
     Transition::RunEnded,
 ];
 
@@ -75,6 +78,7 @@ impl Transition {
             Self::CancelRequested => "cancel-requested",
             Self::Ending => "ending",
             Self::Settled => "settled",
+            Self::Voted => "voted",
             Self::RunEnded => "run-ended",
         }
     }
@@ -127,13 +131,18 @@ impl Stand {
             (Self::Running | Self::InStep(_) | Self::Parked(_) | Self::Ending, T::Settled | T::CancelRequested) => {
                 Some(self)
             }
+            // Whoever works on the run, or nobody: a vote comes from outside, and moves nothing.
+            (Self::Running | Self::InStep(_) | Self::Parked(_), T::Voted) => Some(self),
             (Self::Running | Self::InStep(_) | Self::Parked(_) | Self::Ending, T::RunEnded) => Some(Self::Ended),
             (Self::New | Self::Ended, _)
             | (_, T::RunStarted)
             | (Self::Running, T::Completed | T::Resolved)
             | (Self::InStep(_), T::Answered | T::Resolved)
             | (Self::Parked(_), T::Answered | T::Started | T::Completed | T::Parked | T::Resolved)
-            | (Self::Ending, T::Answered | T::Started | T::Completed | T::Parked | T::Resolved | T::Ending) => None,
+            | (
+                Self::Ending,
+                T::Answered | T::Started | T::Completed | T::Parked | T::Resolved | T::Ending | T::Voted,
+            ) => None,
         };
         next.ok_or_else(|| {
             Error::new(
@@ -189,9 +198,12 @@ mod tests {
             (T::RunStarted, None),
             (T::Answered, Some(1)),
             (T::Started, Some(2)),
+            (T::Voted, None),
             (T::Parked, Some(2)),
+            (T::Voted, None),
             (T::Resumed, None),
             (T::Completed, Some(2)),
+            (T::Voted, None),
             (T::RunEnded, None),
         ];
         assert_eq!(follow(&records).unwrap(), Stand::Ended);
@@ -238,11 +250,14 @@ mod tests {
             vec![(T::RunStarted, None), (T::Started, Some(1)), (T::Completed, Some(2))],
             vec![(T::RunStarted, None), (T::Started, Some(1)), (T::Started, Some(2))],
             vec![(T::RunStarted, None), (T::RunEnded, None), (T::Answered, Some(1))],
+            vec![(T::RunStarted, None), (T::RunEnded, None), (T::Voted, None)],
+            vec![(T::Voted, None)],
             vec![(T::RunStarted, None), (T::RunStarted, None)],
             vec![(T::RunStarted, None), (T::Started, Some(1)), (T::Resolved, Some(1))],
             vec![(T::RunStarted, None), (T::Started, Some(1)), (T::Parked, Some(1)), (T::Resolved, Some(2))],
             vec![(T::RunStarted, None), (T::Ending, None), (T::Answered, Some(1))],
             vec![(T::RunStarted, None), (T::Ending, None), (T::Ending, None)],
+            vec![(T::RunStarted, None), (T::Ending, None), (T::Voted, None)],
             vec![(T::RunStarted, None), (T::RunEnded, None), (T::Resumed, None)],
         ] {
             assert!(follow(&records).is_err(), "{records:?}");

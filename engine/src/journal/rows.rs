@@ -78,6 +78,8 @@ pub enum ApprovalState {
     Spent,
     /// Too late.
     Expired,
+    /// What it was asked for has changed.
+    Stale,
 }
 
 impl ApprovalState {
@@ -89,11 +91,14 @@ impl ApprovalState {
             Self::Denied => "denied",
             Self::Spent => "spent",
             Self::Expired => "expired",
+            Self::Stale => "stale",
         }
     }
 
     pub(super) fn parse(word: &str) -> Option<Self> {
-        [Self::Open, Self::Approved, Self::Denied, Self::Spent, Self::Expired].into_iter().find(|s| s.word() == word)
+        [Self::Open, Self::Approved, Self::Denied, Self::Spent, Self::Expired, Self::Stale]
+            .into_iter()
+            .find(|s| s.word() == word)
     }
 }
 
@@ -112,7 +117,7 @@ pub struct ApprovalRow {
     pub intent_sha256: String,
     /// Who decided.
     pub decided_by: Option<String>,
-    /// How: `typed-phrase`, `yes-flag`, …
+    /// How: `signatures`, `break-glass`, `typed-phrase`, `yes-flag`, …
     pub how: Option<String>,
 }
 
@@ -158,7 +163,10 @@ pub enum Change {
     PromotionState(String, &'static str),
     /// An approval is asked for: id, step, intent text and digest.
     ApprovalOpens(String, u64, String, String),
-    /// A person decided: id, state, who, how.
+    /// A vote on an approval: id, votes of the run before it. Refused (and with it the whole transaction) if another vote came in between,
+    /// or the approval is over.
+    VoteCounted(String, u64),
+    /// It is decided: id, state, who, how. One that is open; or, unless to approve it again, one that is approved and unspent.
     ApprovalDecided(String, ApprovalState, String, String),
     /// An approval is used; refused (and with it the whole transaction) unless it is approved, of this run and for this intent.
     ApprovalSpent(String, String),

@@ -202,6 +202,23 @@ impl State {
         Ok(records)
     }
 
+    /// The records of a kind of a run, in order.
+    pub fn records_of(&self, run: &str, kind: Transition) -> Result<Vec<Record>> {
+        let connection = self.lock();
+        let mut statement =
+            connection.prepare("select seq, time_ms, line from log where run = ? and kind = ? order by seq")?;
+        let rows = statement
+            .query_map(params![run, kind.word()], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, String>(2)?)))?
+            .collect::<Result<Vec<_>, _>>()?;
+        rows.into_iter()
+            .map(|(seq, time_ms, line)| {
+                let body = serde_json::from_str(&line)
+                    .map_err(|_| Error::new(Kind::Journal, format!("record {seq} of the journal is not JSON")))?;
+                Ok(Record { seq, run: run.to_owned(), time_ms, kind, body })
+            })
+            .collect()
+    }
+
     /// The lines of a run, as they stand.
     pub fn lines(&self, run: &str) -> Result<Vec<String>> {
         let connection = self.lock();
@@ -300,11 +317,12 @@ impl State {
         })
     }
 
-    /// Approvals of a run, oldest first.
-    pub fn approvals(&self, run: &str) -> Result<Vec<ApprovalRow>> {
+    /// Approvals, oldest first; of one run, or of all.
+    pub fn approvals(&self, run: Option<&str>) -> Result<Vec<ApprovalRow>> {
         let connection = self.lock();
         let mut statement = connection.prepare(
-            "select id, run, state, intent, intent_sha256, decided_by, how from approval where run = ? order by id",
+            "select id, run, state, intent, intent_sha256, decided_by, how from approval
+             where ?1 is null or run = ?1 order by id",
         )?;
         let rows = statement.query_map([run], |r| {
             let state: String = r.get(2)?;
@@ -321,6 +339,14 @@ impl State {
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// One approval.
+    pub fn approval(&self, id: &str) -> Result<ApprovalRow> {
+        self.approvals(None)?.into_iter().find(|a| a.id == id).ok_or_else(|| {
+            Error::new(Kind::Usage, format!("no approval `{}`", host_api::identifier::shown(id)))
+                .hint("`lifeboat approvals list` shows them")
+        })
     }
 
     /// Obligations, newest first; of one run, or of all.
@@ -431,9 +457,22 @@ fn apply(connection: &Connection, run: &str, time_ms: u64, change: &Change) -> R
             params![id, run, step, intent, sha256],
         )?,
         Change::ApprovalDecided(id, state, by, how) => connection.execute(
-            "update approval set state = ?, decided_by = ?, how = ?, decided_ms = ? where id = ? and state = 'open'",
+            "update approval set state = ?1, decided_by = ?2, how = ?3, decided_ms = ?4
+             where id = ?5 and (state = 'open' or state = 'approved' and ?1 <> 'approved')",
             params![state.word(), by, how, time_ms, id],
         )?,
+        Change::VoteCounted(id, votes_before) => {
+            // The record of this one is in the log already.
+            let counted = connection.execute(
+                "update approval set state = state where id = ?1 and run = ?2 and state in ('open', 'approved', 'denied')
+                 and (select count(*) from log where run = ?2 and kind = 'voted') = ?3",
+                params![id, run, votes_before + 1],
+            )?;
+            if counted != 1 {
+                return Err(Error::new(Kind::Failed, format!("approval {id} takes no vote any more")));
+            }
+            counted
+        }
         Change::ApprovalSpent(id, intent_sha256) => {
             let spent = connection.execute(
                 "update approval set state = 'spent' where id = ? and run = ? and state = 'approved' and intent_sha256 = ?",

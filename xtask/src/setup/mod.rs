@@ -1,10 +1,11 @@
-//! What has to be on the machine: a compiler for guests, PostgreSQL, the reference service.
+//! What has to be on the machine: a compiler for guests, PostgreSQL, OpenSSH's client, the reference service.
 
 mod debian;
 pub mod guests;
 mod kneo;
 mod postgres;
 mod python;
+mod ssh;
 mod stamp;
 
 use std::ffi::OsString;
@@ -26,9 +27,10 @@ pub struct Services {
 ///
 /// # Errors
 ///
-/// If PostgreSQL or a package of the reference service can't be had. A missing Python for the
+/// If PostgreSQL, OpenSSH's client or a package of the reference service can't be had. A missing Python for the
 /// reference service is no error: see [`Services::skipped`].
 pub fn services(workspace: &Workspace) -> Result<Services> {
+    ssh::find_or_install()?;
     let postgres = postgres::find_or_install(workspace)?;
     let newer_postgres = postgres::find_newer(workspace, &postgres);
     Ok(Services { postgres, newer_postgres, kneo: kneo::find_or_install(workspace)? })

@@ -1,5 +1,6 @@
 //! The command line. Data to stdout, everything else to stderr; the exit code says how it came out.
 
+mod approvals;
 mod backups;
 mod candidates;
 mod config;
@@ -10,6 +11,7 @@ mod run;
 mod runs;
 mod serve;
 mod service;
+mod signing;
 mod terminal;
 mod timeline;
 
@@ -57,6 +59,13 @@ enum Verb {
     /// What ran, and what came of it.
     #[command(subcommand)]
     Runs(runs::Verb),
+    /// What runs ask people, and who has answered.
+    #[command(subcommand)]
+    Approvals(approvals::Verb),
+    /// Consent to what a run asks, by signature.
+    Approve(approvals::Approve),
+    /// Refuse what a run asks, by signature. One refusal is enough.
+    Deny(approvals::Deny),
     /// Backups in the stores.
     #[command(subcommand)]
     Backups(backups::Verb),
@@ -122,6 +131,9 @@ async fn dispatch(cli: Cli) -> Result<u8> {
     match cli.verb {
         Verb::Run(arguments) => run::run(&global, arguments).await,
         Verb::Runs(verb) => runs::run(&global, verb).await,
+        Verb::Approvals(verb) => approvals::run(&global, verb),
+        Verb::Approve(arguments) => approvals::approve(&global, arguments).await,
+        Verb::Deny(arguments) => approvals::deny(&global, arguments).await,
         Verb::Backups(verb) => backups::run(&global, verb).await,
         Verb::Candidates(verb) => candidates::run(&global, verb).await,
         Verb::Promotions(verb) => promotions::run(&global, verb).await,

@@ -144,6 +144,13 @@ pub fn engine(
     yes: bool,
     quiet: bool,
 ) -> Result<Engine> {
+    if yes && !environment.binding.approver.is_empty() {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("approvers sign in environment {}: --yes is none", environment.name),
+        )
+        .hint("`lifeboat approvals list` shows what waits, and for whom"));
+    }
     if yes && !environment.binding.allow_yes {
         return Err(Error::new(Kind::Usage, format!("environment {} does not allow --yes", environment.name))
             .hint(format!("answer at a terminal, or set allow-yes = true in [environment.{}]", environment.name)));
@@ -192,7 +199,10 @@ pub fn finish(global: &Global, engine: &Engine, ended: &Ended) -> Result<u8> {
         output::line(&format!("{}: {}", ended.status.word(), host_api::identifier::shown_long(&ended.summary)))?;
         output::line(&format!("run {} · evidence {}", ended.run, evidence.display()))?;
         match ended.status {
-            Status::Parked => output::line(&format!("to answer: lifeboat runs resume {}", ended.run))?,
+            Status::Parked => {
+                output::line("what it waits for, and who can give it: lifeboat approvals list")?;
+                output::line(&format!("to answer: lifeboat runs resume {}", ended.run))?;
+            }
             Status::InDoubt => output::line(&format!("what to do: lifeboat runs show {}", ended.run))?,
             _ => {}
         }

@@ -20,14 +20,27 @@ pub struct AtTerminal {
     pub actor: String,
 }
 
-#[async_trait]
-impl Confirmer for AtTerminal {
-    async fn ask(&self, intent: &Intent) -> Answer {
+impl AtTerminal {
+    fn say(intent: &Intent) {
         output::say("");
         for line in intent.lines() {
             output::say(&format!("  {line}"));
         }
         output::say("");
+    }
+}
+
+#[async_trait]
+impl Confirmer for AtTerminal {
+    fn show(&self, intent: &Intent, how: &[String]) {
+        Self::say(intent);
+        for line in how {
+            output::say(line);
+        }
+    }
+
+    async fn ask(&self, intent: &Intent) -> Answer {
+        Self::say(intent);
         if self.yes {
             output::say("approved by --yes, which this environment allows");
             return Answer::Approved { by: self.actor.clone(), how: "yes-flag".into() };

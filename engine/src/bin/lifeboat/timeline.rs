@@ -100,6 +100,14 @@ fn words(kind: Transition, body: &Value, took_ms: u64) -> Vec<String> {
             body["actor"].as_str().unwrap_or("?"),
             identifier::shown_long(body["reason"].as_str().unwrap_or_default())
         )),
+        Transition::Voted => Some(format!(
+            "vote on approval {}: {} by {} with key {}{}",
+            identifier::shown(body["approval"].as_str().unwrap_or("?")),
+            body["vote"].as_str().unwrap_or("?").to_uppercase(),
+            identifier::shown(body["approver"].as_str().unwrap_or("?")),
+            identifier::shown(body["key"].as_str().unwrap_or("?")),
+            body["reason"].as_str().map(|r| format!(": {}", identifier::shown_long(r))).unwrap_or_default()
+        )),
         Transition::Ending => Some(format!("the policy is over: {}", body["status"].as_str().unwrap_or("?"))),
         Transition::Settled => Some(match body["error"].as_str() {
             None => format!(

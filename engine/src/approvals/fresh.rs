@@ -1,0 +1,48 @@
+//! Whether what an intent is about is still what is there: asked before a vote is taken, so that nobody signs what can't be used.
+//!
+//! It is a courtesy to who signs. What decides is the comparison when the approval is used.
+
+use std::time::Duration;
+
+use host_api::{Primitives, StepContext};
+
+use super::rules::Rules;
+use crate::error::{Error, Kind, Result};
+use crate::journal::{ApprovalRow, State};
+
+/// How long looking at the live data and the candidate may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(60);
+
+/// Refuses an approval whose intent is stale, and says what has changed.
+pub async fn check(host: &dyn Primitives, state: &State, rules: &Rules, row: &ApprovalRow) -> Result<()> {
+    let stale = |why: &str| {
+        Err(Error::new(Kind::Failed, format!("approval {} takes no vote: it is stale: {why}", row.id))
+            .hint(format!("`lifeboat runs resume {}` ends it; then start a new run", row.run)))
+    };
+    let action = row.intent["action"].as_str().unwrap_or_default();
+    let rule = rules.rule(action);
+    if row.intent["needed"] != rule.needed || row.intent["groups"] != serde_json::json!(rule.groups) {
+        return stale("the environment asks for other signatures now");
+    }
+    let object = |key: &str| row.intent["object"][key].as_str().unwrap_or_default();
+    match action {
+        "promote" => {
+            let Some(candidate) = state.candidate(object("candidate"))?.candidate else {
+                return stale("its candidate is not there");
+            };
+            let now = host.describe(&StepContext::detached("vote", LOOK_LIMIT), &candidate).await?;
+            if row.intent["identities"] != serde_json::json!(now.identities) {
+                return stale("the live data or the candidate are not those that it names");
+            }
+        }
+        "undo" | "drop-previous" => {
+            let promotion = state.promotion(object("promotion"))?;
+            if matches!(promotion.state.as_str(), "undone" | "dropped") {
+                return stale(&format!("its promotion is {}", promotion.state));
+            }
+        }
+        // Backups are named by the digests of their manifests.
+        _ => {}
+    }
+    Ok(())
+}
