@@ -23,6 +23,7 @@
 
 mod abandon;
 pub mod approvals;
+pub mod audit;
 pub mod calls;
 mod conceal;
 pub mod config;
@@ -41,6 +42,7 @@ pub mod reporting;
 pub mod run;
 pub mod sandbox;
 mod step;
+mod withheld;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -49,6 +51,7 @@ use std::sync::{Arc, Mutex};
 use wasmtime::component::Linker;
 
 use approvals::{Confirmer, Nobody};
+use audit::CheckpointStore;
 pub use error::{Error, Result};
 use journal::State;
 use observe::{Observer, Unwatched};
@@ -62,6 +65,7 @@ pub struct Engine {
     state: Arc<State>,
     confirmer: Arc<dyn Confirmer>,
     observer: Arc<dyn Observer>,
+    checkpoint_store: Option<CheckpointStore>,
     linkers: Mutex<BTreeMap<String, Arc<Linker<Guest>>>>,
 }
 
@@ -71,6 +75,7 @@ pub struct Builder {
     compile_cache: bool,
     confirmer: Arc<dyn Confirmer>,
     observer: Arc<dyn Observer>,
+    checkpoint_store: Option<CheckpointStore>,
 }
 
 impl Engine {
@@ -81,6 +86,7 @@ impl Engine {
             compile_cache: true,
             confirmer: Arc::new(Nobody),
             observer: Arc::new(Unwatched),
+            checkpoint_store: None,
         }
     }
 
@@ -105,6 +111,10 @@ impl Engine {
 
     pub(crate) fn observer(&self) -> Arc<dyn Observer> {
         self.observer.clone()
+    }
+
+    pub(crate) fn checkpoint_store(&self) -> Option<&CheckpointStore> {
+        self.checkpoint_store.as_ref()
     }
 
     /// The linker of a world; built once.
@@ -148,6 +158,13 @@ impl Builder {
         self
     }
 
+    /// Where checkpoints of the log are put besides the evidence.
+    #[must_use]
+    pub fn checkpoint_store(mut self, store: Option<CheckpointStore>) -> Self {
+        self.checkpoint_store = store;
+        self
+    }
+
     /// Opens the state and makes the engine.
     pub fn build(self) -> Result<Engine> {
         let state = Arc::new(State::open(&self.state_directory)?);
@@ -155,6 +172,13 @@ impl Builder {
         let cache = std::path::absolute(self.state_directory.join("compiled"))
             .map_err(|e| Error::new(error::Kind::Configuration, format!("state directory: {e}")))?;
         let sandbox = Sandbox::new(self.compile_cache.then_some(cache.as_path()))?;
-        Ok(Engine { sandbox, state, confirmer: self.confirmer, observer: self.observer, linkers: Mutex::default() })
+        Ok(Engine {
+            sandbox,
+            state,
+            confirmer: self.confirmer,
+            observer: self.observer,
+            checkpoint_store: self.checkpoint_store,
+            linkers: Mutex::default(),
+        })
     }
 }

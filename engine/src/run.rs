@@ -12,7 +12,7 @@ use wasmtime::component::{Func, Val};
 
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
-use crate::journal::{Change, Record, Transition};
+use crate::journal::{By, Change, Record, Transition};
 use crate::locks::ServiceLocks;
 use crate::observe::Event;
 use crate::policy::{Inspected, Module};
@@ -21,6 +21,7 @@ use crate::sandbox::handles::Handles;
 use crate::sandbox::limits::{Breach, Limits, MemoryLimiter, breach_of};
 use crate::sandbox::linker::Guest;
 use crate::step::{RunIdentity, Stepper, Stop, Surroundings};
+use crate::withheld::Withheld;
 use crate::{Engine, contract};
 
 /// Stands where a run's id would, for an instance that is only made.
@@ -48,6 +49,13 @@ pub struct RunOptions {
     pub channel: String,
     /// Set from outside to cancel. One for each run: it is also set when the run ends, to end what may still be under way.
     pub cancelled: Arc<AtomicBool>,
+}
+
+impl RunOptions {
+    /// Who stands on its records.
+    pub(crate) fn by(&self) -> By {
+        By { actor: self.actor.clone(), channel: self.channel.clone() }
+    }
 }
 
 /// How a run came out.
@@ -138,6 +146,8 @@ pub struct Ended {
     pub unsettled: Vec<String>,
     /// The limit that was broken.
     pub breach: Option<Breach>,
+    /// What went wrong after the end was on record: a checkpoint or a copy that could not be written.
+    pub warnings: Vec<String>,
 }
 
 impl Engine {
@@ -151,11 +161,10 @@ impl Engine {
         let body = json!({
             "environment": options.environment, "policy": options.policy, "version": description.version,
             "world": options.world, "module-sha256": identity.module_sha256, "grants-sha256": options.grants.sha256,
-            "parameters": options.parameters, "actor": options.actor, "channel": options.channel,
-            "contract": contract::VERSION,
+            "parameters": options.parameters, "contract": contract::VERSION,
         });
-        let clock_ms =
-            self.state().append(&run, Transition::RunStarted, None, body, &[Change::RunBegins(identity.row())])?;
+        let begins = [Change::RunBegins(identity.row())];
+        let clock_ms = self.state().append(&run, &options.by(), Transition::RunStarted, None, body, &begins)?;
         self.drive(module, identity, options, locks, clock_ms, Vec::new(), false).await
     }
 
@@ -192,9 +201,8 @@ impl Engine {
         options.parameters = begun["parameters"].as_object().cloned().unwrap_or_default();
         let waits_in =
             records.iter().rev().find(|r| r.kind == Transition::Parked).and_then(|r| r.body["step"].as_u64());
-        let body = json!({"actor": options.actor, "channel": options.channel});
         let status = Change::RunStatus("running".into(), String::new(), None);
-        self.state().append(run, Transition::Resumed, waits_in, body, &[status])?;
+        self.state().append(run, &options.by(), Transition::Resumed, waits_in, json!({}), &[status])?;
         let clock_ms = records.first().map_or(0, |r| r.time_ms);
         self.drive(module, identity(run, module, &options), options, locks, clock_ms, records, true).await
     }
@@ -268,6 +276,8 @@ impl Engine {
     /// A stepper at its beginning, with nothing declared.
     pub(crate) fn stepper(&self, run: RunIdentity, options: RunOptions, clock_ms: u64) -> Stepper {
         Stepper {
+            by: options.by(),
+            withheld: Withheld::new(self.state(), &run.id),
             around: Surroundings {
                 host: options.host,
                 state: self.state().clone(),
@@ -334,6 +344,7 @@ impl Engine {
                 findings: stepper.said.findings,
                 unsettled,
                 breach: None,
+                warnings: Vec::new(),
             });
         }
         let mut unsettled = stepper.settle().await.map_err(journal)?;
@@ -343,18 +354,23 @@ impl Engine {
             status = Status::PartlyDone;
             summary = format!("{summary} (with findings of severity error)");
         }
+        // The state's list of runs outlives the values as the log does.
+        let mut recorded = json!(summary);
+        stepper.withheld.words(&mut recorded).map_err(|e| journal(Stop::Journal(e.to_string())))?;
+        let recorded = recorded.as_str().unwrap_or_default().to_owned();
         let body = json!({
-            "status": status.word(), "summary": summary, "steps": stepper.step, "unsettled": unsettled.len(),
+            "status": status.word(), "summary": recorded, "steps": stepper.step, "unsettled": unsettled.len(),
             "breach": came.breach,
         });
-        let change = Change::RunStatus(status.word().into(), summary.clone(), Some(identifier::now_ms()));
+        let change = Change::RunStatus(status.word().into(), recorded, Some(identifier::now_ms()));
         stepper.append(Transition::RunEnded, None, body, &[change]).map_err(journal)?;
         let lines = self.state().lines(&run)?.join("\n") + "\n";
         // The run is over and on record: a copy that can't be written must not hide how it came out.
         if let Err(error) = write_evidence(self.state().directory(), &run, JOURNAL, lines.as_bytes()) {
             unsettled.push(format!("the evidence has no {JOURNAL}: {}", error.message));
         }
-        Ok(Ended { run, status, summary, findings: stepper.said.findings, unsettled, breach: came.breach })
+        let warnings = self.seal(&run).await;
+        Ok(Ended { run, status, summary, findings: stepper.said.findings, unsettled, breach: came.breach, warnings })
     }
 }
 

@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use crate::error::{Error, Kind, Result};
 
+/// Version of the records that are written. Those of version 1 had no actor and channel on each, and withheld nothing.
+pub(crate) const RECORD_VERSION: u64 = 2;
+
 /// A record as read back.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -17,6 +20,15 @@ pub struct Record {
     pub kind: Transition,
     /// The whole record.
     pub body: Value,
+}
+
+/// Who acts, and by which way: on every record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct By {
+    /// `alice@host`.
+    pub actor: String,
+    /// `cli`, `embedded`.
+    pub channel: String,
 }
 
 /// What happened.
@@ -38,6 +50,8 @@ pub enum Transition {
     Settled,
     /// The run is over.
     RunEnded,
+    /// The log's signing key changed: a run of this one record.
+    KeyRotated,
 }
 
 impl Transition {
@@ -52,6 +66,7 @@ impl Transition {
             Self::Resumed => "resumed",
             Self::Settled => "settled",
             Self::RunEnded => "run-ended",
+            Self::KeyRotated => "key-rotated",
         }
     }
 
@@ -66,6 +81,7 @@ impl Transition {
             Self::Resumed,
             Self::Settled,
             Self::RunEnded,
+            Self::KeyRotated,
         ]
         .into_iter()
         .find(|t| t.word() == word)
@@ -93,6 +109,7 @@ impl Stand {
         use Transition as T;
         let next = match (self, record) {
             (Self::New, T::RunStarted) => Some(Self::Running),
+            (Self::New, T::KeyRotated) => Some(Self::Ended),
             (Self::Running, T::Answered | T::Settled) => Some(Self::Running),
             (Self::Running, T::Started) => step.map(Self::InStep),
             (Self::InStep(open), T::Completed) if step == Some(open) => Some(Self::Running),
@@ -107,7 +124,7 @@ impl Stand {
             (Self::Parked(_), T::RunEnded) => Some(Self::Ended),
             (Self::New, _)
             | (Self::Ended, _)
-            | (_, T::RunStarted)
+            | (_, T::RunStarted | T::KeyRotated)
             // Two that resume one run at once: the second one finds it running.
             | (Self::Running | Self::InStep(_), T::Resumed)
             | (Self::InStep(_), T::Answered | T::Started | T::Completed)
@@ -155,6 +172,8 @@ mod tests {
             vec![(T::RunStarted, None), (T::Started, Some(1)), (T::Started, Some(2))],
             vec![(T::RunStarted, None), (T::RunEnded, None), (T::Answered, Some(1))],
             vec![(T::RunStarted, None), (T::RunStarted, None)],
+            vec![(T::RunStarted, None), (T::KeyRotated, None)],
+            vec![(T::KeyRotated, None), (T::RunStarted, None)],
             vec![(T::RunStarted, None), (T::Parked, None), (T::Resumed, None), (T::Resumed, None)],
             vec![
                 (T::RunStarted, None),

@@ -103,6 +103,7 @@ pub fn engine(
         .state_directory(config.state_directory())
         .confirmer(Arc::new(AtTerminal { yes, actor: engine::config::actor() }))
         .observer(Arc::new(Watch::new(quiet)))
+        .checkpoint_store(config.checkpoint_store()?)
         .build()
 }
 
@@ -137,7 +138,8 @@ pub fn finish(global: &Global, engine: &Engine, ended: &Ended) -> Result<u8> {
     if global.json {
         output::json(&json!({
             "run": ended.run, "status": ended.status.word(), "summary": ended.summary, "findings": ended.findings,
-            "unsettled": ended.unsettled, "breach": ended.breach, "evidence": evidence, "exit-code": ended.status.exit_code(),
+            "unsettled": ended.unsettled, "breach": ended.breach, "warnings": ended.warnings,
+            "evidence": evidence, "exit-code": ended.status.exit_code(),
         }))?;
     } else {
         output::line(&format!("{}: {}", ended.status.word(), host_api::identifier::shown_long(&ended.summary)))?;
@@ -148,6 +150,9 @@ pub fn finish(global: &Global, engine: &Engine, ended: &Ended) -> Result<u8> {
     }
     for left in &ended.unsettled {
         output::say(&format!("error: LEFT OPEN: {left}"));
+    }
+    for warning in &ended.warnings {
+        output::say(&format!("warning: {warning}"));
     }
     Ok(ended.status.exit_code())
 }

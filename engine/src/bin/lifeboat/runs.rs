@@ -195,6 +195,12 @@ fn timeline(kind: Transition, body: &Value, took_ms: u64) -> Vec<String> {
                 format!("COULD NOT settle {} {}: {}", body["obligation"], body["object"], identifier::shown_long(error))
             }
         }),
+        Transition::KeyRotated => Some(format!(
+            "the log's signing key changed, by {} ({}): epoch {}",
+            identifier::shown(body["actor"].as_str().unwrap_or("?")),
+            identifier::shown(body["channel"].as_str().unwrap_or("?")),
+            body["epoch"]
+        )),
         Transition::RunEnded => Some(format!(
             "ended: {}: {}",
             body["status"].as_str().unwrap_or_default(),
