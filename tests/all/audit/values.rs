@@ -90,3 +90,24 @@ fn every_record_says_who_wrote_it_and_a_resumed_run_is_given_its_values_again() 
     State::open(&site.path(".lifeboat")).unwrap().export(Some(run), note).unwrap();
     assert!(actors.len() > 5 && actors.last().unwrap() == "bob", "{actors:?}");
 }
+
+#[test]
+fn a_resumed_run_takes_no_other_value_than_the_one_it_was_given() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    site.run("backup", &[]).expect(0);
+    for change in [
+        "update withheld set body = replace(body, '[\"oldest\",\"', '[\"oldest\",\"X') where step > 0",
+        "update withheld set body = replace(hex(zeroblob(32)), '00', 'ab') where step = 0",
+        "delete from withheld where step > 0",
+    ] {
+        let run = site.run("restore", &[]).expect(13).json()["run"].as_str().unwrap().to_owned();
+        let database = rusqlite::Connection::open(site.path(".lifeboat/state.sqlite")).unwrap();
+        assert!(database.execute(change, []).unwrap() > 0, "{change}");
+        let outcome = site.lifeboat(&["--json", "runs", "resume", &run, "--yes"]).expect(1).json();
+        let summary = outcome["summary"].as_str().unwrap();
+        assert!(summary.contains("record ") && summary.contains("kept"), "{change}: {summary}");
+        assert_eq!(site.lifeboat(&["--json", "promotions", "list"]).expect(0).json(), serde_json::json!([]));
+    }
+    site.lifeboat(&["audit", "verify"]).expect(0);
+}
