@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::Engine;
 use crate::error::Result;
-use crate::journal::Record;
+use crate::journal::{Record, Transition};
 use crate::run::{Came, Ended, RunOptions, Status, last_step, open_step};
 use crate::step::{RunIdentity, Stepper};
 
@@ -38,6 +38,7 @@ impl Engine {
         stepper.step = last_step(&records);
         stepper.locks = locks;
         stepper.said.recall(&records);
+        stepper.ending = records.iter().any(|r| r.kind == Transition::Ending);
         if in_doubt.is_some() {
             end_leftovers(&mut stepper, &records).await;
         }

@@ -4,18 +4,17 @@ use serde_json::json;
 
 use crate::Engine;
 use crate::error::Result;
-use crate::journal::Transition;
+use crate::journal::{By, Transition};
 use crate::locks;
 
 impl Engine {
     /// Puts on record that a person asks for a run's end. Whoever works on the run sees it within a second: every call of the policy is
     /// answered `cancelled` for the grace, so that it can compensate; then what is open is settled. Gives false where no process works on
     /// the run: then [`Engine::resume`] ends it so.
-    pub fn request_cancel(&self, run: &str, reason: &str, actor: &str, channel: &str) -> Result<bool> {
+    pub fn request_cancel(&self, run: &str, reason: &str, by: &By) -> Result<bool> {
         self.live_records(run)?;
         if !self.state().cancel_requested(run)? {
-            let body = json!({"actor": actor, "channel": channel, "reason": reason});
-            self.state().append(run, Transition::CancelRequested, None, body, &[])?;
+            self.state().append(run, by, Transition::CancelRequested, None, json!({"reason": reason}), &[])?;
         }
         Ok(self.is_worked_on(run))
     }

@@ -38,10 +38,10 @@ impl Engine {
         };
         let body = json!({
             "environment": options.environment, "policy": options.policy, "by-hand": true,
-            "module-sha256": NO_MODULE, "actor": options.actor, "channel": options.channel,
+            "module-sha256": NO_MODULE,
         });
-        let clock_ms =
-            self.state().append(&run, Transition::RunStarted, None, body, &[Change::RunBegins(identity.row())])?;
+        let begins = [Change::RunBegins(identity.row())];
+        let clock_ms = self.state().append(&run, &options.by(), Transition::RunStarted, None, body, &begins)?;
         let mut stepper = self.stepper(identity, options, clock_ms);
         stepper.locks = locks;
         stepper.declared = calls::CALLS.iter().map(|c| c.name.to_owned()).collect();

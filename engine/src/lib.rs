@@ -23,6 +23,7 @@
 
 mod abandon;
 pub mod approvals;
+pub mod audit;
 pub mod calls;
 mod cancel;
 mod conceal;
@@ -45,6 +46,7 @@ mod resolve;
 pub mod run;
 pub mod sandbox;
 mod step;
+mod withheld;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -54,6 +56,7 @@ use host_api::context::Waypoint;
 use wasmtime::component::Linker;
 
 use approvals::{Confirmer, Nobody};
+use audit::CheckpointStore;
 pub use error::{Error, Result};
 use journal::State;
 use observe::{Observer, Unwatched};
@@ -68,6 +71,7 @@ pub struct Engine {
     confirmer: Arc<dyn Confirmer>,
     observer: Arc<dyn Observer>,
     waypoint: Waypoint,
+    checkpoint_store: Option<CheckpointStore>,
     linkers: Mutex<BTreeMap<String, Arc<Linker<Guest>>>>,
 }
 
@@ -78,6 +82,7 @@ pub struct Builder {
     confirmer: Arc<dyn Confirmer>,
     observer: Arc<dyn Observer>,
     waypoint: Waypoint,
+    checkpoint_store: Option<CheckpointStore>,
 }
 
 impl Engine {
@@ -89,6 +94,7 @@ impl Engine {
             confirmer: Arc::new(Nobody),
             observer: Arc::new(Unwatched),
             waypoint: Arc::new(|_| {}),
+            checkpoint_store: None,
         }
     }
 
@@ -117,6 +123,10 @@ impl Engine {
 
     pub(crate) fn waypoint(&self) -> Waypoint {
         self.waypoint.clone()
+    }
+
+    pub(crate) fn checkpoint_store(&self) -> Option<&CheckpointStore> {
+        self.checkpoint_store.as_ref()
     }
 
     /// The linker of a world; built once.
@@ -168,6 +178,13 @@ impl Builder {
         self
     }
 
+    /// Where checkpoints of the log are put besides the evidence.
+    #[must_use]
+    pub fn checkpoint_store(mut self, store: Option<CheckpointStore>) -> Self {
+        self.checkpoint_store = store;
+        self
+    }
+
     /// Opens the state and makes the engine.
     pub fn build(self) -> Result<Engine> {
         let state = Arc::new(State::open(&self.state_directory)?);
@@ -175,7 +192,7 @@ impl Builder {
         let cache = std::path::absolute(self.state_directory.join("compiled"))
             .map_err(|e| Error::new(error::Kind::Configuration, format!("state directory: {e}")))?;
         let sandbox = Sandbox::new(self.compile_cache.then_some(cache.as_path()))?;
-        let Self { confirmer, observer, waypoint, .. } = self;
-        Ok(Engine { sandbox, state, confirmer, observer, waypoint, linkers: Mutex::default() })
+        let Self { confirmer, observer, waypoint, checkpoint_store, .. } = self;
+        Ok(Engine { sandbox, state, confirmer, observer, waypoint, checkpoint_store, linkers: Mutex::default() })
     }
 }

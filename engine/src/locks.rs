@@ -103,14 +103,20 @@ fn write(file: &mut File, run: &str) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    use crate::journal::{Change, Transition};
+    use crate::journal::{By, Change, Transition};
     use crate::step::RunIdentity;
     use serde_json::json;
+
+    fn by() -> By {
+        By { actor: "a@h".into(), channel: "test".into() }
+    }
 
     fn begun(state: &State, run: &str) {
         let identity =
             RunIdentity { id: run.into(), environment: "test".into(), policy: "p".into(), module_sha256: "0".into() };
-        state.append(run, Transition::RunStarted, None, json!({}), &[Change::RunBegins(identity.row())]).unwrap();
+        state
+            .append(run, &by(), Transition::RunStarted, None, json!({}), &[Change::RunBegins(identity.row())])
+            .unwrap();
     }
 
     #[test]
@@ -144,7 +150,7 @@ mod tests {
         }
         ServiceLocks::new(directory.path()).hold(&state, "notes", "run-number-1").unwrap();
         let ended = Change::RunStatus("ok".into(), String::new(), Some(1));
-        state.append("run-number-1", Transition::RunEnded, None, json!({}), &[ended]).unwrap();
+        state.append("run-number-1", &by(), Transition::RunEnded, None, json!({}), &[ended]).unwrap();
         ServiceLocks::new(directory.path()).hold(&state, "notes", "run-number-2").unwrap();
     }
 }

@@ -96,8 +96,12 @@ impl Said {
                 Item::Note(text) => json!({"note": text}),
                 Item::Finding(finding) => json!({"finding": finding}),
                 Item::Evidence(name, json) => {
-                    // The host's own file at the run's end has this name.
-                    let name = if name == JOURNAL { "policy-journal.json" } else { name };
+                    // The host's own files at the run's end have these names.
+                    let name = match name.as_str() {
+                        JOURNAL => "policy-journal.json",
+                        CHECKPOINT_FILE => "policy-checkpoint.txt",
+                        name => name,
+                    };
                     let path = write_evidence(state_directory, run, name, json.as_bytes())?;
                     let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
                     json!({"evidence": name, "sha256": hex::encode(Sha256::digest(json.as_bytes()))})
@@ -111,6 +115,8 @@ impl Said {
 
 /// The run's own records, in its evidence.
 pub(crate) const JOURNAL: &str = "journal.jsonl";
+/// A signed checkpoint of the log, in the evidence of the run at whose end it was made.
+pub(crate) const CHECKPOINT_FILE: &str = "checkpoint.txt";
 
 /// Where a run's evidence lies.
 pub fn evidence_directory(state_directory: &Path, run: &str) -> PathBuf {
@@ -154,5 +160,15 @@ mod tests {
             assert_eq!(path.parent().unwrap(), evidence_directory(state.path(), "r1"), "{name:?}");
         }
         assert!(write_evidence(state.path(), "r1", "drill.json", b"{}").unwrap().ends_with("drill.json"));
+    }
+
+    #[test]
+    fn a_policy_can_not_write_what_the_host_writes_at_a_runs_end() {
+        let state = tempfile::tempdir().unwrap();
+        let mut said = Said::default();
+        [JOURNAL, CHECKPOINT_FILE].iter().for_each(|name| said.evidence(name, "{}"));
+        let items = said.take(state.path(), "r1").unwrap();
+        let names: Vec<&str> = items.iter().filter_map(|item| item["evidence"].as_str()).collect();
+        assert_eq!(names, ["policy-journal.json", "policy-checkpoint.txt"]);
     }
 }

@@ -5,22 +5,14 @@ use serde_json::json;
 use crate::Engine;
 use crate::endings;
 use crate::error::{Error, Kind, Result};
-use crate::journal::{Change, Stand, Transition};
+use crate::journal::{By, Change, Stand, Transition};
 use crate::probe::{Resolution, result_by_hand};
 use crate::run::{Status, open_step};
 
 impl Engine {
     /// Puts on record what a person says came of a step in doubt; `lifeboat runs resume` then goes on from there. Only for a run that is in
     /// doubt: what the host can find out by looking is not a person's to say.
-    pub fn resolve(
-        &self,
-        run: &str,
-        step: u64,
-        resolution: Resolution,
-        reason: &str,
-        actor: &str,
-        channel: &str,
-    ) -> Result<()> {
+    pub fn resolve(&self, run: &str, step: u64, resolution: Resolution, reason: &str, by: &By) -> Result<()> {
         let _locks = self.lock_run(run)?;
         let row = self.state().run(run)?;
         let records = self.live_records(run)?;
@@ -36,7 +28,7 @@ impl Engine {
         })?;
         let call = open.body["request"]["call"].as_str().unwrap_or_default();
         let prepared = &open.body["prepared"];
-        let by = host_api::identifier::shown_long(reason);
+        let why = host_api::identifier::shown_long(reason);
         let result = match resolution {
             Resolution::Done => match result_by_hand(call, prepared) {
                 Some(value) => json!({"ok": value}),
@@ -48,15 +40,14 @@ impl Engine {
                     .hint("resolve it as failed, and the policy decides; or `lifeboat runs resume` it when the host can look"));
                 }
             },
-            Resolution::Failed => json!({"err": {"failed": format!("resolved as failed by {actor}: {by}")}}),
+            Resolution::Failed => json!({"err": {"failed": format!("resolved as failed by {}: {why}", by.actor)}}),
         };
         let changes: Vec<Change> = endings::changes(call, prepared, resolution == Resolution::Done);
         let body = json!({
-            "request": open.body["request"], "result": result, "as": resolution.word(), "reason": reason, "actor": actor,
-            "channel": channel,
+            "request": open.body["request"], "result": result, "as": resolution.word(), "reason": reason,
         });
         let stand = records.iter().try_fold(Stand::New, |stand, r| stand.next(r.kind, r.body["step"].as_u64()))?;
         debug_assert_eq!(stand, Stand::Parked(Some(step)));
-        self.state().append(run, Transition::Resolved, Some(step), body, &changes).map(drop)
+        self.state().append(run, by, Transition::Resolved, Some(step), body, &changes).map(drop)
     }
 }

@@ -13,7 +13,7 @@ use wasmtime::component::{Func, Val};
 use crate::approvals::rules::Rules;
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
-use crate::journal::{Change, Record, Stand, Transition};
+use crate::journal::{By, Change, Record, Stand, Transition};
 use crate::locks::ServiceLocks;
 use crate::observe::Event;
 use crate::policy::{Inspected, Module};
@@ -22,6 +22,7 @@ use crate::sandbox::handles::Handles;
 use crate::sandbox::limits::{Breach, Limits, MemoryLimiter, breach_of};
 use crate::sandbox::linker::Guest;
 use crate::step::{RunIdentity, Stepper, Stop, Surroundings};
+use crate::withheld::Withheld;
 use crate::{Engine, contract};
 
 /// Stands where a run's id would, for an instance that is only made.
@@ -51,6 +52,13 @@ pub struct RunOptions {
     pub channel: String,
     /// Set from outside to cancel. One for each run: it is also set when the run ends, to end what may still be under way.
     pub cancelled: Arc<AtomicBool>,
+}
+
+impl RunOptions {
+    /// Who stands on its records.
+    pub(crate) fn by(&self) -> By {
+        By { actor: self.actor.clone(), channel: self.channel.clone() }
+    }
 }
 
 /// How a run came out.
@@ -166,6 +174,8 @@ pub struct Ended {
     pub unsettled: Vec<String>,
     /// The limit that was broken.
     pub breach: Option<Breach>,
+    /// What went wrong after the end was on record: a checkpoint or a copy that could not be written.
+    pub warnings: Vec<String>,
 }
 
 impl Engine {
@@ -179,11 +189,10 @@ impl Engine {
         let body = json!({
             "environment": options.environment, "policy": options.policy, "version": description.version,
             "world": options.world, "module-sha256": identity.module_sha256, "grants-sha256": options.grants.sha256,
-            "parameters": options.parameters, "actor": options.actor, "channel": options.channel,
-            "contract": contract::VERSION,
+            "parameters": options.parameters, "contract": contract::VERSION,
         });
-        let clock_ms =
-            self.state().append(&run, Transition::RunStarted, None, body, &[Change::RunBegins(identity.row())])?;
+        let begins = [Change::RunBegins(identity.row())];
+        let clock_ms = self.state().append(&run, &options.by(), Transition::RunStarted, None, body, &begins)?;
         self.drive(module, identity, options, locks, clock_ms, Vec::new(), false).await
     }
 
@@ -238,9 +247,8 @@ impl Engine {
             Stand::InStep(step) | Stand::Parked(Some(step)) => Some(step),
             _ => None,
         };
-        let body = json!({"actor": options.actor, "channel": options.channel});
         let status = Change::RunStatus("running".into(), String::new(), None);
-        self.state().append(run, Transition::Resumed, step, body, &[status])?;
+        self.state().append(run, &options.by(), Transition::Resumed, step, json!({}), &[status])?;
         Ok(stand)
     }
 
@@ -345,6 +353,8 @@ impl Engine {
     /// A stepper at its beginning, with nothing declared.
     pub(crate) fn stepper(&self, run: RunIdentity, options: RunOptions, clock_ms: u64) -> Stepper {
         Stepper {
+            by: options.by(),
+            withheld: Withheld::new(self.state(), &run.id),
             around: Surroundings {
                 host: options.host,
                 state: self.state().clone(),
@@ -404,7 +414,9 @@ impl Engine {
         if waits(came.status) {
             let step = came.waits_in;
             let changes = [Change::RunStatus(came.status.word().into(), came.summary.clone(), None)];
-            stepper.append(Transition::Parked, step, json!({"why": came.summary}), &changes).map_err(journal)?;
+            stepper
+                .append(Transition::Parked, step, json!({"why": came.summary, "status": came.status.word()}), &changes)
+                .map_err(journal)?;
             let open = self.state().obligations(Some(&run))?;
             let stopped = open.iter().filter(|o| o.state == "open" && o.kind == "service-stopped");
             let unsettled = stopped.map(|o| format!("service {} is stopped while the run waits", o.object)).collect();
@@ -415,6 +427,7 @@ impl Engine {
                 findings: stepper.said.findings,
                 unsettled,
                 breach: None,
+                warnings: Vec::new(),
             });
         }
         let mut unrecorded = None;
@@ -437,11 +450,15 @@ impl Engine {
             status = Status::PartlyDone;
             summary = format!("{summary} (with findings of severity error)");
         }
+        // The state's list of runs outlives the values as the log does.
+        let mut recorded = json!(summary);
+        stepper.withheld.words(&mut recorded).map_err(|e| journal(Stop::Journal(e.to_string())))?;
+        let recorded = recorded.as_str().unwrap_or_default().to_owned();
         let body = json!({
-            "status": status.word(), "summary": summary, "steps": stepper.step, "unsettled": unsettled.len(),
+            "status": status.word(), "summary": recorded, "steps": stepper.step, "unsettled": unsettled.len(),
             "breach": came.breach,
         });
-        let change = Change::RunStatus(status.word().into(), summary.clone(), Some(identifier::now_ms()));
+        let change = Change::RunStatus(status.word().into(), recorded, Some(identifier::now_ms()));
         stepper.append(Transition::RunEnded, None, body, &[change]).map_err(journal)?;
         stepper.at("ended");
         let lines = self.state().lines(&run)?.join("\n") + "\n";
@@ -449,7 +466,8 @@ impl Engine {
         if let Err(error) = write_evidence(self.state().directory(), &run, JOURNAL, lines.as_bytes()) {
             unsettled.push(format!("the evidence has no {JOURNAL}: {}", error.message));
         }
-        Ok(Ended { run, status, summary, findings: stepper.said.findings, unsettled, breach: came.breach })
+        let warnings = self.seal(&run).await;
+        Ok(Ended { run, status, summary, findings: stepper.said.findings, unsettled, breach: came.breach, warnings })
     }
 }
 

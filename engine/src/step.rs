@@ -22,12 +22,13 @@ use crate::contract::Function;
 use crate::dispatch::Performed;
 use crate::endings;
 use crate::grants::{self, Grants};
-use crate::journal::{Change, Record, RunRow, State, Transition};
+use crate::journal::{By, Change, Record, RunRow, State, Transition};
 use crate::locks::ServiceLocks;
 use crate::observe::{Event, Observer};
 use crate::probe::{Decided, Way, way};
 use crate::reporting::Said;
 use crate::sandbox::limits::{Breach, Limits};
+use crate::withheld::Withheld;
 
 /// Why a guest does not go on. Travels through the sandbox as the trap's cause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -116,6 +117,10 @@ pub struct Surroundings {
 pub struct Stepper {
     pub(crate) around: Surroundings,
     pub(crate) run: RunIdentity,
+    /// Who runs this engine: on every record.
+    pub(crate) by: By,
+    /// What the log is not told.
+    pub(crate) withheld: Withheld,
     pub(crate) grants: Grants,
     /// Calls the module declares.
     pub(crate) declared: BTreeSet<String>,
@@ -178,13 +183,13 @@ impl Stepper {
         if self.step > self.limits.steps_max {
             return Err(Breach::Steps.into());
         }
-        let request = json!({"call": call.name, "arguments": canonical});
+        let request = self.withheld.request(call.name, canonical).map_err(unwritten)?;
         self.requested_bytes += request.to_string().len();
         if self.requested_bytes + self.said.bytes() > self.limits.report_bytes_max {
             return Err(Breach::ReportBytes.into());
         }
         if let Some(record) = self.replay.pop_front() {
-            return self.replayed(&record, &request);
+            return self.replayed(call.name, &record, &request);
         }
         if let Some(open) = self.open_step.take() {
             return self.reopened(call, &open, request, full).await;
@@ -311,7 +316,7 @@ impl Stepper {
     }
 
     /// Answers from the record, after comparing the request.
-    fn replayed(&mut self, record: &Record, request: &Value) -> Result<Value, Stop> {
+    fn replayed(&mut self, name: &str, record: &Record, request: &Value) -> Result<Value, Stop> {
         let recorded = &record.body["request"];
         if recorded != request {
             return Err(Stop::Nondeterminism {
@@ -321,7 +326,7 @@ impl Stepper {
             });
         }
         self.clock_ms = record.time_ms;
-        let result = record.body["result"].clone();
+        let result = self.withheld.recall(name, self.step, record).map_err(unwritten)?;
         self.count_answer(&result);
         Ok(result)
     }
@@ -332,7 +337,8 @@ impl Stepper {
         let result = self.wire(result);
         let mut body = json!({"request": request, "result": result});
         add_detail(&mut body, &detail);
-        self.append(Transition::Answered, Some(self.step), body, &[])?;
+        let kept = self.withhold(&mut body)?;
+        self.append(Transition::Answered, Some(self.step), body, kept.as_slice())?;
         self.last_detail = detail;
         Ok(result)
     }
@@ -383,6 +389,7 @@ impl Stepper {
         if let Some(record) = performed.record {
             body["decision"] = record;
         }
+        changes.extend(self.withhold(&mut body)?);
         self.append(Transition::Completed, Some(self.step), body, &changes)?;
         self.at("completed");
         self.last_detail = detail;
@@ -470,13 +477,26 @@ impl Stepper {
         mut body: Value,
         changes: &[Change],
     ) -> Result<(), Stop> {
-        let failed = |e: crate::error::Error| Stop::Journal(e.to_string());
-        let said = self.said.take(self.around.state.directory(), &self.run.id).map_err(failed)?;
+        let said = self.said.take(self.around.state.directory(), &self.run.id).map_err(unwritten)?;
         if !said.is_empty() {
             body["said"] = Value::Array(said);
         }
-        self.clock_ms = self.around.state.append(&self.run.id, kind, step, body, changes).map_err(failed)?;
+        for words in ["said", "detail", "summary", "error"] {
+            if let Some(words) = body.get_mut(words) {
+                self.withheld.words(words).map_err(unwritten)?;
+            }
+        }
+        self.clock_ms =
+            self.around.state.append(&self.run.id, &self.by, kind, step, body, changes).map_err(unwritten)?;
         Ok(())
+    }
+
+    /// Takes out of a record's result what the log is not told; the change that keeps it.
+    fn withhold(&mut self, body: &mut Value) -> Result<Option<Change>, Stop> {
+        let call = body["request"]["call"].as_str().unwrap_or_default().to_owned();
+        let (on_record, kept) = self.withheld.answer(&call, self.step, &body["result"].take()).map_err(unwritten)?;
+        body["result"] = on_record;
+        Ok(kept)
     }
 
     /// A result as the contract has it; remembers refusals.
@@ -566,6 +586,11 @@ pub(crate) const ASKING_FAILED: &str = "asking-failed";
 /// Calls that close what a run opened: still taken in the grace after a cancellation or deadline, so that a policy can compensate.
 fn closes(call: &str) -> bool {
     matches!(call, "service.start" | "restore.discard" | "scratch.stop")
+}
+
+/// What can't be written down, or read back, ends the run: the step does not happen.
+fn unwritten(e: crate::error::Error) -> Stop {
+    Stop::Journal(e.to_string())
 }
 
 /// An error as the contract's variant.

@@ -28,7 +28,8 @@ fn tool(command: &mut Command) -> String {
     String::from_utf8(out.stdout).unwrap()
 }
 
-fn make_key(file: &Path, kind: &str) {
+/// Makes a pair of keys without a passphrase.
+pub fn make_key(file: &Path, kind: &str) {
     tool(Command::new("ssh-keygen").args(["-q", "-t", kind, "-N", "", "-C", "somebody", "-f"]).arg(file));
 }
 

@@ -420,7 +420,7 @@ fn state_that_can_not_be_used_is_said_and_left_alone() {
     let database = rusqlite::Connection::open(site.path(".lifeboat/state.sqlite")).unwrap();
     database.pragma_update(None, "user_version", 99).unwrap();
     drop(database);
-    says(&site.run("backup", &[]), 1, &["version 99", "knows 1", "hint: a newer lifeboat"]);
+    says(&site.run("backup", &[]), 1, &["version 99", "knows 2", "hint: a newer lifeboat"]);
 }
 
 #[test]
@@ -588,6 +588,32 @@ fn grow(site: &Site, bytes: usize) {
     .flatten()
     .collect();
     fs::write(site.path("live/attachments/big"), noise).unwrap();
+}
+
+#[test]
+fn a_read_only_state_is_said_and_what_was_exported_still_verifies() {
+    let site = Site::notes();
+    let Some(disk) = Tmpfs::mount(site.path(".lifeboat"), "64m") else { return };
+    site.guest("calls", "calls", "backup", &[], "");
+    let words = ["--param", "call=refused", "--param", "times=1"];
+    site.run("calls", &words).expect(0);
+    let (log, checkpoint, key) = (site.path("log"), site.path("checkpoint"), site.path("key"));
+    let [log, checkpoint, key] = [&log, &checkpoint, &key].map(|path| path.to_str().unwrap());
+    site.lifeboat(&["audit", "export", log]).expect(0);
+    site.lifeboat(&["audit", "checkpoint", checkpoint]).expect(0);
+    fs::write(key, site.lifeboat(&["audit", "key"]).expect(0).stdout).unwrap();
+    let mounted = Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.0).status().unwrap();
+    assert!(mounted.success());
+    for outcome in [
+        site.run("calls", &words),
+        site.lifeboat(&["audit", "checkpoint"]),
+        site.lifeboat(&["audit", "rotate-key"]),
+        site.lifeboat(&["audit", "verify"]),
+    ] {
+        says(&outcome, 1, &["state directory", "Read-only file system", "hint: it must be writable"]);
+    }
+    let verdict = site.lifeboat(&["audit", "verify", "--log", log, "--key", key, "--checkpoint", checkpoint]);
+    assert!(verdict.expect(0).stdout.starts_with("complete up to record 4, signed by "));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! `cargo xtask test` sets up what these need and says where it is in `LIFEBOAT_…` variables.
 
 mod approvals;
+mod audit;
 mod bad_input;
 mod card;
 mod denials;

@@ -121,13 +121,14 @@ fn twice_the_same_world_is_twice_the_same_sequence_of_requests() {
     site.guest("compensates", "compensates", "upgrade", &["service.* service=notes", "clock.sleep-until"], "");
     site.run("backup", &[]).expect(0);
     let mask = |request: &String| {
-        // Our ids (20261123T060000…), the service's (26 letters and digits), and times in milliseconds.
+        // Our ids (20261123T060000…), the service's (26 letters and digits), times in milliseconds, and marks, salted for each run.
         let mut text = String::new();
         for word in request.split_inclusive(|c: char| !c.is_ascii_alphanumeric() && c != '-') {
             let bare = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
             let digits = bare.bytes().take_while(u8::is_ascii_digit).count();
             let ulid = bare.len() == 26 && !bare.bytes().any(|b| b.is_ascii_lowercase());
-            text.push_str(if digits >= 8 || ulid { "ID " } else { word });
+            let mark = bare.len() == 16 && bare.bytes().all(|b| b.is_ascii_hexdigit());
+            text.push_str(if digits >= 8 || ulid || mark { "ID " } else { word });
         }
         text
     };

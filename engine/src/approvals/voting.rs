@@ -6,7 +6,7 @@ use super::rules::Rules;
 use super::signature::Signature;
 use super::votes::{Asked, Choice, Tally, Vote, tally};
 use crate::error::{Error, Kind, Result};
-use crate::journal::{ApprovalRow, ApprovalState, Change, State, Transition};
+use crate::journal::{ApprovalRow, ApprovalState, By, Change, State, Transition};
 
 /// Longest reason for breaking the glass.
 const REASON_BYTES_MAX: usize = 500;
@@ -21,10 +21,8 @@ pub struct Ballot<'a> {
     pub approver: Option<&'a str>,
     /// Why; needed to break the glass.
     pub reason: Option<&'a str>,
-    /// Who brought it, `alice@host`.
-    pub actor: &'a str,
-    /// By which way, `cli`.
-    pub channel: &'a str,
+    /// Who brings it, and by which way.
+    pub by: &'a By,
 }
 
 /// What came of a vote.
@@ -57,7 +55,6 @@ pub fn take(state: &State, rules: &Rules, id: &str, ballot: &Ballot<'_>, now_ms:
         let mut body = json!({
             "approval": row.id, "vote": vote.choice.word(), "approver": approver, "key": fingerprint,
             "namespace": vote.choice.namespace(), "signature": vote.signature, "intent-sha256": row.intent_sha256,
-            "actor": ballot.actor, "channel": ballot.channel,
         });
         if let Some(reason) = &vote.reason {
             body["reason"] = json!(reason);
@@ -73,7 +70,7 @@ pub fn take(state: &State, rules: &Rules, id: &str, ballot: &Ballot<'_>, now_ms:
             }
             .map(|(state, by)| Change::ApprovalDecided(row.id.clone(), state, by, tally.how().into())),
         );
-        match state.append(&row.run, Transition::Voted, None, body, &changes) {
+        match state.append(&row.run, ballot.by, Transition::Voted, None, body, &changes) {
             Ok(_) => {
                 if let (Choice::BreakGlass, Some(reason)) = (ballot.choice, ballot.reason) {
                     tracing::warn!(approval = row.id, run = row.run, approver, reason, "the glass was broken");
@@ -184,6 +181,10 @@ mod tests {
     use crate::approvals::votes::tests::intent;
     use crate::journal::RunRow;
 
+    fn by() -> By {
+        By { actor: "x@h".into(), channel: "test".into() }
+    }
+
     /// A run with one open approval, `a1`; it expires at 1,000 ms.
     fn asked(directory: &std::path::Path) -> State {
         let state = State::open(directory).unwrap();
@@ -197,9 +198,9 @@ mod tests {
             started_ms: 0,
             ended_ms: None,
         };
-        state.append("r1", Transition::RunStarted, None, json!({}), &[Change::RunBegins(row)]).unwrap();
+        state.append("r1", &by(), Transition::RunStarted, None, json!({}), &[Change::RunBegins(row)]).unwrap();
         let opens = Change::ApprovalOpens("a1".into(), 1, intent().to_string(), "sha".into());
-        state.append("r1", Transition::Started, Some(1), json!({}), &[opens]).unwrap();
+        state.append("r1", &by(), Transition::Started, Some(1), json!({}), &[opens]).unwrap();
         state
     }
 
@@ -209,8 +210,7 @@ mod tests {
 
     fn vote(state: &State, seed: u8, choice: Choice, now_ms: u64) -> Result<Taken> {
         let signature = signed(seed, choice.namespace(), &intent().to_string());
-        let ballot =
-            Ballot { choice, signature: &signature, approver: None, reason: None, actor: "x@h", channel: "test" };
+        let ballot = Ballot { choice, signature: &signature, approver: None, reason: None, by: &by() };
         take(state, &rules(), "a1", &ballot, now_ms)
     }
 
@@ -233,7 +233,7 @@ mod tests {
         let row = state.approval("a1").unwrap();
         assert_eq!((row.state, row.decided_by.as_deref()), (ApprovalState::Approved, Some("alice, bob")));
         // It moved nothing: the step is still open, and ends as if nobody had voted.
-        state.append("r1", Transition::Completed, Some(1), json!({}), &[]).unwrap();
+        state.append("r1", &by(), Transition::Completed, Some(1), json!({}), &[]).unwrap();
         assert_eq!(state.records("r1").unwrap().len(), 5);
         state.verify_chain().unwrap();
     }
@@ -268,7 +268,7 @@ mod tests {
             assert!(answerable(&row, asked, false, Choice::Deny, 1).unwrap_err().message.contains(words));
         }
         let ends = Change::RunStatus("failed".into(), String::new(), Some(5));
-        state.append("r1", Transition::RunEnded, None, json!({}), &[ends]).unwrap();
+        state.append("r1", &by(), Transition::RunEnded, None, json!({}), &[ends]).unwrap();
         says(vote(&state, 2, Choice::Deny, 1), "carol said no");
     }
 
@@ -295,7 +295,10 @@ mod tests {
         vote(&state, 1, Choice::Approve, 1).unwrap();
         for (approval, before) in [("a1", 0), ("a1", 2), ("other", 1)] {
             let changes = [Change::VoteCounted(approval.into(), before)];
-            assert!(state.append("r1", Transition::Voted, None, json!({}), &changes).is_err(), "{approval} {before}");
+            assert!(
+                state.append("r1", &by(), Transition::Voted, None, json!({}), &changes).is_err(),
+                "{approval} {before}"
+            );
         }
         assert_eq!(on_record(&state).len(), 1);
     }

@@ -46,6 +46,9 @@ impl Config {
         for (name, Store::Directory(store)) in &environment.store {
             others.push((format!("store {name}"), store.path.clone()));
         }
+        if let Some(Store::Directory(store)) = &self.file.audit.checkpoint_store {
+            others.push(("the checkpoint store".to_owned(), store.path.clone()));
+        }
         // As they are on disk, where they are there: a link may lead one into another.
         let real = |path: &std::path::Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         for (index, (what, path)) in sources.iter().enumerate() {

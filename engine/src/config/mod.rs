@@ -19,6 +19,7 @@ use toml::Spanned;
 
 pub use approval::{ApprovalBinding, ApproverBinding};
 
+use crate::audit::CheckpointStore;
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
 use crate::policy::{self, Description};
@@ -42,7 +43,17 @@ struct File {
     /// The environment that is meant when none is named.
     default_environment: Option<String>,
     #[serde(default)]
+    audit: Audit,
+    #[serde(default)]
     environment: BTreeMap<String, EnvironmentBinding>,
+}
+
+/// `[audit]`: what becomes of the one log of all environments.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Audit {
+    /// Where signed checkpoints are put besides the evidence. Putting is all that is done there.
+    checkpoint_store: Option<Store>,
 }
 
 fn default_state_directory() -> PathBuf {
@@ -120,6 +131,7 @@ impl Config {
         })?;
         let base = path.parent().unwrap_or(Path::new("/")).to_owned();
         file.state_directory = base.join(&file.state_directory);
+        file.audit.checkpoint_store.iter_mut().for_each(|s| s.anchor(&base));
         for environment in file.environment.values_mut() {
             environment.service.values_mut().for_each(|s| s.anchor(&base));
             environment.store.values_mut().for_each(|s| s.anchor(&base));
@@ -137,6 +149,11 @@ impl Config {
     /// Where journal, evidence and scratch space lie.
     pub fn state_directory(&self) -> &Path {
         &self.file.state_directory
+    }
+
+    /// Where signed checkpoints of the log are put, if anywhere.
+    pub fn checkpoint_store(&self) -> Result<Option<CheckpointStore>> {
+        self.file.audit.checkpoint_store.as_ref().map(CheckpointStore::open).transpose()
     }
 
     /// The file.

@@ -6,7 +6,12 @@
 mod record;
 mod rows;
 mod state;
+mod walk;
+mod whole;
 
-pub use record::{Record, Stand, Transition};
-pub use rows::{ApprovalRow, ApprovalState, CandidateRow, Change, ObligationRow, PromotionRow, RunFilter, RunRow};
+pub use record::{By, Record, Stand, Transition};
+pub use rows::{
+    ApprovalRow, ApprovalState, CandidateRow, Change, ObligationRow, PromotionRow, RunFilter, RunRow, Salt,
+};
 pub use state::State;
+pub(crate) use walk::Walk;

@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use crate::error::{Error, Kind, Result};
 
+/// Version of the records that are written. Those of version 1 had no actor and channel on each, and withheld nothing.
+pub(crate) const RECORD_VERSION: u64 = 2;
+
 /// A record as read back.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -17,6 +20,15 @@ pub struct Record {
     pub kind: Transition,
     /// The whole record.
     pub body: Value,
+}
+
+/// Who acts, and by which way: on every record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct By {
+    /// `alice@host`.
+    pub actor: String,
+    /// `cli`, `embedded`.
+    pub channel: String,
 }
 
 /// What happened.
@@ -46,10 +58,12 @@ pub enum Transition {
     Voted,
     /// The run is over.
     RunEnded,
+    /// The log's signing key changed: a run of this one record.
+    KeyRotated,
 }
 
 /// Every transition, once.
-const ALL: [Transition; 12] = [
+const ALL: [Transition; 13] = [
     Transition::RunStarted,
     Transition::Answered,
     Transition::Started,
@@ -62,6 +76,7 @@ const ALL: [Transition; 12] = [
     Transition::Settled,
     Transition::Voted,
     Transition::RunEnded,
+    Transition::KeyRotated,
 ];
 
 impl Transition {
@@ -80,6 +95,7 @@ impl Transition {
             Self::Settled => "settled",
             Self::Voted => "voted",
             Self::RunEnded => "run-ended",
+            Self::KeyRotated => "key-rotated",
         }
     }
 
@@ -113,6 +129,7 @@ impl Stand {
         let next = match (self, record) {
             (Self::New, T::RunStarted) => Some(Self::Running),
             (Self::Running, T::Answered) => Some(Self::Running),
+            (Self::New, T::KeyRotated) => Some(Self::Ended),
             (Self::Running, T::Started) => step.map(Self::InStep),
             // Another attempt, after the engine died in the one before.
             (Self::InStep(open), T::Started | T::Completed) if step != Some(open) => None,
@@ -135,7 +152,7 @@ impl Stand {
             (Self::Running | Self::InStep(_) | Self::Parked(_), T::Voted) => Some(self),
             (Self::Running | Self::InStep(_) | Self::Parked(_) | Self::Ending, T::RunEnded) => Some(Self::Ended),
             (Self::New | Self::Ended, _)
-            | (_, T::RunStarted)
+            | (_, T::RunStarted | T::KeyRotated)
             | (Self::Running, T::Completed | T::Resolved)
             | (Self::InStep(_), T::Answered | T::Resolved)
             | (Self::Parked(_), T::Answered | T::Started | T::Completed | T::Parked | T::Resolved)
@@ -259,6 +276,8 @@ mod tests {
             vec![(T::RunStarted, None), (T::Ending, None), (T::Ending, None)],
             vec![(T::RunStarted, None), (T::Ending, None), (T::Voted, None)],
             vec![(T::RunStarted, None), (T::RunEnded, None), (T::Resumed, None)],
+            vec![(T::RunStarted, None), (T::KeyRotated, None)],
+            vec![(T::KeyRotated, None), (T::RunStarted, None)],
         ] {
             assert!(follow(&records).is_err(), "{records:?}");
         }

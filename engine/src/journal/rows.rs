@@ -4,8 +4,18 @@ use host_api::promote::Promotion;
 use host_api::restore::{Candidate, Verification};
 use serde_json::Value;
 
+/// What a run's digests of withheld values begin with, 32 random bytes: without it, a short value could be guessed from its digest.
+#[derive(Clone)]
+pub struct Salt(pub [u8; 32]);
+
+impl std::fmt::Debug for Salt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Salt")
+    }
+}
+
 /// A run, as listed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RunRow {
     /// Its id.
     pub id: String,
@@ -176,4 +186,8 @@ pub enum Change {
     ObligationCloses(&'static str, String),
     /// One was settled or could not be: id, state, note.
     ObligationSettled(i64, &'static str, String),
+    /// What a step's record withholds is kept until the run ends: step, JSON text of the whole result, the run's salt.
+    Withholds(u64, String, Salt),
+    /// The log is signed by another key from here on: epoch, its verifier.
+    KeyRotates(u64, String),
 }

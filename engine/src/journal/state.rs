@@ -9,21 +9,22 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::record::{Record, Stand, Transition};
+use super::record::{By, RECORD_VERSION, Record, Stand, Transition};
 use super::rows::{ApprovalRow, ApprovalState, CandidateRow, Change, ObligationRow, PromotionRow, RunFilter, RunRow};
+use super::walk::{GENESIS, check_body};
 use crate::error::{DISK_HINT, Error, Kind, Result, is_disk};
 
-/// Version of the tables; a newer one is refused.
-const SCHEMA_VERSION: i64 = 1;
+/// Version of the tables: how many of [`MIGRATIONS`] were applied. A newer one is refused.
+const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 /// How long to wait for others that open, write or let go of the same state.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// SQLite answers "busy" at once, whatever time it was given, where waiting could be a deadlock: two that turn a new file into a WAL
 /// database, or one that opens while the last other one removes the WAL. Trying the whole opening again is what it leaves to us.
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
-/// What the first record's `prev` says.
-const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+/// What makes the tables of a version out of those of the version before, from none on.
+const MIGRATIONS: &[&str] = &[SCHEMA, AUDIT_SCHEMA];
 
-const SCHEMA: &str = "
+pub(super) const SCHEMA: &str = "
 create table log (
     seq integer primary key,
     run text not null,
@@ -43,8 +44,6 @@ create table run (
     policy text not null,
     module_sha256 text not null,
     status text not null,
-    -- Where its records have brought it: what may follow.
-    stand text not null,
     summary text not null default '',
     started_ms integer not null,
     ended_ms integer
@@ -64,6 +63,17 @@ create table obligation (
     id integer primary key, run text not null, kind text not null, object text not null, if_aborted text not null,
     body text not null, state text not null, note text not null default ''
 ) strict;
+";
+
+const AUDIT_SCHEMA: &str = "
+-- Values of a service that runs were given, while those runs last: replaying needs them, the log has only their digests. Step 0: the salt.
+create table withheld (
+    run text not null, step integer not null, body text not null, primary key (run, step)
+) strict, without rowid;
+create index log_key on log (seq) where kind = 'key-rotated';
+create table signing_key (epoch integer primary key, verifier text not null) strict;
+-- Where its records have brought a run: what may follow. Empty in runs from before: read from the records then.
+alter table run add column stand text not null default '';
 ";
 
 /// The engine's state: its journal and what is derived from it.
@@ -116,18 +126,23 @@ impl State {
         connection.pragma_update(None, "journal_mode", "wal")?;
         // FULL: in WAL mode, NORMAL does not sync commits.
         connection.pragma_update(None, "synchronous", "full")?;
+        // Withheld values are overwritten when they go.
+        connection.pragma_update(None, "secure_delete", "on")?;
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let version: i64 = transaction.query_row("pragma user_version", [], |r| r.get(0))?;
-        if version == 0 {
-            transaction.execute_batch(SCHEMA)?;
+        let ours = (0..=SCHEMA_VERSION).contains(&version);
+        if ours && version < SCHEMA_VERSION {
+            for migration in MIGRATIONS.iter().skip(version as usize) {
+                transaction.execute_batch(migration)?;
+            }
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         }
         transaction.commit()?;
         let state = Self { connection: Mutex::new(connection), directory: directory.to_owned() };
-        Ok((state, (!matches!(version, 0 | SCHEMA_VERSION)).then_some(version)))
+        Ok((state, (!ours).then_some(version)))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
         // A panic while it was held left at most an open transaction, which SQLite rolls back.
         self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -141,6 +156,7 @@ impl State {
     pub fn append(
         &self,
         run: &str,
+        by: &By,
         kind: Transition,
         step: Option<u64>,
         mut body: Value,
@@ -159,15 +175,18 @@ impl State {
         // A clock that was set back must not make a run's records run backwards; a glitch forward ends with its run.
         let time_ms = host_api::identifier::now_ms().max(last_time.unwrap_or(0));
         let seq = last_seq + 1;
-        body["v"] = json!(1);
+        body["v"] = json!(RECORD_VERSION);
         body["seq"] = json!(seq);
         body["prev"] = json!(prev);
         body["run"] = json!(run);
         body["kind"] = json!(kind.word());
         body["time-ms"] = json!(time_ms);
+        body["actor"] = json!(by.actor);
+        body["channel"] = json!(by.channel);
         if let Some(step) = step {
             body["step"] = json!(step);
         }
+        check_body(&body)?;
         let line = body.to_string();
         let hash = hex::encode(Sha256::digest(line.as_bytes()));
         transaction
@@ -177,6 +196,9 @@ impl State {
             apply(&transaction, run, time_ms, change)?;
         }
         transaction.prepare_cached("update run set stand = ? where id = ?")?.execute([stand.word().as_str(), run])?;
+        if kind == Transition::RunEnded {
+            transaction.prepare_cached("delete from withheld where run = ?")?.execute([run])?;
+        }
         transaction.commit()?;
         Ok(time_ms)
     }
@@ -371,27 +393,6 @@ impl State {
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
-
-    /// Walks the whole log: every line's hash, and the chain. Gives the number of records and the last hash.
-    pub fn verify_chain(&self) -> Result<(u64, String)> {
-        let connection = self.lock();
-        let mut statement = connection.prepare("select seq, line, hash from log order by seq")?;
-        let mut rows = statement.query([])?;
-        let (mut count, mut prev) = (0_u64, GENESIS.to_owned());
-        while let Some(row) = rows.next()? {
-            let (seq, line, hash): (u64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            let broken = |why: &str| Error::new(Kind::VerificationFailed, format!("record {seq}: {why}"));
-            if hex::encode(Sha256::digest(line.as_bytes())) != hash {
-                return Err(broken("its text does not have its hash"));
-            }
-            let body: Value = serde_json::from_str(&line).map_err(|_| broken("not JSON"))?;
-            if body["prev"] != prev.as_str() || body["seq"] != seq || seq != count + 1 {
-                return Err(broken("it does not follow the record before it"));
-            }
-            (count, prev) = (seq, hash);
-        }
-        Ok((count, prev))
-    }
 }
 
 /// Somebody else holds the database now.
@@ -415,6 +416,18 @@ fn stand(connection: &Connection, run: &str) -> Result<Stand> {
     let word: Option<String> =
         connection.prepare_cached("select stand from run where id = ?")?.query_row([run], |r| r.get(0)).optional()?;
     let Some(word) = word else { return Ok(Stand::New) };
+    if word.is_empty() {
+        let mut statement = connection.prepare("select kind, step from log where run = ? order by seq")?;
+        let mut rows = statement.query([run])?;
+        let mut stand = Stand::New;
+        while let Some(row) = rows.next()? {
+            let kind: String = row.get(0)?;
+            let kind = Transition::parse(&kind)
+                .ok_or_else(|| Error::new(Kind::Journal, format!("a record of kind `{kind}`")))?;
+            stand = stand.next(kind, row.get(1)?)?;
+        }
+        return Ok(stand);
+    }
     Stand::parse(&word)
         .ok_or_else(|| Error::new(Kind::Journal, format!("run {run} stands at `{word}`, which is nowhere")))
 }
@@ -499,6 +512,15 @@ fn apply(connection: &Connection, run: &str, time_ms: u64, change: &Change) -> R
         Change::ObligationSettled(id, state, note) => {
             connection.execute("update obligation set state = ?, note = ? where id = ?", params![state, note, id])?
         }
+        Change::Withholds(step, body, salt) => {
+            let mut statement = connection.prepare_cached("insert into withheld (run, step, body) values (?, ?, ?)
+                 on conflict (run, step) do nothing")?;
+            statement.execute(params![run, 0, hex::encode(salt.0)])?;
+            statement.execute(params![run, step, body])?
+        }
+        Change::KeyRotates(epoch, verifier) => {
+            connection.execute("insert into signing_key (epoch, verifier) values (?, ?)", params![epoch, verifier])?
+        }
     };
     Ok(())
 }
@@ -512,6 +534,10 @@ fn text<T: serde::Serialize>(value: &T) -> Result<String> {
 mod tests {
     use super::*;
 
+    fn by() -> By {
+        By { actor: "alice@host1".into(), channel: "cli".into() }
+    }
+
     fn begun(state: &State, run: &str) {
         let row = RunRow {
             id: run.into(),
@@ -523,7 +549,7 @@ mod tests {
             started_ms: 0,
             ended_ms: None,
         };
-        state.append(run, Transition::RunStarted, None, json!({}), &[Change::RunBegins(row)]).unwrap();
+        state.append(run, &by(), Transition::RunStarted, None, json!({}), &[Change::RunBegins(row)]).unwrap();
     }
 
     #[test]
@@ -531,9 +557,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = State::open(directory.path()).unwrap();
         begun(&state, "r1");
-        state.append("r1", Transition::Answered, Some(1), json!({"z": 1, "a": 2}), &[]).unwrap();
+        state.append("r1", &by(), Transition::Answered, Some(1), json!({"z": 1, "a": 2}), &[]).unwrap();
         let lines = state.lines("r1").unwrap();
-        assert!(lines[1].starts_with(r#"{"a":2,"kind":"answered","prev":""#), "{}", lines[1]);
+        assert!(
+            lines[1].starts_with(r#"{"a":2,"actor":"alice@host1","channel":"cli","kind":"answered","prev":""#),
+            "{}",
+            lines[1]
+        );
         assert_eq!(state.verify_chain().unwrap().0, 2);
     }
 
@@ -558,7 +588,7 @@ mod tests {
         let state = State::open(directory.path()).unwrap();
         begun(&state, "r1");
         let change = Change::CandidateBegins("c1".into());
-        assert!(state.append("r1", Transition::Completed, Some(1), json!({}), &[change]).is_err());
+        assert!(state.append("r1", &by(), Transition::Completed, Some(1), json!({}), &[change]).is_err());
         assert!(state.candidates().unwrap().is_empty());
     }
 
@@ -569,18 +599,18 @@ mod tests {
         begun(&state, "r1");
         begun(&state, "r2");
         let opens = Change::ApprovalOpens("a1".into(), 1, "{}".into(), "sha".into());
-        state.append("r1", Transition::Answered, Some(1), json!({}), &[opens]).unwrap();
+        state.append("r1", &by(), Transition::Answered, Some(1), json!({}), &[opens]).unwrap();
         let spend = |run: &str, sha: &str, step| {
             let change = Change::ApprovalSpent("a1".into(), sha.into());
-            state.append(run, Transition::Started, Some(step), json!({}), &[change])
+            state.append(run, &by(), Transition::Started, Some(step), json!({}), &[change])
         };
         assert!(spend("r1", "sha", 2).is_err(), "not approved yet");
         let decided = Change::ApprovalDecided("a1".into(), ApprovalState::Approved, "me".into(), "typed".into());
-        state.append("r1", Transition::Answered, Some(2), json!({}), &[decided]).unwrap();
+        state.append("r1", &by(), Transition::Answered, Some(2), json!({}), &[decided]).unwrap();
         assert!(spend("r2", "sha", 2).is_err(), "another run");
         assert!(spend("r1", "other", 3).is_err(), "another intent");
         spend("r1", "sha", 3).unwrap();
-        state.append("r1", Transition::Completed, Some(3), json!({}), &[]).unwrap();
+        state.append("r1", &by(), Transition::Completed, Some(3), json!({}), &[]).unwrap();
         assert!(spend("r1", "sha", 4).is_err(), "a second time");
     }
 
@@ -611,7 +641,7 @@ mod tests {
         state.lock().pragma_update(None, "user_version", 99).unwrap();
         drop(state);
         let error = State::open(directory.path()).err().unwrap();
-        assert!(error.message.contains("99") && error.message.contains('1'), "{error}");
+        assert!(error.message.contains("version 99") && error.message.contains("knows 2"), "{error}");
         std::fs::write(directory.path().join("state.sqlite"), vec![7; 8192]).unwrap();
         let _ = std::fs::remove_file(directory.path().join("state.sqlite-wal"));
         assert_eq!(State::open(directory.path()).err().unwrap().kind, Kind::Journal);

@@ -283,8 +283,7 @@ async fn vote(global: &Global, arguments: &VoteArguments, choice: Choice, reason
         signature: &signature,
         approver: arguments.name.as_deref(),
         reason,
-        actor: &engine::config::actor(),
-        channel: "cli",
+        by: &crate::run::by_hand(),
     };
     let taken = voting::take(&state, &case.rules, &case.row.id, &ballot, identifier::now_ms())?;
     if choice == Choice::BreakGlass && taken.is_new {

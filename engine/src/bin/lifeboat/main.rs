@@ -1,6 +1,7 @@
 //! The command line. Data to stdout, everything else to stderr; the exit code says how it came out.
 
 mod approvals;
+mod audit;
 mod backups;
 mod candidates;
 mod config;
@@ -81,6 +82,9 @@ enum Verb {
     /// Policy modules.
     #[command(subcommand)]
     Policy(policy::Verb),
+    /// The log: proof that it is whole, its text, its signing key.
+    #[command(subcommand)]
+    Audit(audit::Verb),
     /// The configuration.
     #[command(subcommand)]
     Config(config::Verb),
@@ -139,6 +143,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Promotions(verb) => promotions::run(&global, verb).await,
         Verb::Service(verb) => service::run(&global, verb).await,
         Verb::Policy(verb) => policy::run(&global, verb),
+        Verb::Audit(verb) => audit::run(&global, verb).await,
         Verb::Config(verb) => config::run(&global, verb),
         Verb::Serve(arguments) => serve::run(&global, arguments).await,
     }

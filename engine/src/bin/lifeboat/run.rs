@@ -7,7 +7,7 @@ use clap::Args;
 use engine::config::{Environment, PolicyBinding};
 use engine::direct::NO_MODULE;
 use engine::error::{Error, Kind};
-use engine::journal::State;
+use engine::journal::{By, State};
 use engine::policy::{Description, Module, inspect};
 use engine::probe::Resolution;
 use engine::run::{Ended, RunOptions, Status};
@@ -103,7 +103,7 @@ pub async fn cancel(global: &Global, run: &str, reason: &str) -> Result<u8> {
     let row = State::open(config.state_directory())?.run(run)?;
     let environment = config.environment(Some(&row.environment))?;
     let engine = engine(&config, &environment, false, true)?;
-    if !engine.request_cancel(run, reason, &engine::config::actor(), "cli")? {
+    if !engine.request_cancel(run, reason, &by_hand())? {
         drop(engine);
         return resume(global, run, false).await;
     }
@@ -125,7 +125,7 @@ pub fn resolve(global: &Global, run: &str, step: u64, said: Said, reason: &str) 
         Said::Done => Resolution::Done,
         Said::Failed => Resolution::Failed,
     };
-    engine.resolve(run, step, resolution, reason, &engine::config::actor(), "cli")?;
+    engine.resolve(run, step, resolution, reason, &by_hand())?;
     if global.json {
         output::json(&json!({"run": run, "step": step, "as": resolution.word()}))?;
     } else {
@@ -135,6 +135,11 @@ pub fn resolve(global: &Global, run: &str, step: u64, said: Said, reason: &str) 
         ))?;
     }
     Ok(0)
+}
+
+/// Who stands on a record that a person makes here.
+pub fn by_hand() -> By {
+    By { actor: engine::config::actor(), channel: "cli".into() }
 }
 
 /// An engine with the person at the terminal.
@@ -159,6 +164,7 @@ pub fn engine(
         .state_directory(config.state_directory())
         .confirmer(Arc::new(AtTerminal { yes, actor: engine::config::actor() }))
         .observer(Arc::new(Watch::new(quiet)))
+        .checkpoint_store(config.checkpoint_store()?)
         .build()
 }
 
@@ -193,7 +199,8 @@ pub fn finish(global: &Global, engine: &Engine, ended: &Ended) -> Result<u8> {
     if global.json {
         output::json(&json!({
             "run": ended.run, "status": ended.status.word(), "summary": ended.summary, "findings": ended.findings,
-            "unsettled": ended.unsettled, "breach": ended.breach, "evidence": evidence, "exit-code": ended.status.exit_code(),
+            "unsettled": ended.unsettled, "breach": ended.breach, "warnings": ended.warnings,
+            "evidence": evidence, "exit-code": ended.status.exit_code(),
         }))?;
     } else {
         output::line(&format!("{}: {}", ended.status.word(), host_api::identifier::shown_long(&ended.summary)))?;
@@ -209,6 +216,9 @@ pub fn finish(global: &Global, engine: &Engine, ended: &Ended) -> Result<u8> {
     }
     for left in &ended.unsettled {
         output::say(&format!("error: LEFT OPEN: {left}"));
+    }
+    for warning in &ended.warnings {
+        output::say(&format!("warning: {warning}"));
     }
     Ok(ended.status.exit_code())
 }

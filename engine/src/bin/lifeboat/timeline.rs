@@ -100,6 +100,12 @@ fn words(kind: Transition, body: &Value, took_ms: u64) -> Vec<String> {
             body["actor"].as_str().unwrap_or("?"),
             identifier::shown_long(body["reason"].as_str().unwrap_or_default())
         )),
+        Transition::KeyRotated => Some(format!(
+            "the log's signing key changed, by {} ({}): epoch {}",
+            identifier::shown(body["actor"].as_str().unwrap_or("?")),
+            identifier::shown(body["channel"].as_str().unwrap_or("?")),
+            body["epoch"]
+        )),
         Transition::Voted => Some(format!(
             "vote on approval {}: {} by {} with key {}{}",
             identifier::shown(body["approval"].as_str().unwrap_or("?")),

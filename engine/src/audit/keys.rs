@@ -1,0 +1,181 @@
+//! The log's signing keys: private files of the state directory, one an epoch, made at their first use.
+//!
+//! Which epoch it is, the log says: one more than there are rotations in it. A file of the next epoch that no record names was never used.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::note::{Signer, Verifier};
+use super::rotation::key_name;
+use crate::error::{Error, Kind, Result};
+use crate::journal::State;
+
+/// What the line of a private key begins with; the rest is as in a verifier, with the seed in the key's place.
+const PRIVATE: &str = "PRIVATE+KEY+";
+const ALGORITHM: u8 = 1;
+
+/// The keys of a state, held: no other engine makes or changes one meanwhile.
+pub(crate) struct Keys<'s> {
+    state: &'s State,
+    directory: PathBuf,
+    /// Let go of when this is dropped.
+    _lock: File,
+}
+
+impl<'s> Keys<'s> {
+    pub(crate) fn hold(state: &'s State) -> Result<Self> {
+        let directory = state.directory().join("keys");
+        let lock = || -> std::io::Result<File> {
+            DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+            let file = OpenOptions::new().create(true).append(true).mode(0o600).open(directory.join("lock"))?;
+            file.lock()?;
+            Ok(file)
+        };
+        let lock =
+            lock().map_err(|e| Error::new(Kind::Journal, format!("signing keys {}: {e}", directory.display())))?;
+        Ok(Self { state, directory, _lock: lock })
+    }
+
+    /// The key of the epoch that the log is in.
+    pub(crate) fn signer(&self, epoch: u64) -> Result<Signer> {
+        let known = self.state.signing_keys()?;
+        let Some(verifier) = known.last() else {
+            let signer = self.made(&host_api::identifier::fresh(), 1)?;
+            self.state.first_signing_key(&signer.verifier.to_string())?;
+            return Ok(signer);
+        };
+        if known.len() as u64 != epoch {
+            let why = format!("the log is in epoch {epoch} of its signing key, the state knows {} keys", known.len());
+            return Err(Error::new(Kind::Journal, why));
+        }
+        let signer = self.read(epoch)?.ok_or_else(|| {
+            Error::new(Kind::Journal, format!("signing key {} is gone", self.path(epoch).display())).hint(
+                "put it back from a copy of the state directory: the log can be verified without it, but nothing new is signed",
+            )
+        })?;
+        if signer.verifier.to_string() != *verifier {
+            let why = format!("{} is not the key that the log is signed with", self.path(epoch).display());
+            return Err(Error::new(Kind::Journal, why).hint("put it back from a copy of the state directory"));
+        }
+        Ok(signer)
+    }
+
+    /// The key of an epoch, made unless there is one.
+    pub(crate) fn made(&self, origin: &str, epoch: u64) -> Result<Signer> {
+        if let Some(signer) = self.read(epoch)? {
+            return Ok(signer);
+        }
+        let seed = super::random()?;
+        let signer = Signer::new(&key_name(origin, epoch), &seed).map_err(|flaw| Error::new(Kind::Failed, flaw))?;
+        let secret = STANDARD.encode([&[ALGORITHM][..], &seed].concat());
+        let text = format!("{PRIVATE}{}+{}+{secret}\n", signer.verifier.name, hex::encode(signer.verifier.hash()));
+        self.write(epoch, &text)
+            .map_err(|e| Error::new(Kind::Journal, format!("signing key {}: {e}", self.path(epoch).display())))?;
+        Ok(signer)
+    }
+
+    /// Removes what nothing is signed with any more, so that it can't be stolen.
+    pub(crate) fn forget(&self, epoch: u64) -> std::io::Result<()> {
+        std::fs::remove_file(self.path(epoch))?;
+        File::open(&self.directory)?.sync_all()
+    }
+
+    fn path(&self, epoch: u64) -> PathBuf {
+        self.directory.join(format!("{epoch}.key"))
+    }
+
+    fn write(&self, epoch: u64, text: &str) -> std::io::Result<()> {
+        let temporary = self.directory.join(format!(".{epoch}.key.tmp"));
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, self.path(epoch))?;
+        File::open(&self.directory)?.sync_all()
+    }
+
+    fn read(&self, epoch: u64) -> Result<Option<Signer>> {
+        let path = self.path(epoch);
+        let failed = |why: String| Error::new(Kind::Journal, format!("signing key {}: {why}", path.display()));
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e.to_string())),
+        };
+        let mode = std::fs::metadata(&path).map_err(|e| failed(e.to_string()))?.permissions().mode();
+        if mode & 0o077 != 0 {
+            return Err(failed("others may read it".into()).hint(format!("chmod 600 {}", path.display())));
+        }
+        // Not said what is wrong with it: a part of it could be quoted.
+        parse(&text).map(Some).ok_or_else(|| failed("it is no private key of ours".into()))
+    }
+}
+
+pub(super) fn parse(text: &str) -> Option<Signer> {
+    let mut parts = text.strip_suffix('\n')?.strip_prefix(PRIVATE)?.splitn(3, '+');
+    let (name, hash, key) = (parts.next()?, parts.next()?, parts.next()?);
+    let bytes = STANDARD.decode(key).ok()?;
+    let (&ALGORITHM, seed) = bytes.split_first()? else { return None };
+    let signer = Signer::new(name, seed.try_into().ok()?).ok()?;
+    signer.verifier.to_string().starts_with(&format!("{name}+{hash}+")).then_some(signer)
+}
+
+/// The verifiers that a state knows.
+pub(crate) fn verifiers(state: &State) -> Result<Vec<Verifier>> {
+    let known = state.signing_keys()?;
+    known
+        .iter()
+        .map(|text| {
+            Verifier::parse(text)
+                .map_err(|flaw| Error::new(Kind::VerificationFailed, format!("a signing key in the state: {flaw}")))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_private_and_missed_when_it_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        let first = Keys::hold(&state).unwrap().signer(1).unwrap().verifier;
+        let path = directory.path().join("keys/1.key");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(Keys::hold(&state).unwrap().signer(1).unwrap().verifier, first);
+        assert_eq!(verifiers(&state).unwrap(), [first]);
+
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(Keys::hold(&state).unwrap().signer(1).err().unwrap().message.contains("others may read it"));
+        std::fs::remove_file(&path).unwrap();
+        let error = Keys::hold(&state).unwrap().signer(1).err().unwrap();
+        assert!(error.message.contains("is gone") && error.hint.is_some(), "{error}");
+        Keys::hold(&state).unwrap().made("another", 1).unwrap();
+        let error = Keys::hold(&state).unwrap().signer(1).err().unwrap();
+        assert!(error.message.contains("is not the key"), "{error}");
+        let secret = text.trim_end().splitn(5, '+').last().unwrap();
+        for spoilt in [text.replace(secret, &secret[4..]), text.replacen("/1+", "/2+", 1), text.trim_end().to_owned()] {
+            std::fs::write(&path, &spoilt).unwrap();
+            let error = Keys::hold(&state).unwrap().signer(1).err().unwrap();
+            assert!(
+                error.message.contains("no private key of ours") && !error.message.contains(&secret[4..]),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_made_before_a_crash_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        let made = Keys::hold(&state).unwrap().made("log", 1).unwrap().verifier;
+        assert!(state.signing_keys().unwrap().is_empty(), "the crash was before it was remembered");
+        assert_eq!(Keys::hold(&state).unwrap().signer(1).unwrap().verifier, made);
+    }
+}
