@@ -4,6 +4,7 @@
 //! and what counts are the ratios. See [`timed`] for what exactly is measured.
 
 mod cluster;
+mod journal;
 mod postgres;
 mod sandbox;
 mod sqlite;
@@ -47,6 +48,7 @@ enum Part {
     Postgres,
     Sqlite,
     Sandbox,
+    Journal,
 }
 
 /// A folder that everything happens in, and the programs that are measured.
@@ -56,6 +58,8 @@ struct Site {
     lifeboat: PathBuf,
     /// The example `measure` of the engine.
     measure: PathBuf,
+    /// The engine that kills itself.
+    crashing: PathBuf,
     /// Packed policies.
     policies: PathBuf,
     size_mb: u64,
@@ -79,6 +83,8 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         policies::build(workspace)?;
         let build = ["build", "--release", "--package", "lifeboat-engine", "--bin", "lifeboat", "--example", "measure"];
         Run::cargo().args(build).dir(&workspace.root).run()?;
+        let build = ["build", "--release", "--package", "lifeboat-tests", "--bin", "lifeboat-crashing"];
+        Run::cargo().args(build).dir(&workspace.root).run()?;
     }
     let root = workspace.target.join("bench");
     if root.exists() {
@@ -88,6 +94,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let site = Site {
         lifeboat: workspace.target.join("release/lifeboat"),
         measure: workspace.target.join("release/examples/measure"),
+        crashing: workspace.target.join("release/lifeboat-crashing"),
         policies: workspace.packed_policies(),
         root,
         size_mb: arguments.size_mb,
@@ -97,6 +104,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let mut missed = 0;
     if wanted(Part::Sandbox) {
         missed += sandbox::run(&site)?;
+    }
+    if wanted(Part::Journal) {
+        missed += journal::run(&site)?;
     }
     if wanted(Part::Sqlite) {
         missed += sqlite::run(&site)?;

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 struct Parameters {
     call: Call,
     times: u32,
+    /// Ends with an effect that is over at once: a place for an engine to die at.
+    #[serde(default)]
+    then_sleep: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,6 +35,9 @@ fn run(p: Parameters, _: &mut Record) -> Result<Outcome> {
             Call::Note => report::note("a note of thirty-two characters."),
             Call::Refused => _ = black_box(catalog::latest("notes", "local", false)),
         }
+    }
+    if p.then_sleep {
+        clock::sleep_until(clock::now())?;
     }
     Ok(Outcome::ok("called"))
 }
