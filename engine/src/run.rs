@@ -560,6 +560,12 @@ impl Came {
 
 fn read_end(result: wasmtime::Result<Result<(), String>>, guest: &Guest, cancelled: bool) -> Came {
     let said = &guest.stepper.said;
+    if let (Ok(_), Some(step)) = (&result, guest.stepper.unreached()) {
+        return Came::to(
+            Status::Trapped,
+            &format!("nondeterminism: the policy ended before step {step}, which is on record"),
+        );
+    }
     match result {
         Ok(Ok(())) => {
             let (code, summary) = said.outcome.clone().unwrap_or_else(|| ("ok".into(), "done".into()));

@@ -518,6 +518,12 @@ impl Stepper {
         }
     }
 
+    /// A step on record that a policy which goes on did not come to.
+    pub(crate) fn unreached(&self) -> Option<u64> {
+        let waiting = self.replay.front().or(self.open_step.as_ref())?;
+        waiting.body["step"].as_u64()
+    }
+
     /// Cancelled, or past its deadline.
     fn ending(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed) || Instant::now() >= self.deadline

@@ -240,14 +240,11 @@ impl Plan {
     }
 
     /// An instance that an engine before this one started, whether its process still runs or not.
-    fn adopt(self, id: &str, kept: Kept) -> Result<Running> {
-        let instance = kept.running.ok_or_else(|| {
-            Error::failed(format!("the start of instance {id} did not come to its end")).hint("start it again")
-        })?;
+    fn adopt(self, instance: Instance, before: Answers) -> Running {
         let process = Process::adopt(instance.pid, instance.pid_started).unwrap_or_else(Process::gone);
         let mut values = self.values.clone();
         values.insert("port".into(), instance.port.to_string());
-        Ok(self.running(instance, process, values, Instant::now(), kept.before))
+        self.running(instance, process, values, Instant::now(), before)
     }
 
     fn spawn(&self, cx: &StepContext, id: &str, port: u16) -> Result<(Process, values::Values)> {
@@ -386,8 +383,13 @@ impl RealHost {
         if check_id("instance", id).is_err() {
             return Ok(None);
         }
-        let Some(kept) = Kept::read(&self.state_dir.join("candidates"), id)? else { return Ok(None) };
-        self.plan(&kept.candidate, kept.version.as_deref())?.adopt(id, kept).map(Some)
+        match Kept::read(&self.state_dir.join("candidates"), id)? {
+            Some(Kept { candidate, version, before, running: Some(instance) }) => {
+                Ok(Some(self.plan(&candidate, version.as_deref())?.adopt(instance, before)))
+            }
+            // Its start did not come so far as to have a process on record.
+            _ => Ok(None),
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
-use serde_json::Value;
+use engine::journal::{By, State, Transition};
+use serde_json::{Value, json};
 
 use crate::support::guests::records;
 use crate::support::{Outcome, Site, wait_until};
@@ -212,4 +213,35 @@ fn a_run_that_waits_or_died_is_cancelled_with_what_it_opened() {
     let run = killed_at(&site, "staged db", "restore", &[]);
     site.lifeboat(&["runs", "abandon", &run, "--reason", "nor ever"]).expect(0);
     assert_eq!(left(), 0);
+}
+
+#[test]
+fn a_policy_that_does_something_else_than_the_record_says_ends_with_both_texts() {
+    let site = Site::notes();
+    site.guest("calls", "calls", "backup", &["clock.sleep-until"], "parameters = { call = \"refused\", times = 1 }");
+    let by = By { actor: "a@h".into(), channel: "test".into() };
+    let recorded = |run: &str, step: u64, call: &str, time_ms: u64| {
+        let state = State::open(&site.path(".lifeboat")).unwrap();
+        let request = json!({"call": call, "arguments": {"time-ms": time_ms}});
+        let body = json!({"request": request, "result": {"ok": null}});
+        state.append(run, &by, Transition::Answered, Some(step), body, &[]).unwrap();
+    };
+    let killed = || killed_at(&site, "2 prepared", "calls", &["then-sleep=true"]);
+    let now_ms = |run: &str| records(&site.show(run), "answered")[0]["time-ms"].as_u64().unwrap();
+
+    // Another call than the policy makes.
+    let run = killed();
+    recorded(&run, 2, "clock.sleep-until", 1);
+    let ended = resume(&site, &run).expect(20).json();
+    let summary = ended["summary"].as_str().unwrap();
+    let now = format!("\"time-ms\":{}", now_ms(&run));
+    assert!(summary.contains("nondeterminism at step 2") && summary.contains("\"time-ms\":1}"), "{summary}");
+    assert!(summary.contains(&now), "{summary}");
+
+    // A call more than it makes.
+    let run = killed();
+    recorded(&run, 2, "clock.sleep-until", now_ms(&run));
+    recorded(&run, 3, "clock.sleep-until", now_ms(&run));
+    let ended = resume(&site, &run).expect(20).json();
+    assert!(ended["summary"].as_str().unwrap().contains("the policy ended before step 3"), "{ended}");
 }
