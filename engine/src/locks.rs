@@ -50,6 +50,9 @@ impl ServiceLocks {
                 "run {last} has service {service}, and its engine died: `lifeboat runs resume {last}`, or `runs abandon` it"
             ));
         }
+        // Who has the service is also told after a power loss: before anything is done to it, the name is on disk.
+        let on_disk = file.sync_all().and_then(|()| File::open(&self.directory)?.sync_all());
+        on_disk.map_err(|e| format!("the lock {}: {e}", path.display()))?;
         self.held.insert(service.to_owned(), file);
         Ok(())
     }
