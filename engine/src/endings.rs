@@ -14,10 +14,7 @@ pub(crate) fn changes(call: &str, prepared: &Value, succeeded: bool) -> Vec<Chan
             Change::CandidateState(word("candidate"), "discarded"),
             Change::ObligationCloses("candidate", word("candidate")),
         ],
-        // Also a start that failed: nothing of it runs.
-        ("scratch.stop", true) | ("scratch.start", false) => {
-            vec![Change::ObligationCloses("instance", word("instance"))]
-        }
+        ("scratch.stop", true) => vec![Change::ObligationCloses("instance", word("instance"))],
         ("service.start", true) => vec![Change::ObligationCloses("service-stopped", word("service"))],
         ("promote.promote", true) => {
             let plan = &prepared["promotion"];
@@ -35,7 +32,7 @@ pub(crate) fn changes(call: &str, prepared: &Value, succeeded: bool) -> Vec<Chan
         ],
         ("promote.undo", false) => vec![Change::PromotionState(word("promotion"), "undo-failed")],
         ("promote.drop-previous", true) => vec![Change::PromotionState(word("promotion"), "dropped")],
-        // What a staging that failed has left is settled when the run ends: that it could be removed is seen then.
+        // What a staging or a start in quarantine that failed has left is settled when the run ends: that it is gone is seen then.
         _ => Vec::new(),
     }
 }

@@ -58,7 +58,8 @@ pub trait Scratch: Send + Sync {
     ) -> Result<Instance>;
     /// Waits until it is ready; milliseconds since its start, or since it was found again.
     async fn wait_ready(&self, cx: &StepContext, instance: &str) -> Result<u64>;
-    /// Stops it and compares the configured facts with those before the start. `NotFound`: nothing of it was ever started, and nothing runs.
+    /// Stops it and compares the configured facts with those before the start. `NotFound`: no start of it
+    /// came to its end, and nothing runs.
     async fn stop(&self, cx: &StepContext, instance: &str) -> Result<Vec<Finding>>;
 }
 
@@ -240,14 +241,11 @@ impl Plan {
     }
 
     /// An instance that an engine before this one started, whether its process still runs or not.
-    fn adopt(self, id: &str, kept: Kept) -> Result<Running> {
-        let instance = kept.running.ok_or_else(|| {
-            Error::failed(format!("the start of instance {id} did not come to its end")).hint("start it again")
-        })?;
+    fn adopt(self, instance: Instance, before: Answers) -> Running {
         let process = Process::adopt(instance.pid, instance.pid_started).unwrap_or_else(Process::gone);
         let mut values = self.values.clone();
         values.insert("port".into(), instance.port.to_string());
-        Ok(self.running(instance, process, values, Instant::now(), kept.before))
+        self.running(instance, process, values, Instant::now(), before)
     }
 
     fn spawn(&self, cx: &StepContext, id: &str, port: u16) -> Result<(Process, values::Values)> {
@@ -387,7 +385,9 @@ impl RealHost {
             return Ok(None);
         }
         let Some(kept) = Kept::read(&self.state_dir.join("candidates"), id)? else { return Ok(None) };
-        self.plan(&kept.candidate, kept.version.as_deref())?.adopt(id, kept).map(Some)
+        // A start that did not come to its end: its process, if there is one, is found by its mark only.
+        let Some(instance) = kept.running else { return Ok(None) };
+        self.plan(&kept.candidate, kept.version.as_deref()).map(|plan| Some(plan.adopt(instance, kept.before)))
     }
 }
 

@@ -213,3 +213,21 @@ fn a_run_that_waits_or_died_is_cancelled_with_what_it_opened() {
     site.lifeboat(&["runs", "abandon", &run, "--reason", "nor ever"]).expect(0);
     assert_eq!(left(), 0);
 }
+
+#[test]
+fn a_start_in_quarantine_that_is_not_repeated_leaves_no_process() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    site.run("backup", &[]).expect(0);
+    let run = killed_at(&site, "instance runs", "drill", &[]);
+    let instance = records(&site.show(&run), "started").last().unwrap()["prepared"]["instance"].clone();
+    let mark = format!("LIFEBOAT_INSTANCE={}", instance.as_str().unwrap());
+    let runs = || {
+        let pids = crate::sweep::names("/proc".as_ref()).into_iter();
+        let environments = pids.filter_map(|pid| std::fs::read(format!("/proc/{pid}/environ")).ok());
+        environments.filter(|e| String::from_utf8_lossy(e).contains(&mark)).count()
+    };
+    assert_eq!(runs(), 1, "it survives its engine");
+    site.lifeboat(&["runs", "cancel", &run, "--reason", "not today"]).expect(130);
+    assert_eq!(runs(), 0, "{}", site.lifeboat(&["runs", "show", &run]).stdout);
+}
