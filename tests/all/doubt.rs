@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -230,4 +231,38 @@ fn a_start_in_quarantine_that_is_not_repeated_leaves_no_process() {
     assert_eq!(runs(), 1, "it survives its engine");
     site.lifeboat(&["runs", "cancel", &run, "--reason", "not today"]).expect(130);
     assert_eq!(runs(), 0, "{}", site.lifeboat(&["runs", "show", &run]).stdout);
+}
+
+#[test]
+fn a_set_that_is_half_promoted_can_be_undone_after_its_run_was_abandoned() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    site.run("backup", &[]).expect(0);
+    let before = site.http("GET", "/notes", None).unwrap().body;
+    let run = killed_at(&site, "promoted db", "restore", &[]);
+    let abandoned = site.lifeboat(&["runs", "abandon", &run, "--reason", "nobody trusts it"]).expect(1);
+    assert!(abandoned.stderr.contains("LEFT OPEN: start service notes again"), "{abandoned:?}");
+    assert!(!site.is_up());
+
+    // The machine comes up again: nothing starts on a set of two times.
+    site.stop_serving();
+    let mut serve = site.command(&["serve", "--start", "notes"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(serve.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert!(Command::new("kill").arg(serve.id().to_string()).status().unwrap().success());
+    serve.wait().unwrap();
+    assert!(said.contains("notes is NOT started") && said.contains("left its sources mixed"), "{said}");
+
+    site.serve(&[]);
+    let candidates = site.lifeboat(&["--json", "candidates", "list"]).expect(0).json();
+    let candidate = candidates[0]["candidate"].as_str().unwrap();
+    let kept = site.lifeboat(&["candidates", "discard", candidate]).expect(1);
+    assert!(kept.said().contains("belongs to the way back"), "{kept:?}");
+    let promotions = site.lifeboat(&["--json", "promotions", "list"]).expect(0).json();
+    let promotion = promotions[0]["promotion"]["id"].as_str().unwrap();
+    site.lifeboat(&["promotions", "undo", promotion, "--yes"]).expect(0);
+    wait_until("it is ready", || site.http("GET", "/readyz", None).is_some_and(|answer| answer.status == 200));
+    assert_eq!(site.http("GET", "/notes", None).unwrap().body, before);
+    site.lifeboat(&["candidates", "discard", candidate]).expect(0);
+    assert!(!crate::sweep::names(&site.path("live")).iter().any(|name| name.contains(".lifeboat-")));
 }
