@@ -266,3 +266,18 @@ fn a_set_that_is_half_promoted_can_be_undone_after_its_run_was_abandoned() {
     site.lifeboat(&["candidates", "discard", candidate]).expect(0);
     assert!(!crate::sweep::names(&site.path("live")).iter().any(|name| name.contains(".lifeboat-")));
 }
+
+#[test]
+fn a_run_that_waited_goes_on_waiting_while_another_works_on_its_service() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    site.run("backup", &[]).expect(0);
+    let parked = site.run("restore", &[]).expect(13).json();
+    let run = parked["run"].as_str().unwrap();
+    let lock = std::fs::File::options().write(true).open(site.path(".lifeboat/locks/notes.lock")).unwrap();
+    lock.try_lock().unwrap();
+    let refused = site.lifeboat(&["runs", "resume", run, "--yes"]).expect(11);
+    assert_eq!(site.show(run)["status"], "parked", "{refused:?}");
+    drop(lock);
+    site.lifeboat(&["runs", "resume", run, "--yes"]).expect(0);
+}
