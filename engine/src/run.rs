@@ -358,7 +358,7 @@ impl Engine {
     }
 
     /// Cancels a run when somebody asks for its end on record, from wherever the state can be reached.
-    async fn watch_for_cancellation(&self, run: &str, cancelled: &AtomicBool) -> std::convert::Infallible {
+    pub(crate) async fn watch_for_cancellation(&self, run: &str, cancelled: &AtomicBool) -> std::convert::Infallible {
         loop {
             tokio::time::sleep(CANCEL_LOOK_INTERVAL).await;
             // A state that can't be read ends the run at its next record.

@@ -281,3 +281,29 @@ fn a_run_that_waited_goes_on_waiting_while_another_works_on_its_service() {
     drop(lock);
     site.lifeboat(&["runs", "resume", run, "--yes"]).expect(0);
 }
+
+#[test]
+fn a_call_by_hand_that_waits_is_cancelled_from_another_process() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    site.run("backup", &[]).expect(0);
+    site.run("restore", &["--yes"]).expect(0);
+    let promotions = site.lifeboat(&["--json", "promotions", "list"]).expect(0).json();
+    let promotion = promotions[0]["promotion"]["id"].as_str().unwrap().to_owned();
+    // With approvers, a call by hand waits for their votes.
+    crate::approvals::make_key(&site.path("alice"), "ed25519");
+    let public = std::fs::read_to_string(site.path("alice.pub")).unwrap();
+    let public = public.trim();
+    site.configure(&[("allow-yes = true", "")]);
+    site.append(&format!("[environment.demo.approver.alice]\nkey = {public:?}\n"));
+    let mut undo = site.command(&["promotions", "undo", &promotion]).stdin(Stdio::null()).spawn().unwrap();
+    wait_until("it asks", || {
+        let run = newest(&site);
+        run["policy"] == "promotions-undo" && !records(&site.show(run["run"].as_str().unwrap()), "started").is_empty()
+    });
+    let run = newest(&site)["run"].as_str().unwrap().to_owned();
+    site.lifeboat(&["runs", "cancel", &run, "--reason", "wrong night"]).expect(0);
+    wait_until("it ends", || undo.try_wait().unwrap().is_some());
+    assert!(!records(&site.show(&run), "run-ended").is_empty());
+    assert!(site.is_up());
+}
