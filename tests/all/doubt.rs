@@ -78,6 +78,7 @@ fn what_a_lost_request_did_is_a_persons_to_say_and_nothing_is_sent_twice() {
     let (site, seen) = posting("");
     let run = killed_at(&site, "1 acted", "posts", &[]);
     assert_eq!(newest(&site)["status"], "interrupted");
+    site.lifeboat(&["runs", "show", &run, "--follow"]).expect(15);
     for _ in 0..2 {
         let doubt = resume(&site, &run).expect(15).json();
         assert!(doubt["summary"].as_str().unwrap().contains("nothing tells whether it was"), "{doubt}");
