@@ -61,7 +61,7 @@ async fn end_leftovers(stepper: &mut Stepper, records: &[Record]) {
 }
 
 /// The service a step's call acts on, as far as its request says so.
-fn service_of(step: &Record, records: &[Record]) -> Option<String> {
+pub(crate) fn service_of(step: &Record, records: &[Record]) -> Option<String> {
     let arguments = &step.body["request"]["arguments"];
     let said = arguments["service"].as_str().or(step.body["prepared"]["service"].as_str());
     // A resource stands in a request by its id; its service stands where it was made.

@@ -54,7 +54,12 @@ impl Engine {
                 .call(call.name)
                 .ok_or_else(|| Error::new(Kind::Failed, format!("a bug: no call {}", call.name)))?;
             let full = with_results(call.arguments, &results);
-            match stepper.step(function, canonical(&full), full).await {
+            let cancelled = stepper.cancelled.clone();
+            let answer = tokio::select! {
+                answer = stepper.step(function, canonical(&full), full) => answer,
+                never = self.watch_for_cancellation(&run, &cancelled) => match never {},
+            };
+            match answer {
                 Ok(answer) => match answer.get("err") {
                     None => results.push(answer["ok"].clone()),
                     Some(error) => {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::consent::{delete_subject, promote_subject, promotion_subject};
 use crate::journal::Change;
+use crate::mixed;
 use crate::step::{Prepared, Stepper, Stop};
 
 /// How long looking at a set may take.
@@ -113,6 +114,9 @@ impl Stepper {
             }
             "restore.verify" | "restore.discard" => {
                 let candidate: Candidate = get(full, "candidate")?;
+                if name == "restore.discard" {
+                    mixed::refuse_discard(&self.around.state, &*host, &cx, &candidate.id).await?;
+                }
                 Prepared::with(json!({"candidate": candidate.id}))
             }
             "scratch.start" => {
@@ -349,24 +353,9 @@ impl Stepper {
         }
     }
 
-    /// A promotion that failed, and could not be taken back, leaves sources of two times: a service that starts on them does harm.
+    /// See [`mixed::refuse_start`].
     pub(crate) async fn refuse_mixed_set(&self, cx: &StepContext, service: &str) -> Result<(), HostError> {
-        let rows = self.around.state.promotions().map_err(|e| HostError::failed(e.to_string()))?;
-        let ours = rows
-            .into_iter()
-            .rev()
-            .filter(|row| row.environment == self.run.environment && row.promotion.service == service);
-        // The newest first: what stands behind one that came to an end is history.
-        for row in ours.take_while(|row| !matches!(row.state.as_str(), "in-service" | "undone" | "dropped")) {
-            if row.state != "taken-back" && self.around.host.standing(cx, &row.promotion).await? == Standing::Mixed {
-                let id = &row.promotion.id;
-                return Err(HostError::refused(format!(
-                    "service {service} is not started: promotion {id} left its sources mixed, some from before and some promoted"
-                ))
-                .hint(format!("remove the cause, then `lifeboat promotions undo {id}`")));
-            }
-        }
-        Ok(())
+        mixed::refuse_start(&self.around.state, &*self.around.host, cx, &self.run.environment, service).await
     }
 
     fn stopped_by_us(&self, service: &str) -> Result<bool, HostError> {

@@ -37,6 +37,7 @@ pub mod error;
 pub mod grants;
 pub mod journal;
 pub mod locks;
+pub mod mixed;
 mod obligations;
 pub mod observe;
 pub mod policy;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use host_api::{child, identifier};
@@ -49,6 +50,9 @@ impl ServiceLocks {
                 "run {last} has service {service}, and its engine died: `lifeboat runs resume {last}`, or `runs abandon` it"
             ));
         }
+        // Who has the service is also told after a power loss: before anything is done to it, the name is on disk.
+        let on_disk = file.sync_all().and_then(|()| File::open(&self.directory)?.sync_all());
+        on_disk.map_err(|e| format!("the lock {}: {e}", path.display()))?;
         self.held.insert(service.to_owned(), file);
         Ok(())
     }
@@ -65,9 +69,16 @@ impl ServiceLocks {
         let failed = |e: &dyn std::fmt::Display| format!("the lock of {what}: {e}");
         std::fs::create_dir_all(&self.directory).map_err(|e| failed(&e))?;
         let path = self.directory.join(name);
-        let mut file =
-            File::options().create(true).read(true).write(true).truncate(false).open(&path).map_err(|e| failed(&e))?;
-        let locked = file.try_lock();
+        let (mut file, locked) = loop {
+            let mut options = File::options();
+            let file =
+                options.create(true).read(true).write(true).truncate(false).open(&path).map_err(|e| failed(&e))?;
+            let locked = file.try_lock();
+            // Whoever had it may have removed the file since it was opened: a lock on that one keeps nobody out.
+            if locked.is_err() || same_file(&file, &path) {
+                break (file, locked);
+            }
+        };
         let mut holder = String::new();
         // Who it is, or was, helps; a file that can't be read says nothing.
         let _ = file.read_to_string(&mut holder);
@@ -89,6 +100,12 @@ pub fn is_held(state_directory: &Path, run: &str) -> bool {
     let number = |key: &str| text.split(", ").find_map(|part| part.trim().strip_prefix(key)?.parse::<u64>().ok());
     let (process, started) = (number("process ").and_then(|pid| u32::try_from(pid).ok()), number("started "));
     process.is_some_and(|pid| started.is_some() && child::start_ticks(pid) == started)
+}
+
+/// Whether an open file is the one that lies there now.
+fn same_file(file: &File, path: &Path) -> bool {
+    let identity = |metadata: std::io::Result<std::fs::Metadata>| metadata.map(|m| (m.dev(), m.ino())).ok();
+    identity(file.metadata()).is_some_and(|open| identity(std::fs::metadata(path)) == Some(open))
 }
 
 fn write(file: &mut File, run: &str) -> std::io::Result<()> {
@@ -131,6 +148,29 @@ mod tests {
         second.hold(&state, "other", "run-number-2").unwrap();
         drop(first);
         second.hold(&state, "notes", "run-number-2").unwrap();
+    }
+
+    #[test]
+    fn a_runs_lock_that_is_let_go_of_and_taken_all_the_time_has_one_holder() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let directory = tempfile::tempdir().unwrap();
+        let (holders, taken) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    for _ in 0..3_000 {
+                        let mut locks = ServiceLocks::new(directory.path());
+                        if locks.hold_run("run-number-1").is_ok() {
+                            assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two hold it");
+                            taken.fetch_add(1, Ordering::SeqCst);
+                            std::thread::yield_now();
+                            holders.fetch_sub(1, Ordering::SeqCst);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(taken.into_inner() > 0);
     }
 
     #[test]

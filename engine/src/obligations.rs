@@ -76,6 +76,7 @@ impl Stepper {
                 Ok(())
             }
             ("candidate", _) => {
+                crate::mixed::refuse_discard(&self.around.state, &*host, &cx, &obligation.object).await?;
                 let row =
                     self.around.state.candidate(&obligation.object).map_err(|e| HostError::failed(e.to_string()))?;
                 let service = obligation.body["service"].as_str().unwrap_or_default();

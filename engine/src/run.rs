@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use wasmtime::Store;
 use wasmtime::component::{Func, Val};
 
+use crate::abandon::service_of;
 use crate::approvals::rules::Rules;
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
@@ -201,7 +202,7 @@ impl Engine {
     pub async fn resume(&self, run: &str, module: &Module, mut options: RunOptions) -> Result<Ended> {
         check_world(&module.inspected, &options.policy, &options.world)?;
         // Before it is looked at: nobody else resumes or abandons it meanwhile.
-        let locks = self.lock_run(run)?;
+        let mut locks = self.lock_run(run)?;
         let records = self.live_records(run)?;
         let begun = &records[0].body;
         let differs = |what: &str, then: &Value, now: &str| {
@@ -218,6 +219,12 @@ impl Engine {
         // Asked for while nobody worked on it.
         if self.state().cancel_requested(run)? {
             options.cancelled.store(true, Ordering::Relaxed);
+        }
+        // Another run may have come to work on a service while this one waited: then it waits on, with what it has.
+        for service in self.services_of(run, &records)? {
+            locks.hold(self.state(), &service, run).map_err(|why| {
+                Error::new(Kind::LockHeld, why).hint(format!("run {run} is as it was: resume it when that one is over"))
+            })?;
         }
         let stand = self.take_up(run, &records, &options)?;
         let (identity, clock_ms) = (identity(run, module, &options), records[0].time_ms);
@@ -238,6 +245,17 @@ impl Engine {
             true => Err(Error::new(Kind::Journal, format!("run {run} has no records"))),
             false => Ok(records),
         }
+    }
+
+    /// The services that a run has something open on: a step, a candidate, a stop.
+    fn services_of(&self, run: &str, records: &[Record]) -> Result<BTreeSet<String>> {
+        let open = self.state().obligations(Some(run))?.into_iter().filter(|o| o.state == "open");
+        let of_obligation = open.filter_map(|o| match o.kind.as_str() {
+            "service-stopped" => Some(o.object),
+            _ => o.body["service"].as_str().map(str::to_owned),
+        });
+        let of_step = open_step(records).and_then(|step| service_of(step, records));
+        Ok(of_obligation.chain(of_step).collect())
     }
 
     /// Puts on record that someone goes on with a run; where it stands.
@@ -340,7 +358,7 @@ impl Engine {
     }
 
     /// Cancels a run when somebody asks for its end on record, from wherever the state can be reached.
-    async fn watch_for_cancellation(&self, run: &str, cancelled: &AtomicBool) -> std::convert::Infallible {
+    pub(crate) async fn watch_for_cancellation(&self, run: &str, cancelled: &AtomicBool) -> std::convert::Infallible {
         loop {
             tokio::time::sleep(CANCEL_LOOK_INTERVAL).await;
             // A state that can't be read ends the run at its next record.

@@ -58,7 +58,8 @@ pub trait Scratch: Send + Sync {
     ) -> Result<Instance>;
     /// Waits until it is ready; milliseconds since its start, or since it was found again.
     async fn wait_ready(&self, cx: &StepContext, instance: &str) -> Result<u64>;
-    /// Stops it and compares the configured facts with those before the start. `NotFound`: nothing of it was ever started, and nothing runs.
+    /// Stops it and compares the configured facts with those before the start. `NotFound`: no start of it
+    /// came to its end, and nothing runs.
     async fn stop(&self, cx: &StepContext, instance: &str) -> Result<Vec<Finding>>;
 }
 

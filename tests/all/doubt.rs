@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use engine::journal::{By, State, Transition};
@@ -78,6 +79,7 @@ fn what_a_lost_request_did_is_a_persons_to_say_and_nothing_is_sent_twice() {
     let (site, seen) = posting("");
     let run = killed_at(&site, "1 acted", "posts", &[]);
     assert_eq!(newest(&site)["status"], "interrupted");
+    site.lifeboat(&["runs", "show", &run, "--follow"]).expect(15);
     for _ in 0..2 {
         let doubt = resume(&site, &run).expect(15).json();
         assert!(doubt["summary"].as_str().unwrap().contains("nothing tells whether it was"), "{doubt}");
@@ -244,4 +246,97 @@ fn a_policy_that_does_something_else_than_the_record_says_ends_with_both_texts()
     recorded(&run, 3, "clock.sleep-until", now_ms(&run));
     let ended = resume(&site, &run).expect(20).json();
     assert!(ended["summary"].as_str().unwrap().contains("the policy ended before step 3"), "{ended}");
+}
+
+#[test]
+fn a_start_in_quarantine_that_is_not_repeated_leaves_no_process() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    site.run("backup", &[]).expect(0);
+    let run = killed_at(&site, "instance runs", "drill", &[]);
+    let instance = records(&site.show(&run), "started").last().unwrap()["prepared"]["instance"].clone();
+    let mark = format!("LIFEBOAT_INSTANCE={}", instance.as_str().unwrap());
+    let runs = || {
+        let pids = crate::sweep::names("/proc".as_ref()).into_iter();
+        let environments = pids.filter_map(|pid| std::fs::read(format!("/proc/{pid}/environ")).ok());
+        environments.filter(|e| String::from_utf8_lossy(e).contains(&mark)).count()
+    };
+    assert_eq!(runs(), 1, "it survives its engine");
+    site.lifeboat(&["runs", "cancel", &run, "--reason", "not today"]).expect(130);
+    assert_eq!(runs(), 0, "{}", site.lifeboat(&["runs", "show", &run]).stdout);
+}
+
+#[test]
+fn a_set_that_is_half_promoted_can_be_undone_after_its_run_was_abandoned() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    site.run("backup", &[]).expect(0);
+    let before = site.http("GET", "/notes", None).unwrap().body;
+    let run = killed_at(&site, "promoted db", "restore", &[]);
+    let abandoned = site.lifeboat(&["runs", "abandon", &run, "--reason", "nobody trusts it"]).expect(1);
+    assert!(abandoned.stderr.contains("LEFT OPEN: start service notes again"), "{abandoned:?}");
+    assert!(!site.is_up());
+
+    // The machine comes up again: nothing starts on a set of two times.
+    site.stop_serving();
+    let mut serve = site.command(&["serve", "--start", "notes"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(serve.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert!(Command::new("kill").arg(serve.id().to_string()).status().unwrap().success());
+    serve.wait().unwrap();
+    assert!(said.contains("notes is NOT started") && said.contains("left its sources mixed"), "{said}");
+
+    site.serve(&[]);
+    let candidates = site.lifeboat(&["--json", "candidates", "list"]).expect(0).json();
+    let candidate = candidates[0]["candidate"].as_str().unwrap();
+    let kept = site.lifeboat(&["candidates", "discard", candidate]).expect(1);
+    assert!(kept.said().contains("belongs to the way back"), "{kept:?}");
+    let promotions = site.lifeboat(&["--json", "promotions", "list"]).expect(0).json();
+    let promotion = promotions[0]["promotion"]["id"].as_str().unwrap();
+    site.lifeboat(&["promotions", "undo", promotion, "--yes"]).expect(0);
+    wait_until("it is ready", || site.http("GET", "/readyz", None).is_some_and(|answer| answer.status == 200));
+    assert_eq!(site.http("GET", "/notes", None).unwrap().body, before);
+    site.lifeboat(&["candidates", "discard", candidate]).expect(0);
+    assert!(!crate::sweep::names(&site.path("live")).iter().any(|name| name.contains(".lifeboat-")));
+}
+
+#[test]
+fn a_run_that_waited_goes_on_waiting_while_another_works_on_its_service() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    site.run("backup", &[]).expect(0);
+    let parked = site.run("restore", &[]).expect(13).json();
+    let run = parked["run"].as_str().unwrap();
+    let lock = std::fs::File::options().write(true).open(site.path(".lifeboat/locks/notes.lock")).unwrap();
+    lock.try_lock().unwrap();
+    let refused = site.lifeboat(&["runs", "resume", run, "--yes"]).expect(11);
+    assert_eq!(site.show(run)["status"], "parked", "{refused:?}");
+    drop(lock);
+    site.lifeboat(&["runs", "resume", run, "--yes"]).expect(0);
+}
+
+#[test]
+fn a_call_by_hand_that_waits_is_cancelled_from_another_process() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    site.run("backup", &[]).expect(0);
+    site.run("restore", &["--yes"]).expect(0);
+    let promotions = site.lifeboat(&["--json", "promotions", "list"]).expect(0).json();
+    let promotion = promotions[0]["promotion"]["id"].as_str().unwrap().to_owned();
+    // With approvers, a call by hand waits for their votes.
+    crate::approvals::make_key(&site.path("alice"), "ed25519");
+    let public = std::fs::read_to_string(site.path("alice.pub")).unwrap();
+    let public = public.trim();
+    site.configure(&[("allow-yes = true", "")]);
+    site.append(&format!("[environment.demo.approver.alice]\nkey = {public:?}\n"));
+    let mut undo = site.command(&["promotions", "undo", &promotion]).stdin(Stdio::null()).spawn().unwrap();
+    wait_until("it asks", || {
+        let run = newest(&site);
+        run["policy"] == "promotions-undo" && !records(&site.show(run["run"].as_str().unwrap()), "started").is_empty()
+    });
+    let run = newest(&site)["run"].as_str().unwrap().to_owned();
+    site.lifeboat(&["runs", "cancel", &run, "--reason", "wrong night"]).expect(0);
+    wait_until("it ends", || undo.try_wait().unwrap().is_some());
+    assert!(!records(&site.show(&run), "run-ended").is_empty());
+    assert!(site.is_up());
 }

@@ -190,7 +190,8 @@ async fn show(global: &Global, run: &str, follow: bool) -> Result<u8> {
         output::line(&line)?;
     }
     Ok(match follow {
-        true => Status::parse(&row.status).map_or(0, Status::exit_code),
+        // One that nobody works on is no success either: what became of it is not known yet.
+        true => Status::parse(&row.status).unwrap_or(Status::InDoubt).exit_code(),
         false => 0,
     })
 }

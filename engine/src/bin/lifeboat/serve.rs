@@ -5,12 +5,13 @@ use std::time::Duration;
 use clap::Args;
 use engine::Result;
 use engine::direct::NO_MODULE;
-use engine::error::Error;
-use engine::journal::{RunFilter, State};
+use engine::error::{Error, Kind};
+use engine::journal::{ObligationRow, RunFilter, State};
 use engine::locks;
 use engine::run::Status;
 use host_api::StepContext;
 use host_api::control::supervisor::Supervisor;
+use host_api::real::RealHost;
 use host_api::service::ServiceControl;
 
 use crate::{Global, output};
@@ -31,7 +32,11 @@ const START_LIMIT: Duration = Duration::from_secs(600);
 
 /// Goes on with the runs of an environment whose engine died. What can't go on is said, and left as it is.
 async fn take_up(global: &Global, environment: &str) {
-    for run in interrupted(global, environment).unwrap_or_default() {
+    let runs = interrupted(global, environment).unwrap_or_else(|error| {
+        output::say(&format!("error: runs whose engine died can't be looked for: {error}"));
+        Vec::new()
+    });
+    for run in runs {
         output::say(&format!("serve: run {run} was interrupted; going on with it"));
         match crate::run::resume(global, &run, false).await {
             Ok(code) => output::say(&format!("serve: run {run} came to exit code {code}")),
@@ -49,14 +54,19 @@ fn interrupted(global: &Global, environment: &str) -> Result<Vec<String>> {
     Ok(by_policy.map(|run| run.id).filter(|run| !locks::is_held(state.directory(), run)).collect())
 }
 
-/// The run that has stopped a service and is not over.
-fn stopped_by(global: &Global, environment: &str, service: &str) -> Option<String> {
-    let state = State::open(global.load().ok()?.state_directory()).ok()?;
-    let obligations = state.obligations(None).ok()?;
-    let open =
-        obligations.into_iter().filter(|o| o.state == "open" && o.kind == "service-stopped" && o.object == service);
-    open.map(|o| o.run)
-        .find(|run| state.run(run).is_ok_and(|row| row.environment == environment && row.ended_ms.is_none()))
+/// Refuses to start a service behind the back of a run that has stopped it and is not over, and on a set that a promotion left mixed.
+async fn may_start(global: &Global, host: &RealHost, environment: &str, service: &str) -> Result<()> {
+    let state = State::open(global.load()?.state_directory())?;
+    let stopped = |o: &ObligationRow| o.state == "open" && o.kind == "service-stopped" && o.object == service;
+    for run in state.obligations(None)?.into_iter().filter(stopped).map(|o| o.run) {
+        let row = state.run(&run)?;
+        if row.environment == environment && row.ended_ms.is_none() {
+            return Err(Error::new(Kind::InDoubt, format!("run {run} has stopped it, and is not over"))
+                .hint(format!("lifeboat runs show {run}")));
+        }
+    }
+    let cx = StepContext::detached("serve", START_LIMIT);
+    Ok(engine::mixed::refuse_start(&state, host, &cx, environment, service).await?)
 }
 
 /// Serves until SIGINT or SIGTERM; then stops its children.
@@ -84,10 +94,9 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
                 take_up(&global, &environment).await;
             }
             for name in names {
-                if let Some(run) = stopped_by(&global, &environment, &name) {
-                    output::say(&format!(
-                        "error: {name} is NOT started: run {run} has stopped it, and is not over; see: lifeboat runs show {run}"
-                    ));
+                // Also where that can't be told: a service that is down is seen, and one on the wrong data is not.
+                if let Err(error) = may_start(&global, &host, &environment, &name).await {
+                    output::say(&format!("error: {name} is NOT started: {error}"));
                     continue;
                 }
                 let cx = StepContext::detached("serve", START_LIMIT);
