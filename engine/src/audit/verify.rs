@@ -234,6 +234,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_old_key_that_a_crash_has_left_is_gone_after_the_next_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = Engine::builder().state_directory(directory.path()).without_compile_cache().build().unwrap();
+        engine.signing_key().unwrap();
+        let path = directory.path().join("keys/1.key");
+        let old = std::fs::read(&path).unwrap();
+        engine.rotate_key(&by()).await.unwrap();
+        // As it is if the engine dies between the record and the removal.
+        std::fs::write(&path, old).unwrap();
+        engine.checkpoint(None).unwrap();
+        assert!(!path.exists() && directory.path().join("keys/2.key").exists());
+    }
+
+    #[tokio::test]
     async fn a_key_whose_epoch_is_over_signs_nothing_any_more() {
         let directory = tempfile::tempdir().unwrap();
         let (engine, old, _) = rotated(directory.path()).await;
