@@ -441,6 +441,20 @@ fn a_typed_phrase_counts_only_where_the_environment_says_so() {
 }
 
 #[test]
+fn a_phrase_is_consent_also_where_signatures_were_and_do_not_hold_any_more() {
+    let office = Office::open("needed = 1");
+    let (run, approval) = office.parked();
+    office.approve("alice", &approval).expect(0);
+    let alice = fs::read_to_string(office.key("alice").with_extension("pub")).unwrap();
+    make_key(&office.key("new"), "ed25519");
+    let new = fs::read_to_string(office.key("new").with_extension("pub")).unwrap();
+    office.site.configure(&[("needed = 1", "typed-phrase = true"), (alice.trim(), new.trim())]);
+    let (code, shown) = at_terminal(&office, &run, "notes");
+    assert_eq!((code, office.promotions()), (0, 1), "{shown}");
+    assert_eq!(office.shown(&approval)["how"], "typed-phrase");
+}
+
+#[test]
 fn the_glass_is_broken_only_where_allowed_and_loudly() {
     let office = Office::open("needed = 2\ngroups = [\"dba\"]");
     let (run, approval) = office.parked();
