@@ -186,9 +186,15 @@ fn replace_word(text: &str, word: &str, by: impl Fn() -> String) -> String {
         let (before, after) = (&rest[..at], &rest[at + word.len()..]);
         let goes_on = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
         out.push_str(before);
-        let inside = goes_on(out.chars().next_back()) || goes_on(after.chars().next());
-        out.push_str(&if inside { word.to_owned() } else { by() });
-        rest = after;
+        if goes_on(out.chars().next_back()) || goes_on(after.chars().next()) {
+            // It may begin again within itself: only its first character is passed over.
+            let first = word.chars().next().map_or(word.len(), char::len_utf8);
+            out.push_str(&word[..first]);
+            rest = &rest[at + first..];
+        } else {
+            out.push_str(&by());
+            rest = after;
+        }
     }
     out.push_str(rest);
     out
@@ -280,6 +286,13 @@ mod tests {
         let [first, second] = &mut in_two_runs;
         assert_eq!(first["ok"][0], first["ok"][1]);
         assert_ne!(first["ok"][0], second["ok"][0]);
+    }
+
+    #[test]
+    fn a_word_is_found_also_where_it_begins_within_itself() {
+        let replaced = |text| replace_word(text, "12-12", || "()".into());
+        assert_eq!(replaced("12-12 x12-12 12-12x"), "() x12-12 12-12x");
+        assert_eq!(replaced("x12-12-12, é12-12-12"), "x12-(), é12-()");
     }
 
     #[test]

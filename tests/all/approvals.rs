@@ -211,9 +211,11 @@ fn two_approvers_sign_one_of_them_elsewhere_and_the_run_goes_on() {
     let open = || office.site.lifeboat(&["--json", "approvals", "list"]).json();
     wait_until("the undo asks", || open().as_array().unwrap().len() == 1);
     let approval_of_undo = open()[0]["approval"].as_str().unwrap().to_owned();
-    for name in ["alice", "bob"] {
-        office.approve(name, &approval_of_undo).expect(0);
-    }
+    office.approve("alice", &approval_of_undo).expect(0);
+    let last = office.as_user("dave", &["approve", &approval_of_undo, "--key", &office.key_text("bob")]).expect(0);
+    // A run by hand can't be resumed.
+    says(&last, &["it has what it needs; the command that asked goes on by itself"]);
+    assert!(!last.said().contains("runs resume"), "{last:?}");
     let undone = undo.wait_with_output().unwrap();
     assert_eq!(undone.status.code(), Some(0), "{}", String::from_utf8_lossy(&undone.stderr));
     assert_eq!(office.site.lifeboat(&["--json", "promotions", "list"]).json()[0]["state"], "undone");
@@ -436,6 +438,20 @@ fn a_typed_phrase_counts_only_where_the_environment_says_so() {
     assert_eq!((code, office.promotions()), (0, 1), "{shown}");
     let decision = decision(&office.site.show(&run));
     assert_eq!(decision["how"], "typed-phrase", "{decision}");
+}
+
+#[test]
+fn a_phrase_is_consent_also_where_signatures_were_and_do_not_hold_any_more() {
+    let office = Office::open("needed = 1");
+    let (run, approval) = office.parked();
+    office.approve("alice", &approval).expect(0);
+    let alice = fs::read_to_string(office.key("alice").with_extension("pub")).unwrap();
+    make_key(&office.key("new"), "ed25519");
+    let new = fs::read_to_string(office.key("new").with_extension("pub")).unwrap();
+    office.site.configure(&[("needed = 1", "typed-phrase = true"), (alice.trim(), new.trim())]);
+    let (code, shown) = at_terminal(&office, &run, "notes");
+    assert_eq!((code, office.promotions()), (0, 1), "{shown}");
+    assert_eq!(office.shown(&approval)["how"], "typed-phrase");
 }
 
 #[test]

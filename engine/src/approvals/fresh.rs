@@ -7,6 +7,7 @@ use std::time::Duration;
 use host_api::{Primitives, StepContext};
 
 use super::rules::Rules;
+use crate::direct::NO_MODULE;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{ApprovalRow, State};
 
@@ -16,8 +17,12 @@ const LOOK_LIMIT: Duration = Duration::from_secs(60);
 /// Refuses an approval whose intent is stale, and says what has changed.
 pub async fn check(host: &dyn Primitives, state: &State, rules: &Rules, row: &ApprovalRow) -> Result<()> {
     let stale = |why: &str| {
-        Err(Error::new(Kind::Failed, format!("approval {} takes no vote: it is stale: {why}", row.id))
-            .hint(format!("`lifeboat runs resume {}` ends it; then start a new run", row.run)))
+        Err(Error::new(Kind::Failed, format!("approval {} takes no vote: it is stale: {why}", row.id)).hint(
+            match row.intent["module-sha256"] == NO_MODULE {
+                true => "end the command that asked, and ask anew".into(),
+                false => format!("`lifeboat runs resume {}` ends it; then start a new run", row.run),
+            },
+        ))
     };
     let action = row.intent["action"].as_str().unwrap_or_default();
     let rule = rules.rule(action);

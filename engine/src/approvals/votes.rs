@@ -175,7 +175,7 @@ pub fn tally(rules: &Rules, asked: Asked<'_>, votes: &[Vote]) -> Tally {
 }
 
 /// Whether a yes counts. The error says whose does not, and why.
-fn holds(rules: &Rules, asked: Asked<'_>, vote: &Vote) -> Result<(), String> {
+pub(super) fn holds(rules: &Rules, asked: Asked<'_>, vote: &Vote) -> Result<(), String> {
     let name = host_api::identifier::shown(&vote.approver);
     let approver = rules.approvers.get(&vote.approver).ok_or_else(|| format!("{name} is no approver here"))?;
     if asked.body["approval"] != asked.approval {

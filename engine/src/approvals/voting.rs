@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::rules::Rules;
 use super::signature::Signature;
-use super::votes::{Asked, Choice, Tally, Vote, tally};
+use super::votes::{Asked, Choice, Tally, Vote, holds, tally};
 use crate::error::{Error, Kind, Result};
 use crate::journal::{ApprovalRow, ApprovalState, By, Change, State, Transition};
 
@@ -49,7 +49,9 @@ pub fn take(state: &State, rules: &Rules, id: &str, ballot: &Ballot<'_>, now_ms:
         let mut votes: Vec<Vote> = on_record.iter().filter_map(Vote::of).filter(|v| v.approval == row.id).collect();
         let (vote, fingerprint) = admit(rules, asked, &votes, ballot, now_ms)?;
         let approver = vote.approver.clone();
-        if votes.iter().any(|v| v.approver == approver && v.choice == ballot.choice) {
+        // A yes that does not hold any more, because its key was replaced, does not stand in the way of one that does.
+        let stands = |vote: &Vote| vote.choice == Choice::Deny || holds(rules, asked, vote).is_ok();
+        if votes.iter().any(|v| v.approver == approver && v.choice == ballot.choice && stands(v)) {
             return Ok(Taken { approver, is_new: false, tally: tally(rules, asked, &votes) });
         }
         let mut body = json!({
@@ -177,7 +179,8 @@ mod tests {
     use super::*;
     use crate::approvals::rules::Rule;
     use crate::approvals::rules::tests::three;
-    use crate::approvals::signature::tests::signed;
+    use crate::approvals::signature::Key;
+    use crate::approvals::signature::tests::{public, signed};
     use crate::approvals::votes::tests::intent;
     use crate::journal::RunRow;
 
@@ -270,6 +273,30 @@ mod tests {
         let ends = Change::RunStatus("failed".into(), String::new(), Some(5));
         state.append("r1", &by(), Transition::RunEnded, None, json!({}), &[ends]).unwrap();
         says(vote(&state, 2, Choice::Deny, 1), "carol said no");
+    }
+
+    #[test]
+    fn who_has_a_new_key_votes_again_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (state, mut rules) = (asked(directory.path()), rules());
+        let with = |rules: &Rules, seed| {
+            let signature = signed(seed, Choice::Approve.namespace(), &intent().to_string());
+            let ballot = Ballot {
+                choice: Choice::Approve,
+                signature: &signature,
+                approver: Some("alice"),
+                reason: None,
+                by: &by(),
+            };
+            take(&state, rules, "a1", &ballot, 1).unwrap()
+        };
+        with(&rules, 1);
+        rules.approvers.get_mut("alice").unwrap().key = Key::read(&public(4)).unwrap();
+        let again = with(&rules, 4);
+        assert!(again.is_new);
+        assert!(matches!(&again.tally, Tally::Missing { by, .. } if by == &["alice"]), "{:?}", again.tally);
+        assert!(!with(&rules, 4).is_new);
+        assert_eq!(on_record(&state).len(), 2);
     }
 
     #[test]

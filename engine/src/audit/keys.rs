@@ -62,6 +62,8 @@ impl<'s> Keys<'s> {
             let why = format!("{} is not the key that the log is signed with", self.path(epoch).display());
             return Err(Error::new(Kind::Journal, why).hint("put it back from a copy of the state directory"));
         }
+        // An engine that died right after a rotation has left it. What can't be removed is tried again the next time.
+        let _ = self.forget(epoch - 1);
         Ok(signer)
     }
 

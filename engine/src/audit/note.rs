@@ -141,9 +141,10 @@ impl Note {
             if signature.name != key.name || signature.hash != key.hash() {
                 return Err(format!("it is signed by another key than {}", key.name));
             }
-            UnparsedPublicKey::new(&ED25519, key.key)
-                .verify(self.text.as_bytes(), &signature.bytes)
-                .map_err(|_| format!("its signature by {} does not hold", key.name))?;
+            let verified = UnparsedPublicKey::new(&ED25519, key.key).verify(self.text.as_bytes(), &signature.bytes);
+            if verified.is_err() || !is_canonical(&key.key) {
+                return Err(format!("its signature by {} does not hold", key.name));
+            }
         }
         Ok(())
     }
@@ -215,6 +216,20 @@ fn check_name(name: &str) -> Result<(), Flaw> {
     let (origin, epoch) = name.split_once('/').ok_or("a key's name is ORIGIN/EPOCH")?;
     check_id(origin)?;
     number(epoch).map(drop)
+}
+
+/// Whether a public key is written as RFC 8032 has it. `ring` takes other spellings of some points as well; an outsider's verifier does not.
+fn is_canonical(key: &[u8; 32]) -> bool {
+    // Highest byte first, without the sign of x: y, which is below p = 2^255 - 19. Of 1 and p - 1, x is 0 and has no sign.
+    let mut y = *key;
+    y.reverse();
+    let is_negative = y[0] & 0x80 != 0;
+    y[0] &= 0x7f;
+    let (mut one, mut p) = ([0; 32], [0xff; 32]);
+    (one[31], p[0], p[31]) = (1, 0x7f, 0xed);
+    let mut minus_one = p;
+    minus_one[31] -= 1;
+    y < p && !(is_negative && (y == one || y == minus_one))
 }
 
 /// Base64 that is the one text of its bytes.
@@ -329,6 +344,27 @@ mod tests {
             let holds = String::from_utf8(bytes)
                 .is_ok_and(|text| Note::parse(&text).is_ok_and(|note| note.verify(&[&one.verifier]).is_ok()));
             assert!(!holds, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_another_spelling_of_its_point_signs_nothing() {
+        // The neutral element: whatever is signed, R = B and s = 1 hold under it. Spelled as it is, with a sign, with p added, with both.
+        let mut signature = [0x66; 64];
+        (signature[0], signature[32]) = (0x58, 1);
+        signature[33..].fill(0);
+        let spelled = |first: u8, rest: u8, last: u8| {
+            let mut key = [rest; 32];
+            (key[0], key[31]) = (first, last);
+            let verifier = Verifier { name: "log/1".into(), key };
+            let signed = STANDARD.encode([&verifier.hash()[..], &signature].concat());
+            let note = format!("lifeboat/checkpoint/1\n\n{MARK}log/1 {signed}\n");
+            Note::parse(&note).unwrap().verify(&[&verifier])
+        };
+        spelled(1, 0, 0).unwrap();
+        for (first, rest, last) in [(1, 0, 0x80), (0xee, 0xff, 0x7f), (0xee, 0xff, 0xff)] {
+            let flaw = spelled(first, rest, last).unwrap_err();
+            assert!(flaw.contains("does not hold"), "{flaw}");
         }
     }
 

@@ -10,8 +10,9 @@ use super::rotation::{ROTATION, Rotation};
 use crate::error::{Error, Kind, Result};
 use crate::journal::{State, Walk};
 
-/// A record's line is shorter; a file without line feeds must not fill the memory.
-const LINE_BYTES_MAX: u64 = 64 << 20;
+/// SQLite keeps no longer text, so no record's line is longer: a policy may say 64 MiB with one record, and an escape makes six bytes of one. A
+/// file without line feeds must not fill the memory.
+const LINE_BYTES_MAX: u64 = 1_000_000_000;
 
 /// A checkpoint that somebody holds.
 #[derive(Debug)]
@@ -191,7 +192,7 @@ mod tests {
     use crate::Engine;
     use crate::audit::keys::parse;
     use crate::audit::note::Signer;
-    use crate::journal::{By, Transition};
+    use crate::journal::{By, Change, RunRow, Transition};
 
     fn by() -> By {
         By { actor: "alice@host1".into(), channel: "cli".into() }
@@ -231,6 +232,32 @@ mod tests {
         let alone = Trust::parse(&format!("{new} {CHECKPOINT}")).unwrap();
         let error = verify_state(engine.state(), &[before], Some(&alone)).unwrap_err();
         assert!(error.message.contains("no trusted key may sign it"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_old_key_that_a_crash_has_left_is_gone_after_the_next_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = Engine::builder().state_directory(directory.path()).without_compile_cache().build().unwrap();
+        engine.signing_key().unwrap();
+        let path = directory.path().join("keys/1.key");
+        let old = std::fs::read(&path).unwrap();
+        engine.rotate_key(&by()).await.unwrap();
+        // As it is if the engine dies between the record and the removal.
+        std::fs::write(&path, old).unwrap();
+        engine.checkpoint(None).unwrap();
+        assert!(!path.exists() && directory.path().join("keys/2.key").exists());
+    }
+
+    #[test]
+    fn the_longest_record_that_a_policy_can_bring_about_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        let row = RunRow { id: "r1".into(), ..RunRow::default() };
+        let body = json!({"said": [{"note": "\u{1}".repeat(11 << 20)}]});
+        state.append("r1", &by(), Transition::RunStarted, None, body, &[Change::RunBegins(row)]).unwrap();
+        let line = state.lines("r1").unwrap().concat() + "\n";
+        assert!(line.len() > 64 << 20);
+        assert_eq!(verify_lines(&mut line.as_bytes(), &[], &Trust::default()).unwrap().records, 1);
     }
 
     #[tokio::test]

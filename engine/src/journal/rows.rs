@@ -176,7 +176,7 @@ pub enum Change {
     /// A vote on an approval: id, votes of the run before it. Refused (and with it the whole transaction) if another vote came in between,
     /// or the approval is over.
     VoteCounted(String, u64),
-    /// It is decided: id, state, who, how. One that is open; or, unless to approve it again, one that is approved and unspent.
+    /// It is decided: id, state, who, how. One that is open; or, unless to approve it again in the same way, one that is approved and unspent.
     ApprovalDecided(String, ApprovalState, String, String),
     /// An approval is used; refused (and with it the whole transaction) unless it is approved, of this run and for this intent.
     ApprovalSpent(String, String),

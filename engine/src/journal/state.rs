@@ -471,7 +471,7 @@ fn apply(connection: &Connection, run: &str, time_ms: u64, change: &Change) -> R
         )?,
         Change::ApprovalDecided(id, state, by, how) => connection.execute(
             "update approval set state = ?1, decided_by = ?2, how = ?3, decided_ms = ?4
-             where id = ?5 and (state = 'open' or state = 'approved' and ?1 <> 'approved')",
+             where id = ?5 and (state = 'open' or state = 'approved' and (?1 <> 'approved' or how is not ?3))",
             params![state.word(), by, how, time_ms, id],
         )?,
         Change::VoteCounted(id, votes_before) => {

@@ -130,6 +130,7 @@ fn check_runs(look: &Connection, walk: &Walk) -> Result<()> {
         match derived.remove(run) {
             Some(derived) if derived == status => {}
             Some(derived) => {
+                let [derived, status] = [&derived, status].map(host_api::identifier::shown);
                 return Err(wrong(run, format!("the state calls it {derived}, its last record {status}")));
             }
             None => return Err(wrong(run, "it has records, and the state does not list it".into())),

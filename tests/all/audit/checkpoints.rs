@@ -86,6 +86,7 @@ fn a_changed_key_is_signed_for_by_the_old_one_which_is_then_gone() {
 fn what_the_state_says_besides_the_log_is_held_against_it() {
     for (change, words) in [
         ("update run set status = 'failed'", "the state calls it failed, its last record ok"),
+        ("update run set status = 'fai\u{1b}[2Jled'", "the state calls it fai\\u{1b}[2Jled"),
         ("delete from run", "the state does not list it"),
         (
             "insert into run (id, environment, policy, module_sha256, status, started_ms) select 'other', environment, policy, '0', status, 0 from run",

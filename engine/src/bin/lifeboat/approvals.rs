@@ -10,6 +10,7 @@ use engine::approvals::votes::{self, Asked, Choice, Tally, Vote};
 use engine::approvals::voting::{self, Ballot};
 use engine::approvals::{fresh, lines_of};
 use engine::config::Config;
+use engine::direct::NO_MODULE;
 use engine::error::{Error, Kind};
 use engine::journal::{ApprovalRow, ApprovalState, State, Transition};
 use host_api::identifier;
@@ -123,8 +124,19 @@ impl Case {
         format!("{given} of {}", self.rules.rule(self.asked().action()).needed)
     }
 
+    /// Whether it is asked by a run by hand. That can't be resumed: the command that asked waits for the answer itself.
+    fn by_hand(&self) -> bool {
+        self.row.intent["module-sha256"] == NO_MODULE
+    }
+
+    fn goes_on(&self) -> String {
+        match self.by_hand() {
+            true => "the command that asked goes on by itself".into(),
+            false => format!("go on with: lifeboat runs resume {}", self.row.run),
+        }
+    }
+
     fn how(&self) -> Vec<String> {
-        let run = &self.row.run;
         let signed = matches!(self.tally(), Tally::Approved { .. });
         let phrase = self.rules.takes_phrase(self.asked().action());
         let mut lines = Vec::new();
@@ -134,10 +146,13 @@ impl Case {
             lines.extend(void.iter().map(|why| format!("does not count: {why}")));
         }
         if self.waits() && phrase && !signed {
-            lines.push(format!("to answer at a terminal: lifeboat runs resume {run}"));
+            lines.push(match self.by_hand() {
+                true => "it is answered at the terminal of the command that asked".into(),
+                false => format!("to answer at a terminal: lifeboat runs resume {}", self.row.run),
+            });
         }
         if self.waits() && signed {
-            lines.push(format!("it has what it needs; go on with: lifeboat runs resume {run}"));
+            lines.push(format!("it has what it needs; {}", self.goes_on()));
         }
         lines
     }
@@ -305,9 +320,7 @@ async fn vote(global: &Global, arguments: &VoteArguments, choice: Choice, reason
     let again = if taken.is_new { "" } else { " already; nothing is added" };
     output::line(&format!("{}: {} is on record{again}", taken.approver, choice.word()))?;
     match &taken.tally {
-        Tally::Denied { .. } => {
-            output::line(&format!("the run ends when it goes on: lifeboat runs resume {}", case.row.run))?
-        }
+        Tally::Denied { .. } => output::line(&format!("the run ends when it goes on; {}", case.goes_on()))?,
         _ => case.how().iter().try_for_each(|line| output::line(line))?,
     }
     Ok(0)

@@ -67,16 +67,15 @@ fn words(kind: Transition, body: &Value, took_ms: u64) -> Vec<String> {
         other => other.to_string(),
     };
     let step = || body["step"].as_u64().unwrap_or(0);
+    let actor = || identifier::shown(body["actor"].as_str().unwrap_or("?"));
     // What a person is asked, or was.
     for consequence in body["prepared"]["intent"]["consequence"].as_array().into_iter().flatten() {
         lines.push(format!("  asks: {}", identifier::shown_long(consequence.as_str().unwrap_or_default())));
     }
     lines.extend(match kind {
-        Transition::RunStarted => Some(format!(
-            "started by {} ({})",
-            body["actor"].as_str().unwrap_or("?"),
-            body["channel"].as_str().unwrap_or("?")
-        )),
+        Transition::RunStarted => {
+            Some(format!("started by {} ({})", actor(), identifier::shown(body["channel"].as_str().unwrap_or("?"))))
+        }
         Transition::Answered => Some(format!("{:>3} {} → {}", step(), call(), result())),
         Transition::Started => Some(match body["attempt"].as_u64() {
             Some(attempt) if attempt > 1 => format!("{:>3} {} … again, attempt {attempt}", step(), call()),
@@ -85,24 +84,26 @@ fn words(kind: Transition, body: &Value, took_ms: u64) -> Vec<String> {
         Transition::Completed => {
             Some(format!("{:>3} {} → {} ({})", step(), call(), result(), output::duration_ms(took_ms)))
         }
-        Transition::Parked => Some(format!("parked: {}", body["why"].as_str().unwrap_or_default())),
-        Transition::Resumed => Some(format!("resumed by {}", body["actor"].as_str().unwrap_or("?"))),
+        Transition::Parked => {
+            Some(format!("parked: {}", identifier::shown_long(body["why"].as_str().unwrap_or_default())))
+        }
+        Transition::Resumed => Some(format!("resumed by {}", actor())),
         Transition::Resolved => Some(format!(
             "{:>3} {} resolved as {} by {}: {}",
             step(),
             call(),
             body["as"].as_str().unwrap_or("?"),
-            body["actor"].as_str().unwrap_or("?"),
+            actor(),
             identifier::shown_long(body["reason"].as_str().unwrap_or_default())
         )),
         Transition::CancelRequested => Some(format!(
             "{} asks for its end: {}",
-            body["actor"].as_str().unwrap_or("?"),
+            actor(),
             identifier::shown_long(body["reason"].as_str().unwrap_or_default())
         )),
         Transition::KeyRotated => Some(format!(
             "the log's signing key changed, by {} ({}): epoch {}",
-            identifier::shown(body["actor"].as_str().unwrap_or("?")),
+            actor(),
             identifier::shown(body["channel"].as_str().unwrap_or("?")),
             body["epoch"]
         )),
@@ -132,4 +133,28 @@ fn words(kind: Transition, body: &Value, took_ms: u64) -> Vec<String> {
         )),
     });
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_people_claim_and_services_say_reaches_no_terminal_raw() {
+        let body = json!({
+            "actor": "\u{1b}[2Jalice@h", "channel": "\u{1b}c", "why": "\u{1b}[2J", "reason": "\u{1b}[2J", "summary": "\u{1b}[2J",
+            "error": "\u{1b}[2J", "approval": "\u{1b}", "approver": "\u{1b}", "key": "\u{1b}", "as": "done", "epoch": 2,
+            "said": [{"note": "\u{1b}[2J"}], "prepared": {"intent": {"consequence": ["\u{1b}[2J"]}},
+            "request": {"call": "service.stop", "arguments": {"service": "\u{1b}"}}, "result": {"err": {"failed": "\u{1b}"}},
+        });
+        for word in "run-started answered started completed parked resumed resolved cancel-requested ending settled voted run-ended \
+                     key-rotated"
+            .split_whitespace()
+        {
+            let lines = words(Transition::parse(word).unwrap(), &body, 0);
+            assert!(lines.len() > 2 && lines.iter().all(|line| !line.contains('\u{1b}')), "{word}: {lines:?}");
+        }
+    }
 }
