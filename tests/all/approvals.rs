@@ -223,6 +223,35 @@ fn two_approvers_sign_one_of_them_elsewhere_and_the_run_goes_on() {
     third_party(&office, &run, &approval);
 }
 
+#[test]
+fn a_key_that_is_replaced_takes_its_vote_with_it_also_while_a_run_by_hand_waits() {
+    let office = Office::open("needed = 1");
+    let (run, approval) = office.parked();
+    office.approve("alice", &approval).expect(0);
+    office.resume(&run).expect(0);
+    office.site.configure(&[("needed = 1", "needed = 2")]);
+    let promotions = || office.site.lifeboat(&["--json", "promotions", "list"]).json()[0].clone();
+    let mut undo = office.site.command(&["promotions", "undo", promotions()["promotion"]["id"].as_str().unwrap()]);
+    undo.env("USER", "dave").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut undo = undo.spawn().unwrap();
+    let open = || office.site.lifeboat(&["--json", "approvals", "list"]).json();
+    wait_until("the undo asks", || open().as_array().unwrap().len() == 1);
+    let approval = open()[0]["approval"].as_str().unwrap().to_owned();
+    office.approve("alice", &approval).expect(0);
+    let alice = fs::read_to_string(office.key("alice").with_extension("pub")).unwrap();
+    make_key(&office.key("new"), "ed25519");
+    let new = fs::read_to_string(office.key("new").with_extension("pub")).unwrap();
+    office.site.configure(&[(alice.trim(), new.trim())]);
+    assert_eq!(office.approve("bob", &approval).expect(0).json()["given"], json!(["bob"]));
+    // It looks five times a second.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!((undo.try_wait().unwrap(), promotions()["state"].as_str()), (None, Some("in-service")));
+    office.approve("carol", &approval).expect(0);
+    let undone = undo.wait_with_output().unwrap();
+    assert_eq!(undone.status.code(), Some(0), "{}", String::from_utf8_lossy(&undone.stderr));
+    assert_eq!(promotions()["state"], "undone");
+}
+
 /// Runs the commands of the documentation, as they stand there, on the run's evidence: no Lifeboat takes part.
 fn third_party(office: &Office, run: &str, approval: &str) {
     let formats = include_str!("../../docs/FORMATS.md");
