@@ -350,7 +350,7 @@ fn who_started_a_run_does_not_approve_it_unless_the_environment_says_so() {
 
 #[test]
 fn an_approval_that_expired_and_one_that_is_stale_are_ends() {
-    let office = Office::open("time-to-live-s = 1");
+    let office = Office::open("time-to-live-s = 4");
     let (run, approval) = {
         let parked = office.as_user("dave", &["--json", "run", "restore"]).expect(13).json();
         let all = office.site.lifeboat(&["--json", "approvals", "list", "--all"]).expect(0).json();
@@ -365,7 +365,7 @@ fn an_approval_that_expired_and_one_that_is_stale_are_ends() {
     assert!(decision(&office.site.show(&run))["expired"].is_number());
 
     // Signed in time, used too late.
-    office.site.configure(&[("time-to-live-s = 1", "time-to-live-s = 600")]);
+    office.site.configure(&[("time-to-live-s = 4", "time-to-live-s = 600")]);
     let (run, approval) = office.parked();
     office.approve("alice", &approval).expect(0);
     // Another directory takes the name: its content is the same, its identity is not.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use engine::Result;
+use engine::direct::NO_MODULE;
 use engine::journal::{RunFilter, RunRow, State};
 use engine::locks;
 use engine::run::Status;
@@ -205,6 +206,12 @@ fn next(row: &RunRow, standing: &str) -> Vec<String> {
             format!("what is in doubt: {}", identifier::shown_long(&row.summary)),
             format!("to have the engine look again: lifeboat runs resume {run}"),
             format!("to decide it yourself: lifeboat runs resolve {run} --step N --as done|failed --reason WHY"),
+        ],
+        "interrupted" if row.module_sha256 == NO_MODULE => vec![
+            "its engine died, and there is no policy that could go on".into(),
+            format!(
+                "to end it: lifeboat runs abandon {run} --reason WHY; then do again what was done by hand, it finds what is done"
+            ),
         ],
         "interrupted" => vec![
             "its engine died, and nobody works on it".into(),
