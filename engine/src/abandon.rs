@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use host_api::promote::{Promotion, Standing};
+
 use crate::Engine;
+use crate::dispatch::get;
 use crate::error::Result;
 use crate::journal::{Record, Transition};
 use crate::run::{Came, Ended, RunOptions, Status, last_step, open_step};
@@ -42,6 +45,9 @@ impl Engine {
         if in_doubt.is_some() {
             end_leftovers(&mut stepper, &records).await;
         }
+        if let Some(step) = in_doubt.filter(|step| call_of(step) == "promote.promote") {
+            open_again(&mut stepper, step).await;
+        }
         self.finish(stepper, Came::to(Status::Abandoned, &summary)).await
     }
 }
@@ -56,6 +62,25 @@ async fn end_leftovers(stepper: &mut Stepper, records: &[Record]) {
             "leftovers",
             format!("what step {} left running may still run: {error}", stepper.step),
             "look for processes and database sessions that are named after the run",
+        ));
+    }
+}
+
+/// A promotion that was cut off before its first swap may have kept sessions out of a live database: taking nothing back opens it again.
+async fn open_again(stepper: &mut Stepper, step: &Record) {
+    let (host, cx) = (stepper.around.host.clone(), stepper.settling_context(LEFTOVERS_LIMIT));
+    let opened = async {
+        let plan: Promotion = get(&step.body["prepared"], "promotion")?;
+        match host.standing(&cx, &plan).await? {
+            Standing::Before => host.undo(&cx, &plan).await,
+            Standing::After | Standing::Mixed => Ok(()),
+        }
+    };
+    if let Err(error) = opened.await {
+        stepper.said.finding(host_api::Finding::error(
+            "leftovers",
+            format!("the live databases may be closed to new sessions: {error}"),
+            "look at datallowconn in pg_database",
         ));
     }
 }

@@ -96,3 +96,17 @@ fn a_rollback_survives_a_kill_on_a_server() {
     sweep.at(&["sessions kept out", "before the commit", "committed", "promoted db"]);
     sweep.run(Sample::of_commit(EVERY));
 }
+
+#[test]
+fn a_promotion_that_is_abandoned_before_its_first_swap_leaves_the_live_database_open() {
+    let prepare = |kneo: &Kneo| drop(kneo.site.run("backup", &[]).expect(0));
+    let Some(world) = Postgres::new(true, prepare) else { return };
+    let kneo = world.fresh();
+    let (killed, _) = crate::sweep::crashing(&kneo.site, "sessions kept out", "run", "restore", &[]);
+    let open = format!("SELECT datallowconn FROM pg_database WHERE datname = '{}'", kneo.database_name());
+    assert_eq!((killed.code, world.server.sql("postgres", &[&open]).trim()), (-1, "f"), "the fault fired");
+    let runs = kneo.site.lifeboat(&["--json", "runs", "list", "--limit", "1"]).expect(0).json();
+    let run = runs[0]["run"].as_str().unwrap();
+    kneo.site.lifeboat(&["runs", "abandon", run, "--reason", "nobody trusts it"]).expect(0);
+    assert_eq!(world.server.sql("postgres", &[&open]).trim(), "t");
+}
