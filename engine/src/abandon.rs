@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use host_api::Finding;
 use host_api::promote::{Promotion, Standing};
 
 use crate::Engine;
 use crate::dispatch::get;
 use crate::error::Result;
 use crate::journal::{Record, Transition};
-use crate::run::{Came, Ended, RunOptions, Status, last_step, open_step};
+use crate::resume::{last_step, open_step};
+use crate::run::{Came, Ended, RunOptions, Status};
 use crate::step::{RunIdentity, Stepper};
 
 /// How long ending what the open step left running may take.
@@ -42,46 +44,44 @@ impl Engine {
         stepper.locks = locks;
         stepper.said.recall(&records);
         stepper.ending = records.iter().any(|r| r.kind == Transition::Ending);
-        if in_doubt.is_some() {
-            end_leftovers(&mut stepper, &records).await;
-        }
-        if let Some(step) = in_doubt.filter(|step| call_of(step) == "promote.promote") {
-            open_again(&mut stepper, step).await;
-        }
+        stepper.open_step = in_doubt.cloned();
         self.finish(stepper, Came::to(Status::Abandoned, &summary)).await
     }
 }
 
-/// Ends children and sessions of the open step. What can't be ended is a finding: settling goes on.
-async fn end_leftovers(stepper: &mut Stepper, records: &[Record]) {
-    let mut cx = stepper.settling_context(LEFTOVERS_LIMIT);
-    cx.attempt = u32::MAX;
-    let named = open_step(records).and_then(|step| service_of(step, records));
-    if let Err(error) = stepper.around.host.end_attempts(&cx, named.as_deref()).await {
-        stepper.said.finding(host_api::Finding::error(
-            "leftovers",
-            format!("what step {} left running may still run: {error}", stepper.step),
-            "look for processes and database sessions that are named after the run",
-        ));
-    }
-}
-
-/// A promotion that was cut off before its first swap may have kept sessions out of a live database: taking nothing back opens it again.
-async fn open_again(stepper: &mut Stepper, step: &Record) {
-    let (host, cx) = (stepper.around.host.clone(), stepper.settling_context(LEFTOVERS_LIMIT));
-    let opened = async {
-        let plan: Promotion = get(&step.body["prepared"], "promotion")?;
-        match host.standing(&cx, &plan).await? {
-            Standing::Before => host.undo(&cx, &plan).await,
-            Standing::After | Standing::Mixed => Ok(()),
+impl Stepper {
+    /// Leaves a step in doubt for good: its run ends without deciding it. What it left running is ended, and what it may have closed is opened.
+    /// What can't be is a finding: settling goes on.
+    pub(crate) async fn leave_in_doubt(&mut self, step: &Record, records: &[Record]) {
+        let (host, mut cx) = (self.around.host.clone(), self.settling_context(LEFTOVERS_LIMIT));
+        cx.step = step.body["step"].as_u64().unwrap_or(cx.step);
+        // Whichever attempt it was, it is an earlier one.
+        cx.attempt = u32::MAX;
+        if let Err(error) = host.end_attempts(&cx, service_of(step, records).as_deref()).await {
+            self.said.finding(Finding::error(
+                "leftovers",
+                format!("what step {} left running may still run: {error}", cx.step),
+                "look for processes and database sessions that are named after the run",
+            ));
         }
-    };
-    if let Err(error) = opened.await {
-        stepper.said.finding(host_api::Finding::error(
-            "leftovers",
-            format!("the live databases may be closed to new sessions: {error}"),
-            "look at datallowconn in pg_database",
-        ));
+        if call_of(step) != "promote.promote" {
+            return;
+        }
+        // Cut off before its first swap, it may have kept sessions out of a live database: taking nothing back opens it again.
+        let opened = async {
+            let plan: Promotion = get(&step.body["prepared"], "promotion")?;
+            match host.standing(&cx, &plan).await? {
+                Standing::Before => host.undo(&cx, &plan).await,
+                Standing::After | Standing::Mixed => Ok(()),
+            }
+        };
+        if let Err(error) = opened.await {
+            self.said.finding(Finding::error(
+                "leftovers",
+                format!("the live databases may be closed to new sessions: {error}"),
+                "look at datallowconn in pg_database",
+            ));
+        }
     }
 }
 

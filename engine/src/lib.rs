@@ -44,6 +44,7 @@ pub mod policy;
 pub mod probe;
 pub mod reporting;
 mod resolve;
+mod resume;
 pub mod run;
 pub mod sandbox;
 mod step;

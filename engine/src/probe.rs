@@ -4,14 +4,17 @@
 //! nothing of it counts, or asking again completes what is half-way, because what lies where decides inside the act itself. What can't be
 //! looked at, or can't be told, is a person's to decide: nothing is repeated blindly.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use host_api::promote::Promotion;
-use host_api::{Error as HostError, identifier};
+use host_api::{Error as HostError, ErrorKind, identifier};
 use serde_json::{Value, json};
 
-use crate::dispatch::{answer, get};
-use crate::step::Stepper;
+use crate::calls;
+use crate::dispatch::{Performed, answer, get};
+use crate::grants;
+use crate::journal::{Record, Transition};
+use crate::step::{ASKING_FAILED, INTENT_NOW, Stepper, Stop, closes};
 
 /// How long ending an attempt's leftovers and looking may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(120);
@@ -56,6 +59,66 @@ pub(crate) fn way(call: &str) -> Option<Way> {
 }
 
 impl Stepper {
+    /// An effect that a former engine started. A question to a person is asked again; of anything else the world tells what became of it.
+    pub(crate) async fn reopened(
+        &mut self,
+        call: &'static calls::Call,
+        open: &Record,
+        request: Value,
+        full: Value,
+    ) -> Result<Value, Stop> {
+        if open.body["request"] != request {
+            return Err(Stop::Nondeterminism {
+                step: self.step,
+                recorded: open.body["request"].to_string(),
+                now: request.to_string(),
+            });
+        }
+        let mut prepared = open.body["prepared"].clone();
+        self.attempt = open.body["attempt"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+        if call.name.starts_with("confirm.") {
+            // Days may have passed: the person is shown what is true now, and what it was may not be what it is.
+            prepared[INTENT_NOW] = match self.prepare(call.name, &full).await {
+                Ok(now) => now.body["intent"].clone(),
+                Err(error) => {
+                    prepared[ASKING_FAILED] = json!(error.to_string());
+                    Value::Null
+                }
+            };
+            return self.act_and_complete(call.name, request, &full, &prepared).await;
+        }
+        let objects = calls::objects_of(call, &full).map_err(|e| self.in_doubt(call.name, &e))?;
+        self.tell_started(format!("{} (in doubt)", grants::line_for(call.name, &objects)));
+        let began = Instant::now();
+        self.hold(&objects)?;
+        let decided = self.decide(call.name, &full, &prepared).await.map_err(|e| self.in_doubt(call.name, &e))?;
+        self.at("decided");
+        let answer = match decided {
+            Decided::Done(value) => {
+                let record = Some(json!({"by": "host", "as": "done"}));
+                self.complete(call.name, request, &prepared, Performed { record, ..Ok(value).into() })
+            }
+            Decided::Again if self.ending() && !closes(call.name) && way(call.name) != Some(Way::Complete) => {
+                let cancelled = HostError::new(ErrorKind::Cancelled, "the run was cancelled or is past its deadline");
+                let record = Some(json!({"by": "host", "as": "not-done"}));
+                self.complete(call.name, request, &prepared, Performed { record, ..Err(cancelled).into() })
+            }
+            Decided::Again => {
+                self.attempt += 1;
+                let body = json!({"request": request, "attempt": self.attempt, "prepared": prepared});
+                self.append(Transition::Started, Some(self.step), body, &[])?;
+                self.at("started again");
+                self.act_and_complete(call.name, request, &full, &prepared).await
+            }
+        }?;
+        self.tell_ended(&answer, began.elapsed());
+        Ok(answer)
+    }
+
+    fn in_doubt(&self, call: &str, why: &HostError) -> Stop {
+        Stop::InDoubt { step: self.step, call: call.to_owned(), why: why.to_string() }
+    }
+
     /// Decides what became of the newest attempt at a step. An error: it can't be told, for this reason.
     pub(crate) async fn decide(&self, call: &str, full: &Value, prepared: &Value) -> Result<Decided, HostError> {
         let host = self.around.host.clone();

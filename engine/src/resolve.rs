@@ -7,7 +7,8 @@ use crate::endings;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{By, Change, Stand, Transition};
 use crate::probe::{Resolution, result_by_hand};
-use crate::run::{Status, open_step};
+use crate::resume::open_step;
+use crate::run::Status;
 
 impl Engine {
     /// Puts on record what a person says came of a step in doubt; `lifeboat runs resume` then goes on from there. Only for a run that is in

@@ -10,15 +10,15 @@ use serde_json::{Map, Value, json};
 use wasmtime::Store;
 use wasmtime::component::{Func, Val};
 
-use crate::abandon::service_of;
 use crate::approvals::rules::Rules;
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
-use crate::journal::{By, Change, Record, Stand, Transition};
+use crate::journal::{By, Change, Record, Transition};
 use crate::locks::ServiceLocks;
 use crate::observe::Event;
 use crate::policy::{Inspected, Module};
 use crate::reporting::{JOURNAL, Said, write_evidence};
+use crate::resume::{gives_answer, open_step};
 use crate::sandbox::handles::Handles;
 use crate::sandbox::limits::{Breach, Limits, MemoryLimiter, breach_of};
 use crate::sandbox::linker::Guest;
@@ -197,104 +197,6 @@ impl Engine {
         self.drive(module, identity, options, locks, clock_ms, Vec::new(), false).await
     }
 
-    /// Goes on with a run that waits, is in doubt, or whose engine died: answers on record are given again, the step that was under way is
-    /// decided, then it runs on. The module, its grants and its parameters must be those it began with.
-    pub async fn resume(&self, run: &str, module: &Module, mut options: RunOptions) -> Result<Ended> {
-        check_world(&module.inspected, &options.policy, &options.world)?;
-        // Before it is looked at: nobody else resumes or abandons it meanwhile.
-        let mut locks = self.lock_run(run)?;
-        let records = self.live_records(run)?;
-        let begun = &records[0].body;
-        let differs = |what: &str, then: &Value, now: &str| {
-            Error::new(Kind::PolicyRefused, format!("run {run} can't go on: its {what} was {then}, and is {now} now"))
-                .hint("a run is finished by what began it; put it back, or `lifeboat runs abandon` it and start a new one")
-        };
-        if begun["module-sha256"] != module.inspected.sha256.as_str() {
-            return Err(differs("module", &begun["module-sha256"], &module.inspected.sha256));
-        }
-        if begun["grants-sha256"] != options.grants.sha256.as_str() {
-            return Err(differs("grants digest", &begun["grants-sha256"], &options.grants.sha256));
-        }
-        options.parameters = begun["parameters"].as_object().cloned().unwrap_or_default();
-        // Asked for while nobody worked on it.
-        if self.state().cancel_requested(run)? {
-            options.cancelled.store(true, Ordering::Relaxed);
-        }
-        // Another run may have come to work on a service while this one waited: then it waits on, with what it has.
-        for service in self.services_of(run, &records)? {
-            locks.hold(self.state(), &service, run).map_err(|why| {
-                Error::new(Kind::LockHeld, why).hint(format!("run {run} is as it was: resume it when that one is over"))
-            })?;
-        }
-        let stand = self.take_up(run, &records, &options)?;
-        let (identity, clock_ms) = (identity(run, module, &options), records[0].time_ms);
-        if stand == Stand::Ending {
-            return self.finish_ending(identity, options, locks, &records).await;
-        }
-        self.drive(module, identity, options, locks, clock_ms, records, true).await
-    }
-
-    /// The records of a run that is not over.
-    pub(crate) fn live_records(&self, run: &str) -> Result<Vec<Record>> {
-        let row = self.state().run(run)?;
-        if row.ended_ms.is_some() {
-            return Err(Error::new(Kind::Usage, format!("run {run} is over ({})", row.status)));
-        }
-        let records = self.state().records(run)?;
-        match records.is_empty() {
-            true => Err(Error::new(Kind::Journal, format!("run {run} has no records"))),
-            false => Ok(records),
-        }
-    }
-
-    /// The services that a run has something open on: a step, a candidate, a stop.
-    fn services_of(&self, run: &str, records: &[Record]) -> Result<BTreeSet<String>> {
-        let open = self.state().obligations(Some(run))?.into_iter().filter(|o| o.state == "open");
-        let of_obligation = open.filter_map(|o| match o.kind.as_str() {
-            "service-stopped" => Some(o.object),
-            _ => o.body["service"].as_str().map(str::to_owned),
-        });
-        let of_step = open_step(records).and_then(|step| service_of(step, records));
-        Ok(of_obligation.chain(of_step).collect())
-    }
-
-    /// Puts on record that someone goes on with a run; where it stands.
-    fn take_up(&self, run: &str, records: &[Record], options: &RunOptions) -> Result<Stand> {
-        let stand = records.iter().try_fold(Stand::New, |stand, r| stand.next(r.kind, r.body["step"].as_u64()))?;
-        let step = match stand {
-            Stand::InStep(step) | Stand::Parked(Some(step)) => Some(step),
-            _ => None,
-        };
-        let status = Change::RunStatus("running".into(), String::new(), None);
-        self.state().append(run, &options.by(), Transition::Resumed, step, json!({}), &[status])?;
-        Ok(stand)
-    }
-
-    /// Completes the end of a run whose engine died while it settled.
-    async fn finish_ending(
-        &self,
-        run: RunIdentity,
-        options: RunOptions,
-        locks: ServiceLocks,
-        records: &[Record],
-    ) -> Result<Ended> {
-        let ending = records.iter().rev().find(|r| r.kind == Transition::Ending);
-        let body = ending.map_or(&Value::Null, |r| &r.body);
-        let came = Came {
-            breach: serde_json::from_value(body["breach"].clone()).ok().flatten(),
-            ..Came::to(
-                body["status"].as_str().and_then(Status::parse).unwrap_or(Status::Failed),
-                body["summary"].as_str().unwrap_or_default(),
-            )
-        };
-        let mut stepper = self.stepper(run, options, records.last().map_or(0, |r| r.time_ms));
-        stepper.step = last_step(records);
-        stepper.locks = locks;
-        stepper.said.recall(records);
-        stepper.ending = true;
-        self.finish(stepper, came).await
-    }
-
     /// Takes the lock of a run, before its first record, or before it is looked at to go on with it or end it.
     pub(crate) fn lock_run(&self, run: &str) -> Result<ServiceLocks> {
         identifier::check_id("run", run)?;
@@ -304,7 +206,7 @@ impl Engine {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the one way in, for a run that begins and one that goes on")]
-    async fn drive(
+    pub(crate) async fn drive(
         &self,
         module: &Module,
         run: RunIdentity,
@@ -448,6 +350,11 @@ impl Engine {
                 warnings: Vec::new(),
             });
         }
+        // The policy did not come to it again, or was not called: nobody will decide it any more.
+        if let Some(step) = stepper.open_step.take() {
+            let records = self.state().records(&run)?;
+            stepper.leave_in_doubt(&step, &records).await;
+        }
         let mut unrecorded = None;
         if !stepper.ending {
             // From here on the policy is not called again, whatever ends us: what it had open is closed under it.
@@ -497,22 +404,6 @@ fn waits(status: Status) -> bool {
     matches!(status, Status::Parked | Status::InDoubt)
 }
 
-/// Whether a record of this kind has the answer to a call.
-fn gives_answer(kind: Transition) -> bool {
-    matches!(kind, Transition::Answered | Transition::Completed | Transition::Resolved)
-}
-
-/// The newest attempt at a step that was started and has no end on record.
-pub(crate) fn open_step(records: &[Record]) -> Option<&Record> {
-    let newest = records.iter().rev().find(|r| r.kind == Transition::Started || gives_answer(r.kind))?;
-    (newest.kind == Transition::Started).then_some(newest)
-}
-
-/// The number of the last step on record.
-pub(crate) fn last_step(records: &[Record]) -> u64 {
-    records.iter().filter_map(|r| r.body["step"].as_u64()).max().unwrap_or(0)
-}
-
 /// Whether a module is for the world that an environment gives it.
 pub fn check_world(module: &Inspected, policy: &str, world: &str) -> Result<()> {
     let declared = &module.description.world;
@@ -526,7 +417,7 @@ pub fn check_world(module: &Inspected, policy: &str, world: &str) -> Result<()> 
     Ok(())
 }
 
-fn identity(run: &str, module: &Module, options: &RunOptions) -> RunIdentity {
+pub(crate) fn identity(run: &str, module: &Module, options: &RunOptions) -> RunIdentity {
     RunIdentity {
         id: run.to_owned(),
         environment: options.environment.clone(),
@@ -564,10 +455,10 @@ async fn call(
 
 /// What the guest's end says.
 pub(crate) struct Came {
-    status: Status,
+    pub(crate) status: Status,
     summary: String,
     waits_in: Option<u64>,
-    breach: Option<Breach>,
+    pub(crate) breach: Option<Breach>,
 }
 
 impl Came {

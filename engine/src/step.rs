@@ -25,7 +25,6 @@ use crate::grants::{self, Grants};
 use crate::journal::{By, Change, Record, RunRow, State, Transition};
 use crate::locks::ServiceLocks;
 use crate::observe::{Event, Observer};
-use crate::probe::{Decided, Way, way};
 use crate::reporting::Said;
 use crate::sandbox::limits::{Breach, Limits};
 use crate::withheld::Withheld;
@@ -237,11 +236,11 @@ impl Stepper {
         }
     }
 
-    fn tell_started(&self, line: String) {
+    pub(crate) fn tell_started(&self, line: String) {
         self.around.observer.event(&self.run.id, &Event::StepStarted { step: self.step, line });
     }
 
-    fn tell_ended(&self, answer: &Value, elapsed: Duration) {
+    pub(crate) fn tell_ended(&self, answer: &Value, elapsed: Duration) {
         let error = error_text(answer).map(|told| self.last_detail.clone().unwrap_or(told));
         let event = Event::StepEnded { step: self.step, error, elapsed };
         self.around.observer.event(&self.run.id, &event);
@@ -359,7 +358,7 @@ impl Stepper {
     }
 
     /// The second half of an effect whose start is on record.
-    async fn act_and_complete(
+    pub(crate) async fn act_and_complete(
         &mut self,
         name: &'static str,
         request: Value,
@@ -372,7 +371,7 @@ impl Stepper {
     }
 
     /// The record of an effect's end.
-    fn complete(
+    pub(crate) fn complete(
         &mut self,
         name: &'static str,
         request: Value,
@@ -396,68 +395,8 @@ impl Stepper {
         Ok(result)
     }
 
-    /// An effect that a former engine started. A question to a person is asked again; of anything else the world tells what became of it.
-    async fn reopened(
-        &mut self,
-        call: &'static calls::Call,
-        open: &Record,
-        request: Value,
-        full: Value,
-    ) -> Result<Value, Stop> {
-        if open.body["request"] != request {
-            return Err(Stop::Nondeterminism {
-                step: self.step,
-                recorded: open.body["request"].to_string(),
-                now: request.to_string(),
-            });
-        }
-        let mut prepared = open.body["prepared"].clone();
-        self.attempt = open.body["attempt"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
-        if call.name.starts_with("confirm.") {
-            // Days may have passed: the person is shown what is true now, and what it was may not be what it is.
-            prepared[INTENT_NOW] = match self.prepare(call.name, &full).await {
-                Ok(now) => now.body["intent"].clone(),
-                Err(error) => {
-                    prepared[ASKING_FAILED] = json!(error.to_string());
-                    Value::Null
-                }
-            };
-            return self.act_and_complete(call.name, request, &full, &prepared).await;
-        }
-        let objects = calls::objects_of(call, &full).map_err(|e| self.in_doubt(call.name, &e))?;
-        self.tell_started(format!("{} (in doubt)", grants::line_for(call.name, &objects)));
-        let began = Instant::now();
-        self.hold(&objects)?;
-        let decided = self.decide(call.name, &full, &prepared).await.map_err(|e| self.in_doubt(call.name, &e))?;
-        self.at("decided");
-        let answer = match decided {
-            Decided::Done(value) => {
-                let record = Some(json!({"by": "host", "as": "done"}));
-                self.complete(call.name, request, &prepared, Performed { record, ..Ok(value).into() })
-            }
-            Decided::Again if self.ending() && !closes(call.name) && way(call.name) != Some(Way::Complete) => {
-                let cancelled = HostError::new(ErrorKind::Cancelled, "the run was cancelled or is past its deadline");
-                let record = Some(json!({"by": "host", "as": "not-done"}));
-                self.complete(call.name, request, &prepared, Performed { record, ..Err(cancelled).into() })
-            }
-            Decided::Again => {
-                self.attempt += 1;
-                let body = json!({"request": request, "attempt": self.attempt, "prepared": prepared});
-                self.append(Transition::Started, Some(self.step), body, &[])?;
-                self.at("started again");
-                self.act_and_complete(call.name, request, &full, &prepared).await
-            }
-        }?;
-        self.tell_ended(&answer, began.elapsed());
-        Ok(answer)
-    }
-
-    fn in_doubt(&self, call: &str, why: &HostError) -> Stop {
-        Stop::InDoubt { step: self.step, call: call.to_owned(), why: why.to_string() }
-    }
-
     /// Holds the locks of the services that a call acts on.
-    fn hold(&mut self, objects: &[(&'static str, String)]) -> Result<(), Stop> {
+    pub(crate) fn hold(&mut self, objects: &[(&'static str, String)]) -> Result<(), Stop> {
         for (_, service) in objects.iter().filter(|(object, _)| *object == "service") {
             self.locks.hold(&self.around.state, service, &self.run.id).map_err(Stop::LockHeld)?;
         }
@@ -525,7 +464,7 @@ impl Stepper {
     }
 
     /// Cancelled, or past its deadline.
-    fn ending(&self) -> bool {
+    pub(crate) fn ending(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed) || Instant::now() >= self.deadline
     }
 
@@ -590,7 +529,7 @@ pub(crate) const INTENT_NOW: &str = "intent-now";
 pub(crate) const ASKING_FAILED: &str = "asking-failed";
 
 /// Calls that close what a run opened: still taken in the grace after a cancellation or deadline, so that a policy can compensate.
-fn closes(call: &str) -> bool {
+pub(crate) fn closes(call: &str) -> bool {
     matches!(call, "service.start" | "restore.discard" | "scratch.stop")
 }
 
