@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use host_api::Finding;
 use host_api::promote::{Promotion, Standing};
+use host_api::{Error as HostError, ErrorKind, Finding, StepContext};
 
 use crate::Engine;
 use crate::dispatch::get;
+use crate::endings;
 use crate::error::Result;
-use crate::journal::{Record, Transition};
+use crate::journal::{Change, Record, Transition};
 use crate::resume::{last_step, open_step};
 use crate::run::{Came, Ended, RunOptions, Status};
 use crate::step::{RunIdentity, Stepper};
@@ -44,15 +45,16 @@ impl Engine {
         stepper.locks = locks;
         stepper.said.recall(&records);
         stepper.ending = records.iter().any(|r| r.kind == Transition::Ending);
-        stepper.open_step = in_doubt.cloned();
+        // Once the end is on record, that was done.
+        stepper.open_step = in_doubt.filter(|_| !stepper.ending).cloned();
         self.finish(stepper, Came::to(Status::Abandoned, &summary)).await
     }
 }
 
 impl Stepper {
     /// Leaves a step in doubt for good: its run ends without deciding it. What it left running is ended, and what it may have closed is opened.
-    /// What can't be is a finding: settling goes on.
-    pub(crate) async fn leave_in_doubt(&mut self, step: &Record, records: &[Record]) {
+    /// What can't be is a finding: settling goes on. Gives what is known of a promotion then.
+    pub(crate) async fn leave_in_doubt(&mut self, step: &Record, records: &[Record]) -> Vec<Change> {
         let (host, mut cx) = (self.around.host.clone(), self.settling_context(LEFTOVERS_LIMIT));
         cx.step = step.body["step"].as_u64().unwrap_or(cx.step);
         // Whichever attempt it was, it is an earlier one.
@@ -64,23 +66,52 @@ impl Stepper {
                 "look for processes and database sessions that are named after the run",
             ));
         }
-        if call_of(step) != "promote.promote" {
-            return;
-        }
-        // Cut off before its first swap, it may have kept sessions out of a live database: taking nothing back opens it again.
-        let opened = async {
-            let plan: Promotion = get(&step.body["prepared"], "promotion")?;
-            match host.standing(&cx, &plan).await? {
-                Standing::Before => host.undo(&cx, &plan).await,
-                Standing::After | Standing::Mixed => Ok(()),
+        let (call, prepared) = (call_of(step), &step.body["prepared"]);
+        let looked = match call {
+            "promote.promote" => self.look_at_promotion(&cx, get(prepared, "promotion")).await,
+            "promote.undo" => {
+                let id = prepared["promotion"].as_str().unwrap_or_default();
+                let row = self.around.state.promotion(id).map_err(|e| HostError::failed(e.to_string()));
+                self.look_at_promotion(&cx, row.map(|row| row.promotion)).await
             }
+            _ => return Vec::new(),
         };
-        if let Err(error) = opened.await {
-            self.said.finding(Finding::error(
-                "leftovers",
-                format!("the live databases may be closed to new sessions: {error}"),
-                "look at datallowconn in pg_database",
-            ));
+        let id = prepared["promotion"]["id"].as_str().or(prepared["promotion"].as_str()).unwrap_or_default().to_owned();
+        match (call, looked) {
+            ("promote.promote", Ok(Standing::After)) | ("promote.undo", Ok(Standing::Before)) => {
+                endings::changes(call, prepared, true)
+            }
+            ("promote.promote", Ok(Standing::Before)) => vec![Change::PromotionState(id, "taken-back")],
+            ("promote.undo", Ok(Standing::After)) => vec![Change::PromotionState(id, "in-service")],
+            (call, looked) => {
+                if let Err(error) = looked {
+                    self.said.finding(Finding::error(
+                        "leftovers",
+                        format!("where the sources stand, and whether they take connections, is not known: {error}"),
+                        format!("`lifeboat promotions undo {id}`, once the cause is gone"),
+                    ));
+                }
+                vec![Change::PromotionState(id, if call == "promote.undo" { "undo-failed" } else { "mixed" })]
+            }
+        }
+    }
+
+    /// Where a promotion has left its set. One that was cut off before its first swap may have kept sessions out of a live database: taking
+    /// nothing back opens it again.
+    async fn look_at_promotion(
+        &self,
+        cx: &StepContext,
+        plan: Result<Promotion, HostError>,
+    ) -> Result<Standing, HostError> {
+        let (host, plan) = (self.around.host.clone(), plan?);
+        let standing = host.standing(cx, &plan).await?;
+        match standing {
+            Standing::Before => match host.undo(cx, &plan).await {
+                // The service runs, so its data take connections.
+                Err(error) if error.kind == ErrorKind::Conflict => Ok(standing),
+                undone => undone.map(|()| standing),
+            },
+            Standing::After | Standing::Mixed => Ok(standing),
         }
     }
 }

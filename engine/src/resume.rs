@@ -106,7 +106,6 @@ impl Engine {
         stepper.locks = locks;
         stepper.said.recall(records);
         stepper.ending = true;
-        stepper.open_step = open_step(records).cloned();
         self.finish(stepper, came).await
     }
 }

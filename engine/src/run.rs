@@ -351,16 +351,17 @@ impl Engine {
             });
         }
         // The policy did not come to it again, or was not called: nobody will decide it any more.
+        let mut known = Vec::new();
         if let Some(step) = stepper.open_step.take() {
             let records = self.state().records(&run)?;
-            stepper.leave_in_doubt(&step, &records).await;
+            known = stepper.leave_in_doubt(&step, &records).await;
         }
         let mut unrecorded = None;
         if !stepper.ending {
             // From here on the policy is not called again, whatever ends us: what it had open is closed under it.
             let body = json!({"status": came.status.word(), "summary": came.summary, "breach": came.breach});
             // A disk that is full must not keep a service down: what is open is settled all the same, and the failure told then.
-            unrecorded = stepper.append(Transition::Ending, None, body, &[]).err();
+            unrecorded = stepper.append(Transition::Ending, None, body, &known).err();
         }
         stepper.at("ending");
         let settled = stepper.settle().await;

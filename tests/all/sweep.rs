@@ -23,6 +23,8 @@ pub trait World: Sync {
     fn fresh(&self) -> Self::Case;
     /// Its site.
     fn site<'c>(&self, case: &'c Self::Case) -> &'c Site;
+    /// Whether the live service is as available as before the run.
+    fn is_up(&self, case: &Self::Case) -> bool;
     /// What is in the world beside what every site shows: the live service, counted outside the engine.
     fn world(&self, case: &Self::Case) -> Value;
 }
@@ -78,7 +80,20 @@ impl<W: World> Sweep<'_, W> {
         self.sweep(|_, place| named(place));
     }
 
+    /// Sweeps a sample of the places, and ends the run instead of going on with it: now with its policy's compensation, now without.
+    pub fn end(&self, sample: Sample) {
+        self.visit(|at, _| at % sample.every == sample.offset, |at, place, before, _| self.ended(at, place, before));
+    }
+
     fn sweep(&self, wanted: impl Fn(usize, &str) -> bool) {
+        self.visit(wanted, |at, place, before, expected| self.case(at, place, before, expected));
+    }
+
+    fn visit(
+        &self,
+        wanted: impl Fn(usize, &str) -> bool,
+        case_of: impl Fn(usize, &str, &[String], &Value) -> Result<String, String> + Sync,
+    ) {
         let case = self.world.fresh();
         let site = self.world.site(&case);
         let ended = run_crashing(site, 0, "run", self.policy, self.words).expect(self.code);
@@ -95,7 +110,7 @@ impl<W: World> Sweep<'_, W> {
                     loop {
                         let Some(&at) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
                         let place = &places[at];
-                        let outcome = self.case(at, place, &places[..at], &expected);
+                        let outcome = case_of(at, place, &places[..at], &expected);
                         let word = outcome.as_ref().map_or("FAILED", String::as_str).to_owned();
                         rows.lock().unwrap().insert(at, (place.clone(), word));
                         if let Err(why) = outcome {
@@ -120,10 +135,31 @@ impl<W: World> Sweep<'_, W> {
         assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), rows.len(), failures.join("\n"));
     }
 
-    /// One case; how it ended, in a word.
-    fn case(&self, at: usize, place: &str, before: &[String], expected: &Value) -> Result<String, String> {
+    /// One case that is ended; how, in a word.
+    fn ended(&self, at: usize, place: &str, before: &[String]) -> Result<String, String> {
         let case = self.world.fresh();
         let site = self.world.site(&case);
+        let run = self.killed(site, at, place, before)?;
+        let verb = if at.is_multiple_of(2) { "cancel" } else { "abandon" };
+        let ended = site.lifeboat(&["runs", verb, &run, "--reason", "the sweep says so"]);
+        let shown = site.show(&run);
+        let told = || format!("{verb}: {ended:?}\n{}", site.lifeboat(&["runs", "show", &run]).stdout);
+        let over = !matches!(shown["status"].as_str().unwrap(), "running" | "interrupted" | "parked" | "in-doubt");
+        if !over || processes(&shown) > 0 {
+            return Err(format!("it is not over: {}", told()));
+        }
+        let open = shown["obligations"].as_array().unwrap().iter();
+        let open = open.filter(|o| matches!(o["state"].as_str(), Some("open" | "unsettled"))).count();
+        match (open, ended.stderr.contains("LEFT OPEN")) {
+            (0, false) if self.world.is_up(&case) => Ok(format!("{verb}: all settled")),
+            // Loudly, and for a reason: sources of two times.
+            (1.., true) if ended.stderr.contains("left its sources mixed") => Ok(format!("{verb}: mixed, and said so")),
+            _ => Err(format!("left open {open}, up {}: {}", self.world.is_up(&case), told())),
+        }
+    }
+
+    /// Runs the policy until its engine dies at a place; its run.
+    fn killed(&self, site: &Site, at: usize, place: &str, before: &[String]) -> Result<String, String> {
         let killed = run_crashing(site, at + 1, "run", self.policy, self.words);
         let reached = trail(site);
         // The fault fired, and where it was meant to.
@@ -131,7 +167,16 @@ impl<W: World> Sweep<'_, W> {
             return Err(format!("the kill did not happen there: {killed:?} after {reached:?}"));
         }
         let listed = site.lifeboat(&["--json", "runs", "list", "--limit", "1"]).expect(0).json();
-        let (run, status) = (listed[0]["run"].as_str().unwrap(), listed[0]["status"].as_str().unwrap());
+        Ok(listed[0]["run"].as_str().unwrap().to_owned())
+    }
+
+    /// One case; how it ended, in a word.
+    fn case(&self, at: usize, place: &str, before: &[String], expected: &Value) -> Result<String, String> {
+        let case = self.world.fresh();
+        let site = self.world.site(&case);
+        let run = self.killed(site, at, place, before)?;
+        let run = run.as_str();
+        let status = site.show(run)["status"].clone();
         let mut how = "resumed";
         if status == "interrupted" {
             // Every third one dies again on the way.
@@ -178,7 +223,7 @@ impl<W: World> Sweep<'_, W> {
             "candidates": candidates.as_array().unwrap().len(), "promotions": promotions,
             "stores": (kinds(&site.path("backups")), kinds(&site.path("offsite"))),
             "private": (names(&site.path(".lifeboat/candidates")).len(), names(&site.path(".lifeboat/spool")).len()),
-            "processes": marked(run),
+            "processes": processes(&shown),
             "world": self.world.world(case),
         })
     }
@@ -242,12 +287,17 @@ fn kinds(store: &Path) -> BTreeMap<&'static str, usize> {
     found
 }
 
-/// How many processes work for a run.
-fn marked(run: &str) -> usize {
+/// How many processes work for a run, or are services in quarantine of it.
+fn processes(shown: &Value) -> usize {
+    let records = shown["records"].as_array().unwrap().iter();
+    let instances = records.filter_map(|r| Some(format!("LIFEBOAT_INSTANCE={}", r["prepared"]["instance"].as_str()?)));
+    let step = format!("LIFEBOAT_STEP=lifeboat/{}/", shown["run"].as_str().unwrap());
+    let marks: Vec<String> = instances.chain([step]).collect();
     let pids = names(Path::new("/proc")).into_iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
     pids.filter(|pid| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        String::from_utf8_lossy(&environment).contains(&format!("LIFEBOAT_STEP=lifeboat/{run}/"))
+        let environment = String::from_utf8_lossy(&environment);
+        marks.iter().any(|mark| environment.contains(mark))
     })
     .count()
 }
@@ -288,6 +338,10 @@ impl World for Notes {
         case
     }
 
+    fn is_up(&self, site: &Site) -> bool {
+        !self.served || site.is_up()
+    }
+
     fn world(&self, site: &Site) -> Value {
         let ask = |path: &str| site.http("GET", path, None).map(|answer| (answer.status, answer.body));
         let ready = site.http("GET", "/readyz", None).map(|answer| answer.json()["version"].clone());
@@ -322,6 +376,16 @@ fn a_drill_survives_a_kill_anywhere() {
 fn an_upgrade_survives_a_kill_anywhere() {
     let world = Notes::new(true, |_| {});
     Sweep { world: &world, policy: "upgrade", words: UPGRADE, code: 1, threads: 3 }.run(ALL);
+}
+
+#[test]
+fn whatever_survives_a_kill_can_be_ended() {
+    let third = Sample::of_commit(3);
+    let world = Notes::new(true, |site| drop(site.run("backup", &[]).expect(0)));
+    Sweep { world: &world, policy: "drill", words: &[], code: 0, threads: 3 }.end(third);
+    Sweep { world: &world, policy: "upgrade", words: UPGRADE, code: 1, threads: 3 }.end(third);
+    let world = Notes::new(true, |site| drop(site.run("upgrade", &["--param", "version=2.0.0"]).expect(1)));
+    Sweep { world: &world, policy: "rollback", words: ROLLBACK, code: 0, threads: 3 }.end(third);
 }
 
 #[test]

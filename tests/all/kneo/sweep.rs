@@ -46,6 +46,10 @@ impl World for Postgres {
         &case.site
     }
 
+    fn is_up(&self, kneo: &Kneo) -> bool {
+        !self.served || kneo.ask("GET", "/readyz", None).is_some_and(|answer| answer.status == 200)
+    }
+
     fn world(&self, kneo: &Kneo) -> Value {
         let name = kneo.database_name();
         let all = kneo.site.lifeboat(&["--json", "candidates", "list", "--all"]).expect(0).json();

@@ -8,6 +8,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -69,9 +70,18 @@ pub fn policy(name: &str) -> PathBuf {
     from_setup("LIFEBOAT_POLICIES", "policies").join(format!("{name}.wasm"))
 }
 
-/// A free TCP port of this machine.
+/// A free TCP port of this machine, below those that the kernel gives to whoever asks for any: a service that is started a moment later, or
+/// again, finds it free.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    // Other processes of tests begin elsewhere.
+    let first = u16::try_from(std::process::id() % 100).unwrap() * 100;
+    loop {
+        let port = 20_000 + (first + TAKEN.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 impl Site {
