@@ -64,7 +64,7 @@ async fn stage(config: &Path, service: &str, store: &str) -> Result<Value> {
 }
 
 async fn sandbox(module: &Path, directory: &Path) -> Result<Value> {
-    let bench = Sandbox::new(module, directory)?;
+    let bench = Sandbox::new(module, directory).await?;
     let mut rounds: [Vec<f64>; 6] = Default::default();
     for _ in 0..ROUNDS {
         let figures = [
@@ -91,8 +91,8 @@ struct Sandbox {
 }
 
 impl Sandbox {
-    fn new(module: &Path, directory: &Path) -> Result<Self> {
-        let engine = Engine::builder().state_directory(directory.join("state")).build()?;
+    async fn new(module: &Path, directory: &Path) -> Result<Self> {
+        let engine = Engine::builder().state_directory(directory.join("state")).build().await?;
         let module = engine.load(&std::fs::read(module)?)?;
         let host = Arc::new(RealHost::new(Default::default(), &Default::default(), &directory.join("state"))?);
         Ok(Self { engine, module, host })

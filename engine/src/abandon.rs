@@ -10,7 +10,7 @@ use crate::dispatch::get;
 use crate::endings;
 use crate::error::Result;
 use crate::journal::{Change, Record, Transition};
-use crate::resume::{last_step, open_step};
+use crate::resume::{is_question, last_step, open_step};
 use crate::run::{Came, Ended, RunOptions, Status};
 use crate::step::{RunIdentity, Stepper};
 
@@ -21,10 +21,10 @@ impl Engine {
     /// Settles what a run left open and writes its end. Refused while a process works on it. What an effect that was under way left running
     /// is ended; the effect itself stays in doubt on record: what it did is for a person to look at, and the summary says which it was.
     pub async fn abandon(&self, run: &str, reason: &str, options: RunOptions) -> Result<Ended> {
-        let locks = self.lock_run(run)?;
-        let row = self.state().run(run)?;
-        let records = self.live_records(run)?;
-        let in_doubt = open_step(&records).filter(|step| !call_of(step).starts_with("confirm."));
+        let claim = self.claim(run).await?;
+        let row = self.state().run(run).await?;
+        let records = self.live_records(run).await?;
+        let in_doubt = open_step(&records).filter(|step| !is_question(step));
         let summary = match in_doubt {
             Some(step) => format!(
                 "abandoned by {}: {reason}; step {} ({}) was under way: look at what it did",
@@ -42,7 +42,7 @@ impl Engine {
         };
         let mut stepper = self.stepper(identity, options, records.last().map_or(0, |r| r.time_ms));
         stepper.step = last_step(&records);
-        stepper.locks = locks;
+        stepper.claim = Some(claim);
         stepper.said.recall(&records);
         stepper.ending = records.iter().any(|r| r.kind == Transition::Ending);
         // Once the end is on record, that was done.
@@ -71,7 +71,7 @@ impl Stepper {
             "promote.promote" => self.look_at_promotion(&cx, get(prepared, "promotion")).await,
             "promote.undo" => {
                 let id = prepared["promotion"].as_str().unwrap_or_default();
-                let row = self.around.state.promotion(id).map_err(|e| HostError::failed(e.to_string()));
+                let row = self.around.state.promotion(id).await.map_err(|e| HostError::failed(e.to_string()));
                 self.look_at_promotion(&cx, row.map(|row| row.promotion)).await
             }
             _ => return Vec::new(),

@@ -3,24 +3,24 @@
 use serde_json::json;
 
 use crate::Engine;
+use crate::claims;
 use crate::error::Result;
 use crate::journal::{By, Transition};
-use crate::locks;
 
 impl Engine {
     /// Puts on record that a person asks for a run's end. Whoever works on the run sees it within a second: every call of the policy is
     /// answered `cancelled` for the grace, so that it can compensate; then what is open is settled. Gives false where no process works on
     /// the run: then [`Engine::resume`] ends it so.
-    pub fn request_cancel(&self, run: &str, reason: &str, by: &By) -> Result<bool> {
-        self.live_records(run)?;
-        if !self.state().cancel_requested(run)? {
-            self.state().append(run, by, Transition::CancelRequested, None, json!({"reason": reason}), &[])?;
+    pub async fn request_cancel(&self, run: &str, reason: &str, by: &By) -> Result<bool> {
+        self.live_records(run).await?;
+        if !self.state().cancel_requested(run).await? {
+            self.state().append(run, by, Transition::CancelRequested, None, json!({"reason": reason}), &[]).await?;
         }
-        Ok(self.is_worked_on(run))
+        self.is_worked_on(run).await
     }
 
     /// Whether a process works on a run now. One that is `running` and not worked on was interrupted: its engine died.
-    pub fn is_worked_on(&self, run: &str) -> bool {
-        locks::is_held(self.state().directory(), run)
+    pub async fn is_worked_on(&self, run: &str) -> Result<bool> {
+        claims::is_held(self.state(), run).await
     }
 }

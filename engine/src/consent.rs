@@ -28,15 +28,14 @@ enum Refusal {
 
 impl Stepper {
     /// An approval to be asked for, or the unspent one for the same intent.
-    pub(crate) fn open_approval(&self, subject: Subject<'_>) -> Result<Prepared, HostError> {
+    pub(crate) async fn open_approval(&self, subject: Subject<'_>) -> Result<Prepared, HostError> {
         let (id, now_ms) = (identifier::fresh(), identifier::now_ms());
-        let intent = self.intent(subject, &id, now_ms)?;
-        let rows = self.approvals()?;
-        let unspent = rows.into_iter().find(|r| {
-            r.state == ApprovalState::Approved && intent.same_thing(&r.intent) && self.consent(r, now_ms).is_ok()
-        });
-        if let Some(row) = unspent {
-            return Ok(Prepared::with(json!({"approval": row.id})));
+        let intent = self.intent(subject, &id, now_ms).await?;
+        for row in self.approvals().await? {
+            let unspent = row.state == ApprovalState::Approved && intent.same_thing(&row.intent);
+            if unspent && self.consent(&row, now_ms).await.is_ok() {
+                return Ok(Prepared::with(json!({"approval": row.id})));
+            }
         }
         Ok(Prepared {
             body: json!({"approval": id, "intent": intent.body, "intent-sha256": intent.sha256}),
@@ -49,14 +48,14 @@ impl Stepper {
         let id = prepared["approval"].as_str().unwrap_or_default().to_owned();
         let mut told = false;
         loop {
-            let row = match self.approvals().map(|rows| rows.into_iter().find(|r| r.id == id)) {
+            let row = match self.approvals().await.map(|rows| rows.into_iter().find(|r| r.id == id)) {
                 Ok(Some(row)) => row,
                 Ok(None) => {
                     return Ok(Err(HostError::failed("a bug: an approval was asked for without a record")).into());
                 }
                 Err(error) => return Ok(Err(error).into()),
             };
-            let (intent, how) = match self.standing(&row, prepared) {
+            let (intent, how) = match self.standing(&row, prepared).await {
                 Standing::Decided(performed) => return Ok(performed),
                 Standing::Open(intent, how) => (intent, how),
             };
@@ -78,7 +77,7 @@ impl Stepper {
     }
 
     /// Where an approval stands before anyone is asked.
-    fn standing(&self, row: &ApprovalRow, prepared: &Value) -> Standing {
+    async fn standing(&self, row: &ApprovalRow, prepared: &Value) -> Standing {
         let id = &row.id;
         let over = |result: HostError| Standing::Decided(Err(result).into());
         match row.state {
@@ -104,7 +103,7 @@ impl Stepper {
             }
         };
         let by_hand = self.run.module_sha256 == NO_MODULE;
-        let how = match self.consent(row, identifier::now_ms()) {
+        let how = match self.consent(row, identifier::now_ms()).await {
             // A run by hand has waited since it read the keys and rules: by those of now, as who took the newest vote found, it is not enough.
             Ok(Some(_)) if by_hand && row.state == ApprovalState::Open => Vec::new(),
             Ok(tally) => {
@@ -157,13 +156,13 @@ impl Stepper {
     }
 
     /// Whether consent is given now: by votes that hold (with what they come to), or by an answer without a signature where that is enough.
-    fn consent(&self, row: &ApprovalRow, now_ms: u64) -> Result<Option<Tally>, Refusal> {
+    async fn consent(&self, row: &ApprovalRow, now_ms: u64) -> Result<Option<Tally>, Refusal> {
         let text = row.intent.to_string();
         let asked = asked(row, &text);
         if asked.is_expired(now_ms) {
             return Err(Refusal::Expired);
         }
-        let on_record = self.around.state.records_of(&self.run.id, Transition::Voted);
+        let on_record = self.around.state.records_of(&self.run.id, Transition::Voted).await;
         // What can't be read is no consent.
         let on_record = on_record.map_err(|e| Refusal::Missing(vec![e.to_string()]))?;
         let all: Vec<Vote> = on_record.iter().filter_map(Vote::of).collect();
@@ -205,12 +204,13 @@ impl Stepper {
     }
 
     /// The approval that a destructive call brings, held against what the call would do now, and its votes against the keys of now.
-    pub(crate) fn approval_for(&mut self, full: &Value, subject: Subject<'_>) -> Result<ApprovalRow, HostError> {
+    pub(crate) async fn approval_for(&mut self, full: &Value, subject: Subject<'_>) -> Result<ApprovalRow, HostError> {
         let id = full["approval"]["id"].as_str().unwrap_or_default().to_owned();
         let now_ms = identifier::now_ms();
-        let intent = self.intent(subject, &id, now_ms)?;
+        let intent = self.intent(subject, &id, now_ms).await?;
         let row = self
-            .approvals()?
+            .approvals()
+            .await?
             .into_iter()
             .find(|r| r.id == id)
             .ok_or_else(|| HostError::refused(format!("approval {} is not of this run", identifier::shown(&id))))?;
@@ -229,7 +229,7 @@ impl Stepper {
             )
             .hint("ask again: the identities of live data or candidate are not those that were shown"));
         }
-        match self.consent(&row, now_ms) {
+        match self.consent(&row, now_ms).await {
             Ok(None) => {}
             Ok(Some(tally)) => {
                 if let Tally::Approved { by, broke_glass: Some(reason) } = tally {
@@ -252,12 +252,12 @@ impl Stepper {
         Ok(row)
     }
 
-    fn approvals(&self) -> Result<Vec<ApprovalRow>, HostError> {
-        self.around.state.approvals(Some(&self.run.id)).map_err(|e| HostError::failed(e.to_string()))
+    async fn approvals(&self) -> Result<Vec<ApprovalRow>, HostError> {
+        self.around.state.approvals(Some(&self.run.id)).await.map_err(|e| HostError::failed(e.to_string()))
     }
 
-    fn intent(&self, subject: Subject<'_>, id: &str, now_ms: u64) -> Result<Intent, HostError> {
-        let begun = self.around.state.records_of(&self.run.id, Transition::RunStarted);
+    async fn intent(&self, subject: Subject<'_>, id: &str, now_ms: u64) -> Result<Intent, HostError> {
+        let begun = self.around.state.records_of(&self.run.id, Transition::RunStarted).await;
         let begun = begun.map_err(|e| HostError::failed(e.to_string()))?;
         let of = RunOf {
             run: &self.run.id,

@@ -29,7 +29,7 @@ impl Engine {
     /// `options.grants` is not used: whoever may write the configuration may do this. Answers with the results of the calls made.
     pub async fn direct(&self, options: RunOptions, procedure: Vec<DirectCall>) -> Result<(Ended, Vec<Value>)> {
         let run = host_api::identifier::fresh();
-        let locks = self.lock_run(&run)?;
+        let claim = self.claim(&run).await?;
         let identity = RunIdentity {
             id: run.clone(),
             environment: options.environment.clone(),
@@ -41,9 +41,10 @@ impl Engine {
             "module-sha256": NO_MODULE,
         });
         let begins = [Change::RunBegins(identity.row())];
-        let clock_ms = self.state().append(&run, &options.by(), Transition::RunStarted, None, body, &begins)?;
+        let clock_ms = self.state().append(&run, &options.by(), Transition::RunStarted, None, body, &begins).await?;
         let mut stepper = self.stepper(identity, options, clock_ms);
-        stepper.locks = locks;
+        claim.watch(&stepper.cancelled);
+        stepper.claim = Some(claim);
         stepper.declared = calls::CALLS.iter().map(|c| c.name.to_owned()).collect();
         stepper.grants = Grants::operator();
         stepper.live_endpoints = true;
@@ -78,6 +79,8 @@ impl Engine {
                             Came::to(Status::Rejected, "nobody could be asked: run it at a terminal")
                         }
                         Stop::LockHeld(why) => Came::to(Status::LockHeld, &why),
+                        Stop::TakenOver(why) => Came::to(Status::LockHeld, &why),
+                        Stop::NotApproved(why) => Came::to(Status::Rejected, &why),
                         other => Came::to(Status::Failed, &other.to_string()),
                     };
                     break;

@@ -75,7 +75,7 @@ impl Stepper {
             "promote.preflight" => answer(host.preflight(&cx, &get::<Candidate>(full, "candidate")?).await?),
             "promote.latest" => {
                 let service: String = get(full, "service")?;
-                let rows = self.around.state.promotions().map_err(|e| HostError::failed(e.to_string()))?;
+                let rows = self.around.state.promotions().await.map_err(|e| HostError::failed(e.to_string()))?;
                 let newest = rows.into_iter().rev().find(|row| {
                     row.state == "in-service"
                         && row.environment == self.run.environment
@@ -83,7 +83,7 @@ impl Stepper {
                 });
                 answer(newest.map(|row| row.promotion))
             }
-            "http-check.check" => self.http_check(full).await,
+            "http-check.check" => self.http_check(&cx, full).await,
             "query.run" => {
                 let (service, name): (String, String) = (get(full, "service")?, get(full, "name")?);
                 answer(host_api::query::Query::run(&*host, &cx, &service, &name).await?)
@@ -92,12 +92,12 @@ impl Stepper {
         }
     }
 
-    async fn http_check(&self, full: &Value) -> Result<Value, HostError> {
+    async fn http_check(&self, cx: &StepContext, full: &Value) -> Result<Value, HostError> {
         let request: http_check::Request = get(full, "request")?;
         let endpoint: String = get(full, "endpoint")?;
         // The same for every attempt at this step: a service that knows the header does it once.
         let key = format!("{}/{}", self.run.id, self.step);
-        answer(self.around.host.check(&self.context(), &endpoint, &request, &key).await?)
+        answer(self.around.host.check(cx, &endpoint, &request, &key).await?)
     }
 
     /// What stands in the journal before an effect begins. An error: it is not begun.
@@ -141,7 +141,7 @@ impl Stepper {
                 let before = host.status(&cx, &service).await?;
                 let mut prepared = Prepared::with(json!({"service": service, "before": before.state}));
                 // One that did not run before us is not ours to start; one that we stopped is, as the last stop says.
-                let ours = self.stopped_by_us(&service)?;
+                let ours = self.stopped_by_us(&service).await?;
                 if ours {
                     prepared.on_start.push(Change::ObligationCloses("service-stopped", service.clone()));
                 }
@@ -164,7 +164,7 @@ impl Stepper {
                 let candidate: Candidate = get(full, "candidate")?;
                 let description = host.describe(&cx, &candidate).await?;
                 let subject = promote_subject(&candidate, description, "");
-                let row = self.approval_for(full, subject)?;
+                let row = self.approval_for(full, subject).await?;
                 let plan = host.plan(&cx, &identifier::fresh(), &candidate).await?;
                 Prepared {
                     body: json!({"promotion": plan, "approval": row.id, "intent-sha256": row.intent_sha256}),
@@ -177,7 +177,7 @@ impl Stepper {
             "promote.undo" | "promote.drop-previous" => {
                 let promotion: Promotion = get(full, "promotion")?;
                 let action = if name == "promote.undo" { "undo" } else { "drop-previous" };
-                let row = self.approval_for(full, promotion_subject(action, &promotion, ""))?;
+                let row = self.approval_for(full, promotion_subject(action, &promotion, "")).await?;
                 let body = json!({
                     "promotion": promotion.id, "candidate": promotion.candidate, "approval": row.id,
                     "intent-sha256": row.intent_sha256,
@@ -190,7 +190,7 @@ impl Stepper {
             }
             "delete.apply" => {
                 let backups: Vec<Backup> = get(full, "backups")?;
-                let row = self.approval_for(full, delete_subject(&backups, ""))?;
+                let row = self.approval_for(full, delete_subject(&backups, "")).await?;
                 Prepared {
                     body: json!({"approval": row.id, "intent-sha256": row.intent_sha256}),
                     on_start: vec![Change::ApprovalSpent(row.id, row.intent_sha256)],
@@ -200,18 +200,18 @@ impl Stepper {
                 let candidate: Candidate = get(full, "candidate")?;
                 let description = host.describe(&cx, &candidate).await?;
                 let why: String = get(full, "why")?;
-                self.open_approval(promote_subject(&candidate, description, &why))?
+                self.open_approval(promote_subject(&candidate, description, &why)).await?
             }
             "confirm.request-undo" | "confirm.request-drop-previous" => {
                 let promotion: Promotion = get(full, "promotion")?;
                 let action = if name == "confirm.request-undo" { "undo" } else { "drop-previous" };
                 let why: String = get(full, "why")?;
-                self.open_approval(promotion_subject(action, &promotion, &why))?
+                self.open_approval(promotion_subject(action, &promotion, &why)).await?
             }
             "confirm.request-delete" => {
                 let backups: Vec<Backup> = get(full, "backups")?;
                 let why: String = get(full, "why")?;
-                self.open_approval(delete_subject(&backups, &why))?
+                self.open_approval(delete_subject(&backups, &why)).await?
             }
             _ => Prepared::default(),
         })
@@ -257,7 +257,7 @@ impl Stepper {
 
     async fn act(&mut self, name: &str, full: &Value, prepared: &Value) -> Result<(Value, Vec<Change>), HostError> {
         let host = self.around.host.clone();
-        let cx = self.context();
+        let cx = self.acting_context();
         let done = |()| (Value::Null, Vec::new());
         Ok(match name {
             "catalog.hold" => {
@@ -322,6 +322,7 @@ impl Stepper {
                     .around
                     .state
                     .candidate(&candidate.id)
+                    .await
                     .map_err(|e| HostError::refused(e.to_string()))?
                     .verification;
                 host.promote(&cx, &candidate, verification.as_ref(), &plan).await?;
@@ -334,7 +335,7 @@ impl Stepper {
                 let intent: String = get(prepared, "intent-sha256")?;
                 done(host.apply(&cx, &backups, &intent).await?)
             }
-            "http-check.check" => (self.http_check(full).await?, Vec::new()),
+            "http-check.check" => (self.http_check(&cx, full).await?, Vec::new()),
             "clock.sleep-until" => done(self.sleep_until(get(full, "time-ms")?).await?),
             other => return Err(HostError::failed(format!("a bug: {other} is no effect"))),
         })
@@ -358,9 +359,9 @@ impl Stepper {
         mixed::refuse_start(&self.around.state, &*self.around.host, cx, &self.run.environment, service).await
     }
 
-    fn stopped_by_us(&self, service: &str) -> Result<bool, HostError> {
+    async fn stopped_by_us(&self, service: &str) -> Result<bool, HostError> {
         let obligations =
-            self.around.state.obligations(Some(&self.run.id)).map_err(|e| HostError::failed(e.to_string()))?;
+            self.around.state.obligations(Some(&self.run.id)).await.map_err(|e| HostError::failed(e.to_string()))?;
         Ok(obligations.iter().any(|o| o.state == "open" && o.kind == "service-stopped" && o.object == service))
     }
 }

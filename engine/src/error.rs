@@ -24,6 +24,12 @@ pub enum Kind {
     Journal,
     /// A step's outcome is unknown.
     InDoubt,
+    /// Another engine has taken over the run.
+    TakenOver,
+    /// The shared state can't be reached.
+    StateAway,
+    /// An approval is not good (any more) for what it was to be used for.
+    NotApproved,
 }
 
 /// A failure of the engine: its kind, what happened, and what a person can do.
@@ -86,12 +92,13 @@ impl Error {
     /// The documented exit code.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::Failed | Kind::Journal => 1,
+            Kind::Failed | Kind::Journal | Kind::StateAway => 1,
             Kind::Usage => 2,
             Kind::VerificationFailed => 5,
             Kind::Configuration => 10,
-            Kind::LockHeld => 11,
+            Kind::LockHeld | Kind::TakenOver => 11,
             Kind::PolicyRefused => 12,
+            Kind::NotApproved => 14,
             Kind::InDoubt => 15,
         }
     }

@@ -3,12 +3,12 @@
 //!
 //! ```no_run
 //! use std::sync::Arc;
-//! use engine::{Engine, config::Config};
+//! use engine::config::Config;
 //!
 //! # async fn example() -> engine::Result<()> {
 //! let config = Config::load("lifeboat.toml".as_ref())?;
 //! let environment = config.environment(Some("staging"))?;
-//! let engine = Engine::builder().state_directory(config.state_directory()).build()?;
+//! let engine = config.builder()?.build().await?;
 //! let binding = environment.policy("backup")?;
 //! let module = engine.load(&binding.read_module()?)?;
 //! let parameters = binding.parameters(&module.inspected.description, &["service=notes".into()])?;
@@ -26,6 +26,7 @@ pub mod approvals;
 pub mod audit;
 pub mod calls;
 mod cancel;
+pub mod claims;
 mod conceal;
 pub mod config;
 mod consent;
@@ -36,7 +37,6 @@ mod endings;
 pub mod error;
 pub mod grants;
 pub mod journal;
-pub mod locks;
 pub mod mixed;
 mod obligations;
 pub mod observe;
@@ -60,7 +60,7 @@ use wasmtime::component::Linker;
 use approvals::{Confirmer, Nobody};
 use audit::CheckpointStore;
 pub use error::{Error, Result};
-use journal::State;
+use journal::{PostgresState, State};
 use observe::{Observer, Unwatched};
 use policy::Module;
 use sandbox::Sandbox;
@@ -80,6 +80,7 @@ pub struct Engine {
 /// Makes an [`Engine`].
 pub struct Builder {
     state_directory: PathBuf,
+    state_database: Option<PostgresState>,
     compile_cache: bool,
     confirmer: Arc<dyn Confirmer>,
     observer: Arc<dyn Observer>,
@@ -92,6 +93,7 @@ impl Engine {
     pub fn builder() -> Builder {
         Builder {
             state_directory: PathBuf::from(".lifeboat"),
+            state_database: None,
             compile_cache: true,
             confirmer: Arc::new(Nobody),
             observer: Arc::new(Unwatched),
@@ -151,6 +153,13 @@ impl Builder {
         self
     }
 
+    /// The database of a state that several engines share.
+    #[must_use]
+    pub fn state_database(mut self, database: Option<PostgresState>) -> Self {
+        self.state_database = database;
+        self
+    }
+
     /// Compiles anew each time.
     #[must_use]
     pub fn without_compile_cache(mut self) -> Self {
@@ -188,8 +197,8 @@ impl Builder {
     }
 
     /// Opens the state and makes the engine.
-    pub fn build(self) -> Result<Engine> {
-        let state = Arc::new(State::open(&self.state_directory)?);
+    pub async fn build(self) -> Result<Engine> {
+        let state = Arc::new(State::at(&self.state_directory, self.state_database.as_ref()).await?);
         // Inside the state directory, which only its owner can enter: a compiled module from anyone else is never taken.
         let cache = std::path::absolute(self.state_directory.join("compiled"))
             .map_err(|e| Error::new(error::Kind::Configuration, format!("state directory: {e}")))?;

@@ -13,8 +13,11 @@ pub async fn refuse_start(
     environment: &str,
     service: &str,
 ) -> Result<(), HostError> {
-    let ours =
-        promotions(state)?.into_iter().rev().filter(|r| r.environment == environment && r.promotion.service == service);
+    let ours = promotions(state)
+        .await?
+        .into_iter()
+        .rev()
+        .filter(|r| r.environment == environment && r.promotion.service == service);
     // The newest first: what stands behind one that came to an end is history.
     for row in ours.take_while(|row| !matches!(row.state.as_str(), "in-service" | "undone" | "dropped")) {
         if is_mixed(&row, host, cx).await? {
@@ -36,7 +39,7 @@ pub(crate) async fn refuse_discard(
     cx: &StepContext,
     candidate: &str,
 ) -> Result<(), HostError> {
-    let of_it = promotions(state)?.into_iter().filter(|row| row.promotion.candidate == candidate);
+    let of_it = promotions(state).await?.into_iter().filter(|row| row.promotion.candidate == candidate);
     for row in of_it.filter(|row| !matches!(row.state.as_str(), "in-service" | "undone" | "dropped")) {
         if is_mixed(&row, host, cx).await? {
             let id = &row.promotion.id;
@@ -49,8 +52,8 @@ pub(crate) async fn refuse_discard(
     Ok(())
 }
 
-fn promotions(state: &State) -> Result<Vec<PromotionRow>, HostError> {
-    state.promotions().map_err(|e| HostError::failed(e.to_string()))
+async fn promotions(state: &State) -> Result<Vec<PromotionRow>, HostError> {
+    state.promotions().await.map_err(|e| HostError::failed(e.to_string()))
 }
 
 async fn is_mixed(row: &PromotionRow, host: &dyn Primitives, cx: &StepContext) -> Result<bool, HostError> {

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::journal::{Change, ObligationRow, Transition};
 use crate::observe::Event;
-use crate::step::{Stepper, Stop};
+use crate::step::{Stepper, Stop, unwritten};
 
 /// How long settling one obligation may take: a service's start has its own limit below this.
 const SETTLE_LIMIT: Duration = Duration::from_secs(600);
@@ -20,6 +20,7 @@ impl Stepper {
             .around
             .state
             .obligations(Some(&self.run.id))
+            .await
             .map_err(|e| Stop::Journal(e.to_string()))?
             .into_iter()
             .filter(|o| o.state == "open")
@@ -27,6 +28,7 @@ impl Stepper {
         let mut unsettled = Vec::new();
         let mut unrecorded = None;
         for obligation in open {
+            self.check_claim().map_err(unwritten)?;
             let what = words(&obligation);
             self.at(&format!("settling {}", obligation.kind));
             let result = self.settle_one(&obligation).await;
@@ -52,8 +54,10 @@ impl Stepper {
                 "declared": obligation.if_aborted, "error": error,
             });
             // A disk that is full must not keep the next service down: settling goes on, the failure is told at its end.
-            if let Err(stop) = self.append(Transition::Settled, None, body, &changes) {
-                unrecorded.get_or_insert(stop);
+            match self.append(Transition::Settled, None, body, &changes).await {
+                Err(stop @ Stop::TakenOver(_)) => return Err(stop),
+                Err(stop) => drop(unrecorded.get_or_insert(stop)),
+                Ok(()) => {}
             }
         }
         match unrecorded {
@@ -77,14 +81,18 @@ impl Stepper {
             }
             ("candidate", _) => {
                 crate::mixed::refuse_discard(&self.around.state, &*host, &cx, &obligation.object).await?;
-                let row =
-                    self.around.state.candidate(&obligation.object).map_err(|e| HostError::failed(e.to_string()))?;
+                let row = self
+                    .around
+                    .state
+                    .candidate(&obligation.object)
+                    .await
+                    .map_err(|e| HostError::failed(e.to_string()))?;
                 let service = obligation.body["service"].as_str().unwrap_or_default();
                 let candidate = row.candidate.unwrap_or_else(|| Candidate::unfinished(&row.id, service));
                 host.discard(&cx, &candidate).await
             }
             ("service-stopped", "start") => {
-                self.locks.hold(&self.around.state, &obligation.object, &self.run.id).map_err(HostError::conflict)?;
+                self.hold_service(&obligation.object).await.map_err(|stop| HostError::conflict(stop.to_string()))?;
                 self.refuse_mixed_set(&cx, &obligation.object).await?;
                 host_api::service::ServiceControl::start(&*host, &cx, &obligation.object).await
             }

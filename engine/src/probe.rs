@@ -90,23 +90,23 @@ impl Stepper {
         let objects = calls::objects_of(call, &full).map_err(|e| self.in_doubt(call.name, &e))?;
         self.tell_started(format!("{} (in doubt)", grants::line_for(call.name, &objects)));
         let began = Instant::now();
-        self.hold(&objects)?;
+        self.hold(&objects).await?;
         let decided = self.decide(call.name, &full, &prepared).await.map_err(|e| self.in_doubt(call.name, &e))?;
         self.at("decided");
         let answer = match decided {
             Decided::Done(value) => {
                 let record = Some(json!({"by": "host", "as": "done"}));
-                self.complete(call.name, request, &prepared, Performed { record, ..Ok(value).into() })
+                self.complete(call.name, request, &prepared, Performed { record, ..Ok(value).into() }).await
             }
             Decided::Again if self.ending() && !closes(call.name) && way(call.name) != Some(Way::Complete) => {
                 let cancelled = HostError::new(ErrorKind::Cancelled, "the run was cancelled or is past its deadline");
                 let record = Some(json!({"by": "host", "as": "not-done"}));
-                self.complete(call.name, request, &prepared, Performed { record, ..Err(cancelled).into() })
+                self.complete(call.name, request, &prepared, Performed { record, ..Err(cancelled).into() }).await
             }
             Decided::Again => {
                 self.attempt += 1;
                 let body = json!({"request": request, "attempt": self.attempt, "prepared": prepared});
-                self.append(Transition::Started, Some(self.step), body, &[])?;
+                self.append(Transition::Started, Some(self.step), body, &[]).await?;
                 self.at("started again");
                 self.act_and_complete(call.name, request, &full, &prepared).await
             }

@@ -82,14 +82,14 @@ impl Said {
         self.findings.extend(said.filter_map(|item| serde_json::from_value(item["finding"].clone()).ok()));
     }
 
-    /// Drops what stands in the journal already (during a replay). Findings and outcome are kept: the run's end needs them.
+    /// Drops what stands in the journal. Findings and outcome are kept: the run's end needs them.
     pub(crate) fn forget_pending(&mut self) {
         self.pending.clear();
         self.told = 0;
     }
 
-    /// Takes what goes with the next record; evidence is on disk when this answers.
-    pub(crate) fn take(&mut self, state_directory: &Path, run: &str) -> Result<Vec<Value>> {
+    /// What goes with the next record; evidence is on disk when this answers.
+    pub(crate) fn pending(&self, state_directory: &Path, run: &str) -> Result<Vec<Value>> {
         let mut items = Vec::with_capacity(self.pending.len());
         for item in &self.pending {
             items.push(match item {
@@ -108,7 +108,6 @@ impl Said {
                 }
             });
         }
-        self.forget_pending();
         Ok(items)
     }
 }
@@ -167,7 +166,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let mut said = Said::default();
         [JOURNAL, CHECKPOINT_FILE].iter().for_each(|name| said.evidence(name, "{}"));
-        let items = said.take(state.path(), "r1").unwrap();
+        let items = said.pending(state.path(), "r1").unwrap();
         let names: Vec<&str> = items.iter().filter_map(|item| item["evidence"].as_str()).collect();
         assert_eq!(names, ["policy-journal.json", "policy-checkpoint.txt"]);
     }

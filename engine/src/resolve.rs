@@ -13,10 +13,10 @@ use crate::run::Status;
 impl Engine {
     /// Puts on record what a person says came of a step in doubt; `lifeboat runs resume` then goes on from there. Only for a run that is in
     /// doubt: what the host can find out by looking is not a person's to say.
-    pub fn resolve(&self, run: &str, step: u64, resolution: Resolution, reason: &str, by: &By) -> Result<()> {
-        let _locks = self.lock_run(run)?;
-        let row = self.state().run(run)?;
-        let records = self.live_records(run)?;
+    pub async fn resolve(&self, run: &str, step: u64, resolution: Resolution, reason: &str, by: &By) -> Result<()> {
+        let _claim = self.claim(run).await?;
+        let row = self.state().run(run).await?;
+        let records = self.live_records(run).await?;
         if row.status != Status::InDoubt.word() {
             return Err(Error::new(Kind::Usage, format!("run {run} is not in doubt, it is {}", row.status)).hint(
                 format!("`lifeboat runs resume {run}` lets the engine look at what became of its last step first"),
@@ -49,6 +49,6 @@ impl Engine {
         });
         let stand = records.iter().try_fold(Stand::New, |stand, r| stand.next(r.kind, r.body["step"].as_u64()))?;
         debug_assert_eq!(stand, Stand::Parked(Some(step)));
-        self.state().append(run, by, Transition::Resolved, Some(step), body, &changes).map(drop)
+        self.state().append(run, by, Transition::Resolved, Some(step), body, &changes).await.map(drop)
     }
 }

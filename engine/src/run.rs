@@ -11,14 +11,14 @@ use wasmtime::Store;
 use wasmtime::component::{Func, Val};
 
 use crate::approvals::rules::Rules;
+use crate::claims::Claim;
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
 use crate::journal::{By, Change, Record, Transition};
-use crate::locks::ServiceLocks;
 use crate::observe::Event;
 use crate::policy::{Inspected, Module};
 use crate::reporting::{JOURNAL, Said, write_evidence};
-use crate::resume::{gives_answer, open_step};
+use crate::resume::{gives_answer, is_question, open_step};
 use crate::sandbox::handles::Handles;
 use crate::sandbox::limits::{Breach, Limits, MemoryLimiter, breach_of};
 use crate::sandbox::linker::Guest;
@@ -184,7 +184,7 @@ impl Engine {
     pub async fn run(&self, module: &Module, options: RunOptions) -> Result<Ended> {
         check_world(&module.inspected, &options.policy, &options.world)?;
         let run = identifier::fresh();
-        let locks = self.lock_run(&run)?;
+        let claim = self.claim(&run).await?;
         let identity = identity(&run, module, &options);
         let description = &module.inspected.description;
         let body = json!({
@@ -193,16 +193,13 @@ impl Engine {
             "parameters": options.parameters, "contract": contract::VERSION,
         });
         let begins = [Change::RunBegins(identity.row())];
-        let clock_ms = self.state().append(&run, &options.by(), Transition::RunStarted, None, body, &begins)?;
-        self.drive(module, identity, options, locks, clock_ms, Vec::new(), false).await
+        let clock_ms = self.state().append(&run, &options.by(), Transition::RunStarted, None, body, &begins).await?;
+        self.drive(module, identity, options, claim, clock_ms, Vec::new(), false).await
     }
 
-    /// Takes the lock of a run, before its first record, or before it is looked at to go on with it or end it.
-    pub(crate) fn lock_run(&self, run: &str) -> Result<ServiceLocks> {
-        identifier::check_id("run", run)?;
-        let mut locks = ServiceLocks::new(self.state().directory());
-        locks.hold_run(run).map_err(|why| Error::new(Kind::LockHeld, why))?;
-        Ok(locks)
+    /// Claims a run, before its first record, or before it is looked at to go on with it or end it.
+    pub(crate) async fn claim(&self, run: &str) -> Result<Claim> {
+        Claim::take(self.state(), run).await
     }
 
     #[expect(clippy::too_many_arguments, reason = "the one way in, for a run that begins and one that goes on")]
@@ -211,7 +208,7 @@ impl Engine {
         module: &Module,
         run: RunIdentity,
         options: RunOptions,
-        locks: ServiceLocks,
+        claim: Claim,
         clock_ms: u64,
         records: Vec<Record>,
         resumed: bool,
@@ -226,7 +223,8 @@ impl Engine {
         let (id, limits, cancelled) = (run.id.clone(), options.limits.clone(), options.cancelled.clone());
         let parameters = Value::Object(options.parameters.clone()).to_string();
         let mut stepper = self.stepper(run, options, clock_ms);
-        stepper.locks = locks;
+        claim.watch(&cancelled);
+        stepper.claim = Some(claim);
         stepper.declared = module.inspected.description.capabilities.iter().cloned().collect();
         stepper.replay = replay;
         stepper.open_step = open_step;
@@ -252,9 +250,13 @@ impl Engine {
         if !waits(came_to.status) {
             cancelled.store(true, Ordering::Relaxed);
         }
-        let stepper = store.into_data().stepper;
+        let mut stepper = store.into_data().stepper;
         if cut_off {
             stepper.rest().await;
+            // A record that was on its way is written; the step that was cut off is on record as under way, and nobody will complete it.
+            self.state().written().await?;
+            let records = self.state().records(&id).await?;
+            stepper.open_step = crate::resume::open_step(&records).filter(|step| !is_question(step)).cloned();
         }
         self.finish(stepper, came_to).await
     }
@@ -264,7 +266,7 @@ impl Engine {
         loop {
             tokio::time::sleep(CANCEL_LOOK_INTERVAL).await;
             // A state that can't be read ends the run at its next record.
-            if self.state().cancel_requested(run).unwrap_or(false) {
+            if self.state().cancel_requested(run).await.unwrap_or(false) {
                 cancelled.store(true, Ordering::Relaxed);
             }
         }
@@ -284,7 +286,7 @@ impl Engine {
             },
             live_endpoints: contract::contract().worlds.get(&options.world).is_some_and(|w| w.contains("query")),
             deadline: Instant::now() + options.limits.deadline(),
-            locks: ServiceLocks::new(self.state().directory()),
+            claim: None,
             grants: options.grants,
             limits: options.limits,
             approval_rules: options.approval_rules,
@@ -327,17 +329,22 @@ impl Engine {
     /// Settles, writes the last record and the evidence.
     pub(crate) async fn finish(&self, mut stepper: Stepper, came: Came) -> Result<Ended> {
         let run = stepper.run.id.clone();
-        let journal = |stop: Stop| {
-            Error::new(Kind::Journal, stop.to_string())
-                .hint("the run has no end on record; what it opened may still be open")
+        let journal = |stop: Stop| match stop {
+            Stop::TakenOver(why) => Error::new(Kind::TakenOver, why),
+            stop => Error::new(Kind::Journal, stop.to_string())
+                .hint("the run has no end on record; what it opened may still be open"),
         };
+        stepper.check_claim()?;
         if waits(came.status) {
             let step = came.waits_in;
-            let changes = [Change::RunStatus(came.status.word().into(), came.summary.clone(), None)];
+            let mut changes = vec![Change::RunStatus(came.status.word().into(), came.summary.clone(), None)];
+            // What it is in doubt about is its to complete: it keeps its services.
+            changes.extend((came.status == Status::Parked).then_some(Change::ServicesLetGo));
             stepper
                 .append(Transition::Parked, step, json!({"why": came.summary, "status": came.status.word()}), &changes)
+                .await
                 .map_err(journal)?;
-            let open = self.state().obligations(Some(&run))?;
+            let open = self.state().obligations(Some(&run)).await?;
             let stopped = open.iter().filter(|o| o.state == "open" && o.kind == "service-stopped");
             let unsettled = stopped.map(|o| format!("service {} is stopped while the run waits", o.object)).collect();
             return Ok(Ended {
@@ -353,7 +360,7 @@ impl Engine {
         // The policy did not come to it again, or was not called: nobody will decide it any more.
         let mut known = Vec::new();
         if let Some(step) = stepper.open_step.take() {
-            let records = self.state().records(&run)?;
+            let records = self.state().records(&run).await?;
             known = stepper.leave_in_doubt(&step, &records).await;
         }
         let mut unrecorded = None;
@@ -361,8 +368,9 @@ impl Engine {
             // From here on the policy is not called again, whatever ends us: what it had open is closed under it.
             let body = json!({"status": came.status.word(), "summary": came.summary, "breach": came.breach});
             // A disk that is full must not keep a service down: what is open is settled all the same, and the failure told then.
-            unrecorded = stepper.append(Transition::Ending, None, body, &known).err();
+            unrecorded = stepper.append(Transition::Ending, None, body, &known).await.err();
         }
+        stepper.check_claim()?;
         stepper.at("ending");
         let settled = stepper.settle().await;
         if let Some(stop) = unrecorded {
@@ -378,16 +386,16 @@ impl Engine {
         }
         // The state's list of runs outlives the values as the log does.
         let mut recorded = json!(summary);
-        stepper.withheld.words(&mut recorded).map_err(|e| journal(Stop::Journal(e.to_string())))?;
+        stepper.withheld.words(&mut recorded).await.map_err(|e| journal(Stop::Journal(e.to_string())))?;
         let recorded = recorded.as_str().unwrap_or_default().to_owned();
         let body = json!({
             "status": status.word(), "summary": recorded, "steps": stepper.step, "unsettled": unsettled.len(),
             "breach": came.breach,
         });
         let change = Change::RunStatus(status.word().into(), recorded, Some(identifier::now_ms()));
-        stepper.append(Transition::RunEnded, None, body, &[change]).map_err(journal)?;
+        stepper.append(Transition::RunEnded, None, body, &[change]).await.map_err(journal)?;
         stepper.at("ended");
-        let lines = self.state().lines(&run)?.join("\n") + "\n";
+        let lines = self.state().lines(&run).await?.join("\n") + "\n";
         // The run is over and on record: a copy that can't be written must not hide how it came out.
         if let Err(error) = write_evidence(self.state().directory(), &run, JOURNAL, lines.as_bytes()) {
             unsettled.push(format!("the evidence has no {JOURNAL}: {}", error.message));
@@ -520,6 +528,8 @@ fn read_trap(trap: &wasmtime::Error, guest: &Guest) -> Came {
             Came { breach: Some(*breach), ..Came::to(Status::LimitBroken, &format!("the policy {breach}")) }
         }
         Some(Stop::LockHeld(why)) => Came::to(Status::LockHeld, why),
+        Some(Stop::TakenOver(why)) => Came::to(Status::LockHeld, why),
+        Some(Stop::NotApproved(why)) => Came::to(Status::Rejected, why),
         Some(stop @ Stop::InDoubt { step, .. }) => {
             Came { waits_in: Some(*step), ..Came::to(Status::InDoubt, &stop.to_string()) }
         }

@@ -18,12 +18,13 @@ use serde_json::{Value, json};
 use crate::approvals::Confirmer;
 use crate::approvals::rules::Rules;
 use crate::calls::{self, Class};
+use crate::claims::Claim;
 use crate::contract::Function;
 use crate::dispatch::Performed;
 use crate::endings;
+use crate::error::{Error, Kind};
 use crate::grants::{self, Grants};
 use crate::journal::{By, Change, Record, RunRow, State, Transition};
-use crate::locks::ServiceLocks;
 use crate::observe::{Event, Observer};
 use crate::reporting::Said;
 use crate::sandbox::limits::{Breach, Limits};
@@ -57,6 +58,12 @@ pub enum Stop {
     /// Another run works on the service.
     #[error("{0}")]
     LockHeld(String),
+    /// Another engine goes on with the run: nothing more is done here, and nothing is settled.
+    #[error("{0}")]
+    TakenOver(String),
+    /// An approval was not good any more when its step was to start: it did not.
+    #[error("{0}")]
+    NotApproved(String),
     /// An effect was started before a crash, and what became of it can't be told.
     #[error("what became of step {step} ({call}) is not known: {why}")]
     InDoubt {
@@ -143,7 +150,8 @@ pub struct Stepper {
     pub(crate) open_step: Option<Record>,
     pub(crate) deadline: Instant,
     pub(crate) cancelled: Arc<AtomicBool>,
-    pub(crate) locks: ServiceLocks,
+    /// The run is ours while this is held; none only for an instance that is made and not run.
+    pub(crate) claim: Option<Claim>,
     /// The last refusal of a grant, or of a person, that the guest was told: what a failed run failed of.
     pub(crate) last_refusal: Option<ErrorKind>,
     /// The last error whole, for whoever watches; the guest is told less.
@@ -182,13 +190,13 @@ impl Stepper {
         if self.step > self.limits.steps_max {
             return Err(Breach::Steps.into());
         }
-        let request = self.withheld.request(call.name, canonical).map_err(unwritten)?;
+        let request = self.withheld.request(call.name, canonical).await.map_err(unwritten)?;
         self.requested_bytes += request.to_string().len();
         if self.requested_bytes + self.said.bytes() > self.limits.report_bytes_max {
             return Err(Breach::ReportBytes.into());
         }
         if let Some(record) = self.replay.pop_front() {
-            return self.replayed(call.name, &record, &request);
+            return self.replayed(call.name, &record, &request).await;
         }
         if let Some(open) = self.open_step.take() {
             return self.reopened(call, &open, request, full).await;
@@ -198,7 +206,7 @@ impl Stepper {
             Ok(objects) => objects,
             Err(refusal) => {
                 self.tell_started(call.name.to_owned());
-                let answer = self.answer(request, Err(refusal))?;
+                let answer = self.answer(request, Err(refusal)).await?;
                 self.tell_ended(&answer, Duration::ZERO);
                 return Ok(answer);
             }
@@ -208,10 +216,10 @@ impl Stepper {
         let answer = match class {
             Class::Pure | Class::Read | Class::ByMethod => {
                 let result = self.perform_read(call.name, &full).await.map_err(of_the_host);
-                self.answer(request, result)
+                self.answer(request, result).await
             }
             Class::Effect | Class::Destructive => {
-                self.hold(&objects)?;
+                self.hold(&objects).await?;
                 self.effect(call.name, request, &full).await
             }
         }?;
@@ -315,7 +323,7 @@ impl Stepper {
     }
 
     /// Answers from the record, after comparing the request.
-    fn replayed(&mut self, name: &str, record: &Record, request: &Value) -> Result<Value, Stop> {
+    async fn replayed(&mut self, name: &str, record: &Record, request: &Value) -> Result<Value, Stop> {
         let recorded = &record.body["request"];
         if recorded != request {
             return Err(Stop::Nondeterminism {
@@ -325,19 +333,19 @@ impl Stepper {
             });
         }
         self.clock_ms = record.time_ms;
-        let result = self.withheld.recall(name, self.step, record).map_err(unwritten)?;
+        let result = self.withheld.recall(name, self.step, record).await.map_err(unwritten)?;
         self.count_answer(&result);
         Ok(result)
     }
 
     /// A step with its answer in one record.
-    fn answer(&mut self, request: Value, result: Result<Value, HostError>) -> Result<Value, Stop> {
+    async fn answer(&mut self, request: Value, result: Result<Value, HostError>) -> Result<Value, Stop> {
         let detail = detail(&result);
         let result = self.wire(result);
         let mut body = json!({"request": request, "result": result});
         add_detail(&mut body, &detail);
-        let kept = self.withhold(&mut body)?;
-        self.append(Transition::Answered, Some(self.step), body, kept.as_slice())?;
+        let kept = self.withhold(&mut body).await?;
+        self.append(Transition::Answered, Some(self.step), body, kept.as_slice()).await?;
         self.last_detail = detail;
         Ok(result)
     }
@@ -347,12 +355,19 @@ impl Stepper {
         let prepared = match self.prepare(name, full).await {
             Ok(prepared) => prepared,
             // Nothing was begun: an answer like that of a read.
-            Err(refusal) => return self.answer(request, Err(of_the_host(refusal))),
+            Err(refusal) => return self.answer(request, Err(of_the_host(refusal))).await,
         };
         self.attempt = 1;
         self.at("prepared");
         let body = json!({"request": request, "attempt": self.attempt, "prepared": prepared.body});
-        self.append(Transition::Started, Some(self.step), body, &prepared.on_start)?;
+        match self.append(Transition::Started, Some(self.step), body, &prepared.on_start).await {
+            Ok(()) => {}
+            // Denied, or used, since it was looked at: nothing was begun.
+            Err(Stop::NotApproved(why)) => {
+                return self.answer(request, Err(HostError::new(ErrorKind::Rejected, why))).await;
+            }
+            Err(stop) => return Err(stop),
+        }
         self.at("started");
         self.act_and_complete(name, request, full, &prepared.body).await
     }
@@ -367,11 +382,11 @@ impl Stepper {
     ) -> Result<Value, Stop> {
         let performed = self.perform_effect(name, full, prepared).await?;
         self.at("acted");
-        self.complete(name, request, prepared, performed)
+        self.complete(name, request, prepared, performed).await
     }
 
     /// The record of an effect's end.
-    pub(crate) fn complete(
+    pub(crate) async fn complete(
         &mut self,
         name: &'static str,
         request: Value,
@@ -388,19 +403,25 @@ impl Stepper {
         if let Some(record) = performed.record {
             body["decision"] = record;
         }
-        changes.extend(self.withhold(&mut body)?);
-        self.append(Transition::Completed, Some(self.step), body, &changes)?;
+        changes.extend(self.withhold(&mut body).await?);
+        self.append(Transition::Completed, Some(self.step), body, &changes).await?;
         self.at("completed");
         self.last_detail = detail;
         Ok(result)
     }
 
     /// Holds the locks of the services that a call acts on.
-    pub(crate) fn hold(&mut self, objects: &[(&'static str, String)]) -> Result<(), Stop> {
+    pub(crate) async fn hold(&mut self, objects: &[(&'static str, String)]) -> Result<(), Stop> {
         for (_, service) in objects.iter().filter(|(object, _)| *object == "service") {
-            self.locks.hold(&self.around.state, service, &self.run.id).map_err(Stop::LockHeld)?;
+            self.hold_service(service).await?;
         }
         Ok(())
+    }
+
+    /// Has a service for the run from here on.
+    pub(crate) async fn hold_service(&mut self, service: &str) -> Result<(), Stop> {
+        let claim = self.claim.as_mut().expect("a run that acts is claimed");
+        claim.hold(&self.around.state, service).await.map_err(unwritten)
     }
 
     /// Tells whoever looks that the run has come to a place between two things that a crash may tear apart.
@@ -409,31 +430,33 @@ impl Stepper {
     }
 
     /// Writes a record with everything that was said since the last one.
-    pub(crate) fn append(
+    pub(crate) async fn append(
         &mut self,
         kind: Transition,
         step: Option<u64>,
         mut body: Value,
         changes: &[Change],
     ) -> Result<(), Stop> {
-        let said = self.said.take(self.around.state.directory(), &self.run.id).map_err(unwritten)?;
+        let said = self.said.pending(self.around.state.directory(), &self.run.id).map_err(unwritten)?;
         if !said.is_empty() {
             body["said"] = Value::Array(said);
         }
         for words in ["said", "detail", "summary", "error"] {
             if let Some(words) = body.get_mut(words) {
-                self.withheld.words(words).map_err(unwritten)?;
+                self.withheld.words(words).await.map_err(unwritten)?;
             }
         }
         self.clock_ms =
-            self.around.state.append(&self.run.id, &self.by, kind, step, body, changes).map_err(unwritten)?;
+            self.around.state.append(&self.run.id, &self.by, kind, step, body, changes).await.map_err(unwritten)?;
+        self.said.forget_pending();
         Ok(())
     }
 
     /// Takes out of a record's result what the log is not told; the change that keeps it.
-    fn withhold(&mut self, body: &mut Value) -> Result<Option<Change>, Stop> {
+    async fn withhold(&mut self, body: &mut Value) -> Result<Option<Change>, Stop> {
         let call = body["request"]["call"].as_str().unwrap_or_default().to_owned();
-        let (on_record, kept) = self.withheld.answer(&call, self.step, &body["result"].take()).map_err(unwritten)?;
+        let (on_record, kept) =
+            self.withheld.answer(&call, self.step, &body["result"].take()).await.map_err(unwritten)?;
         body["result"] = on_record;
         Ok(kept)
     }
@@ -468,13 +491,23 @@ impl Stepper {
         self.cancelled.load(Ordering::Relaxed) || Instant::now() >= self.deadline
     }
 
+    /// The context of a step that does something to the world: it ends before anyone else could begin it again.
+    pub(crate) fn acting_context(&self) -> StepContext {
+        let mut cx = self.context();
+        if let Some((end, latest)) = self.claim.as_ref().and_then(Claim::deadlines) {
+            cx.deadline = cx.deadline.min(end);
+            cx.latest = Some(latest);
+        }
+        cx
+    }
+
     /// The context of the step that is being performed.
     pub(crate) fn context(&self) -> StepContext {
         let mut cx = self.plain_context();
         if self.ending() {
             // Only what closes an obligation gets here: it has the grace.
             cx.deadline = Instant::now() + self.limits.grace();
-            cx.cancelled = Arc::new(AtomicBool::new(false));
+            cx.cancelled = self.uncancelled();
         }
         cx
     }
@@ -486,6 +519,7 @@ impl Stepper {
             step: self.step,
             attempt: self.attempt,
             deadline: self.deadline,
+            latest: None,
             cancelled: self.cancelled.clone(),
             progress: {
                 let under_way = self.under_way.clone();
@@ -512,10 +546,33 @@ impl Stepper {
 
     /// A fresh context for what the host does by itself after a run's end: cancelled or late as the run may be.
     pub(crate) fn settling_context(&self, limit: Duration) -> StepContext {
+        let (limit, latest) = (Instant::now() + limit, self.claim.as_ref().and_then(Claim::deadlines).map(|(_, l)| l));
         StepContext {
-            deadline: Instant::now() + limit,
-            cancelled: Arc::new(AtomicBool::new(false)),
+            deadline: latest.map_or(limit, |latest| latest.min(limit)),
+            latest,
+            cancelled: self.uncancelled(),
             ..self.plain_context()
+        }
+    }
+
+    /// A flag that only the loss of the claim sets.
+    fn uncancelled(&self) -> Arc<AtomicBool> {
+        let flag = Arc::new(AtomicBool::new(false));
+        if let Some(claim) = &self.claim {
+            claim.watch(&flag);
+        }
+        flag
+    }
+
+    /// An error if another engine has the run now.
+    pub(crate) fn check_claim(&self) -> Result<(), Error> {
+        match self.claim.as_ref().is_some_and(Claim::is_lost) {
+            true => Err(Error::new(
+                Kind::TakenOver,
+                format!("another engine goes on with run {}; nothing more is done on it here", self.run.id),
+            )
+            .hint(format!("lifeboat runs show {} --follow", self.run.id))),
+            false => Ok(()),
         }
     }
 }
@@ -534,8 +591,13 @@ pub(crate) fn closes(call: &str) -> bool {
 }
 
 /// What can't be written down, or read back, ends the run: the step does not happen.
-fn unwritten(e: crate::error::Error) -> Stop {
-    Stop::Journal(e.to_string())
+pub(crate) fn unwritten(e: Error) -> Stop {
+    match e.kind {
+        Kind::LockHeld => Stop::LockHeld(e.to_string()),
+        Kind::TakenOver => Stop::TakenOver(e.to_string()),
+        Kind::NotApproved => Stop::NotApproved(e.to_string()),
+        _ => Stop::Journal(e.to_string()),
+    }
 }
 
 /// An error as the contract's variant.

@@ -52,29 +52,29 @@ impl Withheld {
     }
 
     /// A request as it stands in the log.
-    pub(crate) fn request(&mut self, call: &str, mut arguments: Value) -> Result<Value> {
+    pub(crate) async fn request(&mut self, call: &str, mut arguments: Value) -> Result<Value> {
         if call == WRITES {
-            self.words(&mut arguments["request"])?;
+            self.words(&mut arguments["request"]).await?;
         }
         Ok(json!({"call": call, "arguments": arguments}))
     }
 
     /// An answer as it stands in the log, and the change that keeps what it withholds.
-    pub(crate) fn answer(&mut self, call: &str, step: u64, answer: &Value) -> Result<(Value, Option<Change>)> {
-        let on_record = self.on_record(call, answer)?;
+    pub(crate) async fn answer(&mut self, call: &str, step: u64, answer: &Value) -> Result<(Value, Option<Change>)> {
+        let on_record = self.on_record(call, answer).await?;
         if on_record == *answer {
             return Ok((on_record, None));
         }
-        let salt = self.kept()?.salt.clone();
+        let salt = self.kept().await?.salt.clone();
         Ok((on_record, Some(Change::Withholds(step, answer.to_string(), salt))))
     }
 
     /// An answer on record as the guest was given it. What was kept must be what the log has the digest of.
-    pub(crate) fn recall(&mut self, call: &str, step: u64, record: &Record) -> Result<Value> {
+    pub(crate) async fn recall(&mut self, call: &str, step: u64, record: &Record) -> Result<Value> {
         let on_record = &record.body["result"];
         let broken = |why: &str| Err(Error::new(Kind::Journal, format!("record {}: {why}", record.seq)));
-        match self.kept()?.results.get(&step).cloned() {
-            Some(kept) if self.on_record(call, &kept)? == *on_record => Ok(kept),
+        match self.kept().await?.results.get(&step).cloned() {
+            Some(kept) if self.on_record(call, &kept).await? == *on_record => Ok(kept),
             Some(_) => broken("what was kept of its step is not what it has the digest of"),
             None if has_mark(on_record) => broken("what it withholds was not kept"),
             None => Ok(on_record.clone()),
@@ -82,11 +82,11 @@ impl Withheld {
     }
 
     /// Puts marks in the place of given values in every text of this that is a policy's.
-    pub(crate) fn words(&mut self, value: &mut Value) -> Result<()> {
+    pub(crate) async fn words(&mut self, value: &mut Value) -> Result<()> {
         if self.given.is_empty() {
             return Ok(());
         }
-        let salt = self.kept()?.salt.clone();
+        let salt = self.kept().await?.salt.clone();
         each_text(value, &mut |text| {
             for Given(_, value) in &self.given {
                 *text = replace_word(text, value, || format!("({MARK} {})", &digest(&salt, value)[..WORD_DIGITS]));
@@ -96,7 +96,7 @@ impl Withheld {
     }
 
     /// With marks for its own values, and for earlier ones in what is said about a request.
-    fn on_record(&mut self, call: &str, answer: &Value) -> Result<Value> {
+    async fn on_record(&mut self, call: &str, answer: &Value) -> Result<Value> {
         let mut on_record = answer.clone();
         let mut values = Vec::new();
         match on_record.get_mut("ok") {
@@ -106,7 +106,7 @@ impl Withheld {
         }
         values.retain(|value| value.is_string());
         if !values.is_empty() {
-            let salt = self.kept()?.salt.clone();
+            let salt = self.kept().await?.salt.clone();
             for value in values {
                 let text = value.as_str().unwrap_or_default().to_owned();
                 *value = json!({MARK: digest(&salt, &text)});
@@ -116,17 +116,17 @@ impl Withheld {
             }
         }
         if let Some(failures) = on_record.pointer_mut("/ok/failures").filter(|_| call == WRITES) {
-            self.words(failures)?;
+            self.words(failures).await?;
         }
         if let Some(error) = on_record.get_mut("err").filter(|error| error.is_object()) {
-            self.words(error)?;
+            self.words(error).await?;
         }
         Ok(on_record)
     }
 
-    fn kept(&mut self) -> Result<&Kept> {
+    async fn kept(&mut self) -> Result<&Kept> {
         if self.kept.is_none() {
-            let (salt, results) = self.state.withheld(&self.run)?;
+            let (salt, results) = self.state.withheld(&self.run).await?;
             let salt = match salt {
                 Some(salt) => salt,
                 None => Salt(crate::audit::random()?),
@@ -211,8 +211,8 @@ mod tests {
         By { actor: "alice@host1".into(), channel: "cli".into() }
     }
 
-    fn begun(directory: &std::path::Path) -> Arc<State> {
-        let state = Arc::new(State::open(directory).unwrap());
+    async fn begun(directory: &std::path::Path) -> Arc<State> {
+        let state = Arc::new(State::open(directory).await.unwrap());
         let row = RunRow {
             id: "r1".into(),
             environment: "test".into(),
@@ -220,20 +220,20 @@ mod tests {
             module_sha256: "0".into(),
             ..RunRow::default()
         };
-        state.append("r1", &by(), Transition::RunStarted, None, json!({}), &[Change::RunBegins(row)]).unwrap();
+        state.append("r1", &by(), Transition::RunStarted, None, json!({}), &[Change::RunBegins(row)]).await.unwrap();
         state
     }
 
-    fn write(state: &State, step: u64, answer: Value, change: Option<Change>) {
+    async fn write(state: &State, step: u64, answer: Value, change: Option<Change>) {
         let body = json!({"result": answer});
         let changes: Vec<Change> = change.into_iter().collect();
-        state.append("r1", &by(), Transition::Answered, Some(step), body, &changes).unwrap();
+        state.append("r1", &by(), Transition::Answered, Some(step), body, &changes).await.unwrap();
     }
 
-    #[test]
-    fn values_stand_in_the_log_as_digests_and_are_recalled_until_the_run_ends() {
+    #[tokio::test]
+    async fn values_stand_in_the_log_as_digests_and_are_recalled_until_the_run_ends() {
         let directory = tempfile::tempdir().unwrap();
-        let state = begun(directory.path());
+        let state = begun(directory.path()).await;
         let answers = [
             ("query.run", json!({"ok": [ID, null, "7"]})),
             ("http-check.check", json!({"ok": {"passed": true, "captures": [["id", ID]], "failures": []}})),
@@ -241,49 +241,48 @@ mod tests {
         ];
         let mut withheld = Withheld::new(&state, "r1");
         for (step, (call, answer)) in (1..).zip(&answers) {
-            let (on_record, change) = withheld.answer(call, step, answer).unwrap();
+            let (on_record, change) = withheld.answer(call, step, answer).await.unwrap();
             assert!(!on_record.to_string().contains(ID) && has_mark(&on_record), "{on_record}");
-            write(&state, step, on_record, change);
+            write(&state, step, on_record, change).await;
         }
-        assert!(!state.lines("r1").unwrap().concat().contains(ID));
+        assert!(!state.lines("r1").await.unwrap().concat().contains(ID));
         // A later engine.
         let mut later = Withheld::new(&state, "r1");
-        let records = state.records("r1").unwrap();
+        let records = state.records("r1").await.unwrap();
         for (step, (call, answer)) in (1..).zip(&answers) {
-            assert_eq!(later.recall(call, step, &records[step as usize]).unwrap(), *answer);
+            assert_eq!(later.recall(call, step, &records[step as usize]).await.unwrap(), *answer);
         }
-        assert_eq!(later.request(WRITES, json!({"request": {"path": ID}})).unwrap(), {
-            withheld.request(WRITES, json!({"request": {"path": ID}})).unwrap()
+        assert_eq!(later.request(WRITES, json!({"request": {"path": ID}})).await.unwrap(), {
+            withheld.request(WRITES, json!({"request": {"path": ID}})).await.unwrap()
         });
-        state.append("r1", &by(), Transition::RunEnded, None, json!({"status": "ok"}), &[]).unwrap();
-        let (salt, kept) = state.withheld("r1").unwrap();
+        state.append("r1", &by(), Transition::RunEnded, None, json!({"status": "ok"}), &[]).await.unwrap();
+        let (salt, kept) = state.withheld("r1").await.unwrap();
         assert!(salt.is_none() && kept.is_empty());
-        let error = Withheld::new(&state, "r1").recall("query.run", 1, &records[1]).unwrap_err();
+        let error = Withheld::new(&state, "r1").recall("query.run", 1, &records[1]).await.unwrap_err();
         assert!(error.message.contains("record 2: what it withholds was not kept"), "{error}");
     }
 
-    #[test]
-    fn what_was_kept_and_is_not_what_was_recorded_is_refused() {
+    #[tokio::test]
+    async fn what_was_kept_and_is_not_what_was_recorded_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let state = begun(directory.path());
+        let state = begun(directory.path()).await;
         let mut withheld = Withheld::new(&state, "r1");
-        let (on_record, change) = withheld.answer("query.run", 1, &json!({"ok": ["alice"]})).unwrap();
+        let (on_record, change) = withheld.answer("query.run", 1, &json!({"ok": ["alice"]})).await.unwrap();
         let Some(Change::Withholds(step, _, salt)) = change else { panic!("it is kept") };
         let other = Change::Withholds(step, json!({"ok": ["mallory"]}).to_string(), salt);
-        write(&state, 1, on_record, Some(other));
-        let record = &state.records("r1").unwrap()[1];
-        let error = Withheld::new(&state, "r1").recall("query.run", 1, record).unwrap_err();
+        write(&state, 1, on_record, Some(other)).await;
+        let record = &state.records("r1").await.unwrap()[1];
+        let error = Withheld::new(&state, "r1").recall("query.run", 1, record).await.unwrap_err();
         assert!(error.message.contains("record 2: what was kept"), "{error}");
     }
 
-    #[test]
-    fn equal_values_are_equal_in_one_run_and_nowhere_else() {
+    #[tokio::test]
+    async fn equal_values_are_equal_in_one_run_and_nowhere_else() {
         let directory = tempfile::tempdir().unwrap();
-        let state = begun(directory.path());
+        let state = begun(directory.path()).await;
         let row = json!({"ok": ["42", "42"]});
-        let mut in_two_runs =
-            ["r1", "r2"].map(|run| Withheld::new(&state, run).answer("query.run", 1, &row).unwrap().0);
-        let [first, second] = &mut in_two_runs;
+        let first = Withheld::new(&state, "r1").answer("query.run", 1, &row).await.unwrap().0;
+        let second = Withheld::new(&state, "r2").answer("query.run", 1, &row).await.unwrap().0;
         assert_eq!(first["ok"][0], first["ok"][1]);
         assert_ne!(first["ok"][0], second["ok"][0]);
     }
@@ -295,17 +294,17 @@ mod tests {
         assert_eq!(replaced("x12-12-12, é12-12-12"), "x12-(), é12-()");
     }
 
-    #[test]
-    fn given_values_are_found_in_what_a_policy_writes_and_says() {
+    #[tokio::test]
+    async fn given_values_are_found_in_what_a_policy_writes_and_says() {
         let directory = tempfile::tempdir().unwrap();
-        let state = begun(directory.path());
+        let state = begun(directory.path()).await;
         let mut withheld = Withheld::new(&state, "r1");
         let row = json!({"ok": [ID, "note", "7", "note-17", "error", "POST"]});
-        withheld.answer("query.run", 1, &row).unwrap();
+        withheld.answer("query.run", 1, &row).await.unwrap();
         let request = json!({"endpoint": "note/api", "request": {
             "method": "POST", "path": format!("/notes/{ID}/archive?n=7"), "json-equals": [["/id", format!("\"{ID}\"")]], "body-json": "{\"k\":\"note\"}",
         }});
-        let request = withheld.request(WRITES, request).unwrap();
+        let request = withheld.request(WRITES, request).await.unwrap();
         let text = request.to_string();
         assert!(!text.contains(ID) && !text.contains("\"note\\\""), "{text}");
         // Names of ours stay what they are, and so do longer words and short values.
@@ -313,7 +312,7 @@ mod tests {
         assert!(text.contains("/notes/(withheld ") && text.contains("?n=7"), "{text}");
         assert_eq!(request["arguments"]["request"]["method"], "POST");
         let mut said = json!([{"note": "note-17 is no note1, annotes"}, {"finding": {"severity": "error", "message": "an error"}}]);
-        withheld.words(&mut said).unwrap();
+        withheld.words(&mut said).await.unwrap();
         assert_eq!(said[1]["finding"]["severity"], "error");
         assert!(said[1]["finding"]["message"].as_str().unwrap().starts_with("an (withheld "), "{said}");
         let said = said.to_string();

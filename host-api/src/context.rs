@@ -18,6 +18,8 @@ pub struct StepContext {
     pub attempt: u32,
     /// The step ends before this, or is ended.
     pub deadline: Instant,
+    /// Where another engine may begin the step again: not even taking back what it did goes on after this.
+    pub latest: Option<Instant>,
     /// Set from outside to end the step early.
     pub cancelled: Arc<AtomicBool>,
     /// Receives progress; cheap, never blocks.
@@ -52,6 +54,7 @@ impl StepContext {
             step: 0,
             attempt: 1,
             deadline: Instant::now() + timeout,
+            latest: None,
             cancelled: Arc::new(AtomicBool::new(false)),
             progress: Arc::new(|_| {}),
             waypoint: Arc::new(|_| {}),
@@ -90,6 +93,14 @@ impl StepContext {
         let mut inner = self.clone();
         inner.deadline = inner.deadline.min(Instant::now() + limit);
         inner
+    }
+
+    /// This context with time to take back what the step did, however it comes that it failed.
+    #[must_use]
+    pub fn grace(&self, limit: Duration) -> Self {
+        let end = Instant::now() + limit;
+        let deadline = self.latest.map_or(end, |latest| latest.min(end));
+        Self { deadline, cancelled: Arc::new(AtomicBool::new(false)), ..self.clone() }
     }
 
     /// Name of a record that this step writes beside a manifest, the same for every attempt: "exists already" then means "done".

@@ -6,8 +6,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::bindings::{NamedQuery, Service};
 use crate::context::StepContext;
@@ -108,8 +107,5 @@ impl Work {
 
 /// A context for taking back what a step had done: not cancelled, with some time of its own, still marked as that step's.
 pub(crate) fn grace(cx: &StepContext) -> StepContext {
-    let mut grace = cx.clone();
-    grace.cancelled = Arc::new(AtomicBool::new(false));
-    grace.deadline = Instant::now() + GRACE;
-    grace
+    cx.grace(GRACE)
 }

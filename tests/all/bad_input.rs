@@ -659,8 +659,8 @@ fn a_full_spool_is_noticed_before_anything_is_restored() {
     site.run("drill", &[]).expect(0);
 }
 
-#[test]
-fn a_full_state_disk_stops_effects_but_not_the_service_from_running_again() {
+#[tokio::test]
+async fn a_full_state_disk_stops_effects_but_not_the_service_from_running_again() {
     let mut site = Site::notes();
     let Some(disk) = Tmpfs::mount(site.path(".lifeboat"), "32m") else { return };
     site.serve_some_notes();
@@ -694,7 +694,7 @@ fn a_full_state_disk_stops_effects_but_not_the_service_from_running_again() {
     says(&outcome, 1, &["full", "what it opened may still be open"]);
     wait_until("the service runs again", || site.is_up());
     fs::remove_file(filler).unwrap();
-    site.engine().state().verify_chain().unwrap();
+    site.engine().await.state().verify_chain().await.unwrap();
     // Its end is not on record: until it is, the service is that run's.
     let unended = site.lifeboat(&["--json", "runs", "list", "--status", "interrupted"]).expect(0).json();
     let unended = unended[0]["run"].as_str().unwrap();
@@ -781,6 +781,7 @@ async fn with_a_full_state_disk_all_that_is_open_is_settled_not_only_the_first()
         .confirmer(Arc::new(Consents))
         .observer(fills.clone())
         .build()
+        .await
         .unwrap();
     let config = engine::config::Config::load(&site.path("lifeboat.toml")).unwrap();
     let environment = config.environment(None).unwrap();

@@ -217,23 +217,23 @@ fn a_run_that_waits_or_died_is_cancelled_with_what_it_opened() {
     assert_eq!(left(), 0);
 }
 
-#[test]
-fn a_policy_that_does_something_else_than_the_record_says_ends_with_both_texts() {
+#[tokio::test]
+async fn a_policy_that_does_something_else_than_the_record_says_ends_with_both_texts() {
     let site = Site::notes();
     site.guest("calls", "calls", "backup", &["clock.sleep-until"], "parameters = { call = \"refused\", times = 1 }");
     let by = By { actor: "a@h".into(), channel: "test".into() };
-    let recorded = |run: &str, step: u64, call: &str, time_ms: u64| {
-        let state = State::open(&site.path(".lifeboat")).unwrap();
+    let recorded = async |run: &str, step: u64, call: &str, time_ms: u64| {
+        let state = State::open(&site.path(".lifeboat")).await.unwrap();
         let request = json!({"call": call, "arguments": {"time-ms": time_ms}});
         let body = json!({"request": request, "result": {"ok": null}});
-        state.append(run, &by, Transition::Answered, Some(step), body, &[]).unwrap();
+        state.append(run, &by, Transition::Answered, Some(step), body, &[]).await.unwrap();
     };
     let killed = || killed_at(&site, "2 prepared", "calls", &["then-sleep=true"]);
     let now_ms = |run: &str| records(&site.show(run), "answered")[0]["time-ms"].as_u64().unwrap();
 
     // Another call than the policy makes.
     let run = killed();
-    recorded(&run, 2, "clock.sleep-until", 1);
+    recorded(&run, 2, "clock.sleep-until", 1).await;
     let ended = resume(&site, &run).expect(20).json();
     let summary = ended["summary"].as_str().unwrap();
     let now = format!("\"time-ms\":{}", now_ms(&run));
@@ -242,8 +242,8 @@ fn a_policy_that_does_something_else_than_the_record_says_ends_with_both_texts()
 
     // A call more than it makes.
     let run = killed();
-    recorded(&run, 2, "clock.sleep-until", now_ms(&run));
-    recorded(&run, 3, "clock.sleep-until", now_ms(&run));
+    recorded(&run, 2, "clock.sleep-until", now_ms(&run)).await;
+    recorded(&run, 3, "clock.sleep-until", now_ms(&run)).await;
     let ended = resume(&site, &run).expect(20).json();
     assert!(ended["summary"].as_str().unwrap().contains("the policy ended before step 3"), "{ended}");
 }
@@ -307,11 +307,11 @@ fn a_run_that_waited_goes_on_waiting_while_another_works_on_its_service() {
     site.run("backup", &[]).expect(0);
     let parked = site.run("restore", &[]).expect(13).json();
     let run = parked["run"].as_str().unwrap();
-    let lock = std::fs::File::options().write(true).open(site.path(".lifeboat/locks/notes.lock")).unwrap();
-    lock.try_lock().unwrap();
+    let other = killed_at(&site, "staged db", "restore", &[]);
     let refused = site.lifeboat(&["runs", "resume", run, "--yes"]).expect(11);
+    assert!(refused.stderr.contains(&format!("run {other} has service notes")), "{refused:?}");
     assert_eq!(site.show(run)["status"], "parked", "{refused:?}");
-    drop(lock);
+    site.lifeboat(&["runs", "abandon", &other, "--reason", "it has died"]).expect(0);
     site.lifeboat(&["runs", "resume", run, "--yes"]).expect(0);
 }
 

@@ -122,7 +122,7 @@ fn resident_bytes() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_limit_has_its_own_error_and_the_same_engine_runs_honest_policies_after_it() {
     let site = site();
-    let engine = Arc::new(site.engine());
+    let engine = Arc::new(site.engine().await);
     for (number, case) in CASES.iter().enumerate() {
         let began = Instant::now();
         let ended = site.embedded(&engine, &format!("breaks-{number}"), case.words).await;
@@ -143,20 +143,20 @@ async fn each_limit_has_its_own_error_and_the_same_engine_runs_honest_policies_a
             _ => {}
         }
         // The journal says the same.
-        let last = engine.state().records(&ended.run).unwrap().pop().unwrap();
+        let last = engine.state().records(&ended.run).await.unwrap().pop().unwrap();
         assert_eq!(last.body["status"], "limit-broken", "{field}");
         assert_eq!(last.body["breach"], serde_json::to_value(case.breach).unwrap(), "{field}");
         // And the engine is as good as new.
         let honest = site.embedded(&engine, "honest", &[]).await;
         assert_eq!((honest.status, honest.summary.as_str()), (Status::Ok, "as said"), "after {field}: {honest:?}");
     }
-    engine.state().verify_chain().unwrap();
+    engine.state().verify_chain().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_guests_took_comes_back() {
     let site = site();
-    let engine = Arc::new(site.engine());
+    let engine = Arc::new(site.engine().await);
     let site = Arc::new(site);
     // 100 MiB each.
     site.guest("greedy", "hog", "backup", &[], "limits = { memory-bytes-max = 104857600 }");

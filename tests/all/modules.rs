@@ -16,35 +16,35 @@ fn parked() -> (Site, String) {
     (site, run)
 }
 
-#[test]
-fn the_journal_of_runs_good_and_bad_verifies_and_a_changed_line_is_found() {
+#[tokio::test]
+async fn the_journal_of_runs_good_and_bad_verifies_and_a_changed_line_is_found() {
     let mut site = Site::notes();
     site.serve_some_notes();
     site.guest("traps", "trap-between", "upgrade", &["service.stop service=notes"], "");
     site.run("backup", &[]).expect(0);
     site.run("drill", &[]).expect(0);
     let trapped = site.run("traps", &["--param", "service=notes"]).expect(20);
-    let state = State::open(&site.path(".lifeboat")).unwrap();
-    let (count, head) = state.verify_chain().unwrap();
+    let state = State::open(&site.path(".lifeboat")).await.unwrap();
+    let (count, head) = state.verify_chain().await.unwrap();
     assert!(count > 10 && head.len() == 64, "{count} {head}");
     // A run's evidence holds its part of the log, line by line.
     let run = trapped.json()["run"].as_str().unwrap().to_owned();
     let kept = fs::read_to_string(site.path(".lifeboat/evidence").join(&run).join("journal.jsonl")).unwrap();
-    assert_eq!(kept.lines().collect::<Vec<_>>(), state.lines(&run).unwrap());
+    assert_eq!(kept.lines().collect::<Vec<_>>(), state.lines(&run).await.unwrap());
     drop(state);
 
     let tampered = rusqlite::Connection::open(site.path(".lifeboat/state.sqlite")).unwrap();
     tampered
         .execute_batch("drop trigger log_no_update; update log set line = replace(line, 'trapped', 'ok') where seq = (select max(seq) from log)")
         .unwrap();
-    let error = State::open(&site.path(".lifeboat")).unwrap().verify_chain().unwrap_err();
+    let error = State::open(&site.path(".lifeboat")).await.unwrap().verify_chain().await.unwrap_err();
     assert!(error.message.contains(&format!("record {count}")), "{error}");
 }
 
-#[test]
-fn a_run_is_not_finished_by_another_module_or_other_grants() {
+#[tokio::test]
+async fn a_run_is_not_finished_by_another_module_or_other_grants() {
     let (site, run) = parked();
-    let before = State::open(&site.path(".lifeboat")).unwrap().verify_chain().unwrap();
+    let before = State::open(&site.path(".lifeboat")).await.unwrap().verify_chain().await.unwrap();
     let digest = |text: &str| -> Vec<String> {
         text.split(|c: char| !c.is_ascii_hexdigit()).filter(|w| w.len() == 64).map(str::to_owned).collect()
     };
@@ -79,7 +79,7 @@ fn a_run_is_not_finished_by_another_module_or_other_grants() {
     );
 
     // Neither try left anything on record, or changed anything.
-    assert_eq!(State::open(&site.path(".lifeboat")).unwrap().verify_chain().unwrap(), before);
+    assert_eq!(State::open(&site.path(".lifeboat")).await.unwrap().verify_chain().await.unwrap(), before);
     site.write("lifeboat.toml", &lifeboat);
     site.lifeboat(&["runs", "resume", &run, "--yes"]).expect(0);
 }

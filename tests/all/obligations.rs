@@ -311,7 +311,7 @@ fn a_run_whose_engine_was_killed_is_abandoned_with_what_it_left_open() {
     wait_until("the policy sleeps", sleeping);
     // Not while somebody works on it.
     let refused = site.lifeboat(&["runs", "abandon", run, "--reason", "x"]).expect(11);
-    assert!(refused.stderr.contains(&format!("another run works on run {run}")), "{}", refused.stderr);
+    assert!(refused.stderr.contains(&format!("another engine works on run {run}")), "{}", refused.stderr);
     child.signal("KILL");
     assert_eq!(child.outcome().code, -1);
     assert!(!site.is_up(), "the fault was real");

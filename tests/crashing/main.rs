@@ -11,7 +11,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use engine::Engine;
 use engine::approvals::{Answer, Confirmer, Intent};
 use engine::config::Config;
 use host_api::context::Waypoint;
@@ -64,15 +63,11 @@ async fn main() -> ExitCode {
 
 async fn run(trail: &str, kill_at: &str, verb: &str, what: &str, parameters: &[String]) -> engine::Result<u8> {
     let config = Config::load("lifeboat.toml".as_ref())?;
-    let engine = Engine::builder()
-        .state_directory(config.state_directory())
-        .confirmer(Arc::new(Yes))
-        .waypoint(waypoints(trail, kill_at))
-        .build()?;
+    let engine = config.builder()?.confirmer(Arc::new(Yes)).waypoint(waypoints(trail, kill_at)).build().await?;
     let environment = config.environment(None)?;
     let policy = match verb {
         "run" => what.to_owned(),
-        _ => engine.state().run(what)?.policy,
+        _ => engine.state().run(what).await?.policy,
     };
     let binding = environment.policy(&policy)?;
     let module = engine.load(&binding.read_module()?)?;

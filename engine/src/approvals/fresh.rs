@@ -32,7 +32,7 @@ pub async fn check(host: &dyn Primitives, state: &State, rules: &Rules, row: &Ap
     let object = |key: &str| row.intent["object"][key].as_str().unwrap_or_default();
     match action {
         "promote" => {
-            let Some(candidate) = state.candidate(object("candidate"))?.candidate else {
+            let Some(candidate) = state.candidate(object("candidate")).await?.candidate else {
                 return stale("its candidate is not there");
             };
             let now = host.describe(&StepContext::detached("vote", LOOK_LIMIT), &candidate).await?;
@@ -41,7 +41,7 @@ pub async fn check(host: &dyn Primitives, state: &State, rules: &Rules, row: &Ap
             }
         }
         "undo" | "drop-previous" => {
-            let promotion = state.promotion(object("promotion"))?;
+            let promotion = state.promotion(object("promotion")).await?;
             if matches!(promotion.state.as_str(), "undone" | "dropped") {
                 return stale(&format!("its promotion is {}", promotion.state));
             }

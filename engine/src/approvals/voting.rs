@@ -38,14 +38,14 @@ pub struct Taken {
 
 /// Takes a vote on an approval, and puts it on record. `now_ms`: Unix milliseconds. A refusal says why, and records nothing: an approval that
 /// is over or expired, a signature that does not hold, an approver whose vote does not count, a vote that differs from an earlier one.
-pub fn take(state: &State, rules: &Rules, id: &str, ballot: &Ballot<'_>, now_ms: u64) -> Result<Taken> {
+pub async fn take(state: &State, rules: &Rules, id: &str, ballot: &Ballot<'_>, now_ms: u64) -> Result<Taken> {
     loop {
-        let row = state.approval(id)?;
+        let row = state.approval(id).await?;
         let text = row.intent.to_string();
         let asked = Asked { approval: &row.id, text: &text, body: &row.intent };
-        let run_is_over = state.run(&row.run)?.ended_ms.is_some();
+        let run_is_over = state.run(&row.run).await?.ended_ms.is_some();
         answerable(&row, asked, run_is_over, ballot.choice, now_ms)?;
-        let on_record = state.records_of(&row.run, Transition::Voted)?;
+        let on_record = state.records_of(&row.run, Transition::Voted).await?;
         let mut votes: Vec<Vote> = on_record.iter().filter_map(Vote::of).filter(|v| v.approval == row.id).collect();
         let (vote, fingerprint) = admit(rules, asked, &votes, ballot, now_ms)?;
         let approver = vote.approver.clone();
@@ -72,7 +72,7 @@ pub fn take(state: &State, rules: &Rules, id: &str, ballot: &Ballot<'_>, now_ms:
             }
             .map(|(state, by)| Change::ApprovalDecided(row.id.clone(), state, by, tally.how().into())),
         );
-        match state.append(&row.run, ballot.by, Transition::Voted, None, body, &changes) {
+        match state.append(&row.run, ballot.by, Transition::Voted, None, body, &changes).await {
             Ok(_) => {
                 if let (Choice::BreakGlass, Some(reason)) = (ballot.choice, ballot.reason) {
                     tracing::warn!(approval = row.id, run = row.run, approver, reason, "the glass was broken");
@@ -80,7 +80,7 @@ pub fn take(state: &State, rules: &Rules, id: &str, ballot: &Ballot<'_>, now_ms:
                 return Ok(Taken { approver, is_new: true, tally });
             }
             // Someone else's came first: looked at again with it.
-            Err(_) if state.records_of(&row.run, Transition::Voted)?.len() > on_record.len() => {}
+            Err(_) if state.records_of(&row.run, Transition::Voted).await?.len() > on_record.len() => {}
             Err(error) => return Err(error),
         }
     }
@@ -189,21 +189,18 @@ mod tests {
     }
 
     /// A run with one open approval, `a1`; it expires at 1,000 ms.
-    fn asked(directory: &std::path::Path) -> State {
-        let state = State::open(directory).unwrap();
+    async fn asked(directory: &std::path::Path) -> State {
+        let state = State::open(directory).await.unwrap();
         let row = RunRow {
             id: "r1".into(),
             environment: "e".into(),
             policy: "p".into(),
             module_sha256: "0".into(),
-            status: String::new(),
-            summary: String::new(),
-            started_ms: 0,
-            ended_ms: None,
+            ..RunRow::default()
         };
-        state.append("r1", &by(), Transition::RunStarted, None, json!({}), &[Change::RunBegins(row)]).unwrap();
+        state.append("r1", &by(), Transition::RunStarted, None, json!({}), &[Change::RunBegins(row)]).await.unwrap();
         let opens = Change::ApprovalOpens("a1".into(), 1, intent().to_string(), "sha".into());
-        state.append("r1", &by(), Transition::Started, Some(1), json!({}), &[opens]).unwrap();
+        state.append("r1", &by(), Transition::Started, Some(1), json!({}), &[opens]).await.unwrap();
         state
     }
 
@@ -211,75 +208,75 @@ mod tests {
         three(Rule { needed: 2, typed_phrase: false, ..Rule::default() })
     }
 
-    fn vote(state: &State, seed: u8, choice: Choice, now_ms: u64) -> Result<Taken> {
+    async fn vote(state: &State, seed: u8, choice: Choice, now_ms: u64) -> Result<Taken> {
         let signature = signed(seed, choice.namespace(), &intent().to_string());
         let ballot = Ballot { choice, signature: &signature, approver: None, reason: None, by: &by() };
-        take(state, &rules(), "a1", &ballot, now_ms)
+        take(state, &rules(), "a1", &ballot, now_ms).await
     }
 
-    fn on_record(state: &State) -> Vec<Value> {
-        state.records_of("r1", Transition::Voted).unwrap().into_iter().map(|r| r.body).collect()
+    async fn on_record(state: &State) -> Vec<Value> {
+        state.records_of("r1", Transition::Voted).await.unwrap().into_iter().map(|r| r.body).collect()
     }
 
-    #[test]
-    fn a_vote_is_a_record_and_enough_of_them_decide() {
+    #[tokio::test]
+    async fn a_vote_is_a_record_and_enough_of_them_decide() {
         let directory = tempfile::tempdir().unwrap();
-        let state = asked(directory.path());
-        let first = vote(&state, 1, Choice::Approve, 999).unwrap();
+        let state = asked(directory.path()).await;
+        let first = vote(&state, 1, Choice::Approve, 999).await.unwrap();
         assert_eq!((first.approver.as_str(), first.is_new), ("alice", true));
-        assert_eq!(state.approval("a1").unwrap().state, ApprovalState::Open);
-        assert!(!vote(&state, 1, Choice::Approve, 999).unwrap().is_new);
-        let record = &on_record(&state)[0];
+        assert_eq!(state.approval("a1").await.unwrap().state, ApprovalState::Open);
+        assert!(!vote(&state, 1, Choice::Approve, 999).await.unwrap().is_new);
+        let record = &on_record(&state).await[0];
         assert_eq!((&record["approver"], &record["namespace"]), (&json!("alice"), &json!("approval@lifeboat")));
         assert!(record["key"].as_str().unwrap().starts_with("SHA256:"), "{record}");
-        vote(&state, 2, Choice::Approve, 999).unwrap();
-        let row = state.approval("a1").unwrap();
+        vote(&state, 2, Choice::Approve, 999).await.unwrap();
+        let row = state.approval("a1").await.unwrap();
         assert_eq!((row.state, row.decided_by.as_deref()), (ApprovalState::Approved, Some("alice, bob")));
         // It moved nothing: the step is still open, and ends as if nobody had voted.
-        state.append("r1", &by(), Transition::Completed, Some(1), json!({}), &[]).unwrap();
-        assert_eq!(state.records("r1").unwrap().len(), 5);
-        state.verify_chain().unwrap();
+        state.append("r1", &by(), Transition::Completed, Some(1), json!({}), &[]).await.unwrap();
+        assert_eq!(state.records("r1").await.unwrap().len(), 5);
+        state.verify_chain().await.unwrap();
     }
 
-    #[test]
-    fn what_is_refused_leaves_no_record() {
+    #[tokio::test]
+    async fn what_is_refused_leaves_no_record() {
         let directory = tempfile::tempdir().unwrap();
-        let state = asked(directory.path());
+        let state = asked(directory.path()).await;
         let says = |result: Result<Taken>, words: &str| {
             let error = result.unwrap_err();
             assert!(error.message.contains(words), "{words}: {error}");
         };
-        says(vote(&state, 1, Choice::Approve, 1000), "it expired 1970-01-01T00:00:01Z");
-        says(vote(&state, 4, Choice::Approve, 1), "no approver's");
-        says(vote(&state, 1, Choice::BreakGlass, 1), "not allowed");
-        assert!(on_record(&state).is_empty());
-        vote(&state, 1, Choice::Approve, 1).unwrap();
-        says(vote(&state, 1, Choice::Deny, 1), "can't be changed to `deny`");
-        vote(&state, 3, Choice::Deny, 1).unwrap();
-        assert_eq!(state.approval("a1").unwrap().state, ApprovalState::Denied);
-        says(vote(&state, 2, Choice::Approve, 1), "carol said no");
-        says(vote(&state, 3, Choice::Approve, 1), "carol said no");
-        assert_eq!(on_record(&state).len(), 2);
+        says(vote(&state, 1, Choice::Approve, 1000).await, "it expired 1970-01-01T00:00:01Z");
+        says(vote(&state, 4, Choice::Approve, 1).await, "no approver's");
+        says(vote(&state, 1, Choice::BreakGlass, 1).await, "not allowed");
+        assert!(on_record(&state).await.is_empty());
+        vote(&state, 1, Choice::Approve, 1).await.unwrap();
+        says(vote(&state, 1, Choice::Deny, 1).await, "can't be changed to `deny`");
+        vote(&state, 3, Choice::Deny, 1).await.unwrap();
+        assert_eq!(state.approval("a1").await.unwrap().state, ApprovalState::Denied);
+        says(vote(&state, 2, Choice::Approve, 1).await, "carol said no");
+        says(vote(&state, 3, Choice::Approve, 1).await, "carol said no");
+        assert_eq!(on_record(&state).await.len(), 2);
         for (over, words) in [
             (ApprovalState::Stale, "it is stale"),
             (ApprovalState::Expired, "it is expired"),
             (ApprovalState::Spent, "it is spent"),
         ] {
-            let row = ApprovalRow { state: over, ..state.approval("a1").unwrap() };
+            let row = ApprovalRow { state: over, ..state.approval("a1").await.unwrap() };
             let text = row.intent.to_string();
             let asked = Asked { approval: "a1", text: &text, body: &row.intent };
             assert!(answerable(&row, asked, false, Choice::Deny, 1).unwrap_err().message.contains(words));
         }
         let ends = Change::RunStatus("failed".into(), String::new(), Some(5));
-        state.append("r1", &by(), Transition::RunEnded, None, json!({}), &[ends]).unwrap();
-        says(vote(&state, 2, Choice::Deny, 1), "carol said no");
+        state.append("r1", &by(), Transition::RunEnded, None, json!({}), &[ends]).await.unwrap();
+        says(vote(&state, 2, Choice::Deny, 1).await, "carol said no");
     }
 
-    #[test]
-    fn who_has_a_new_key_votes_again_with_it() {
+    #[tokio::test]
+    async fn who_has_a_new_key_votes_again_with_it() {
         let directory = tempfile::tempdir().unwrap();
-        let (state, mut rules) = (asked(directory.path()), rules());
-        let with = |rules: &Rules, seed| {
+        let (state, mut rules) = (asked(directory.path()).await, rules());
+        let with = async |rules: &Rules, seed| {
             let signature = signed(seed, Choice::Approve.namespace(), &intent().to_string());
             let ballot = Ballot {
                 choice: Choice::Approve,
@@ -288,45 +285,43 @@ mod tests {
                 reason: None,
                 by: &by(),
             };
-            take(&state, rules, "a1", &ballot, 1).unwrap()
+            take(&state, rules, "a1", &ballot, 1).await.unwrap()
         };
-        with(&rules, 1);
+        with(&rules, 1).await;
         rules.approvers.get_mut("alice").unwrap().key = Key::read(&public(4)).unwrap();
-        let again = with(&rules, 4);
+        let again = with(&rules, 4).await;
         assert!(again.is_new);
         assert!(matches!(&again.tally, Tally::Missing { by, .. } if by == &["alice"]), "{:?}", again.tally);
-        assert!(!with(&rules, 4).is_new);
-        assert_eq!(on_record(&state).len(), 2);
+        assert!(!with(&rules, 4).await.is_new);
+        assert_eq!(on_record(&state).await.len(), 2);
     }
 
-    #[test]
-    fn votes_at_the_same_moment_are_all_counted_once() {
+    #[tokio::test]
+    async fn votes_at_the_same_moment_are_all_counted_once() {
         let directory = tempfile::tempdir().unwrap();
-        drop(asked(directory.path()));
-        std::thread::scope(|scope| {
-            for seed in [1, 2, 3, 1, 2, 3] {
-                let directory = directory.path();
-                scope.spawn(move || vote(&State::open(directory).unwrap(), seed, Choice::Approve, 1).unwrap());
-            }
-        });
-        let state = State::open(directory.path()).unwrap();
-        assert_eq!(on_record(&state).len(), 3);
-        assert_eq!(state.approval("a1").unwrap().state, ApprovalState::Approved);
-        state.verify_chain().unwrap();
+        drop(asked(directory.path()).await);
+        futures::future::join_all([1, 2, 3, 1, 2, 3].map(async |seed| {
+            vote(&State::open(directory.path()).await.unwrap(), seed, Choice::Approve, 1).await.unwrap()
+        }))
+        .await;
+        let state = State::open(directory.path()).await.unwrap();
+        assert_eq!(on_record(&state).await.len(), 3);
+        assert_eq!(state.approval("a1").await.unwrap().state, ApprovalState::Approved);
+        state.verify_chain().await.unwrap();
     }
 
-    #[test]
-    fn a_vote_counted_without_the_one_before_it_is_refused_whole() {
+    #[tokio::test]
+    async fn a_vote_counted_without_the_one_before_it_is_refused_whole() {
         let directory = tempfile::tempdir().unwrap();
-        let state = asked(directory.path());
-        vote(&state, 1, Choice::Approve, 1).unwrap();
+        let state = asked(directory.path()).await;
+        vote(&state, 1, Choice::Approve, 1).await.unwrap();
         for (approval, before) in [("a1", 0), ("a1", 2), ("other", 1)] {
             let changes = [Change::VoteCounted(approval.into(), before)];
             assert!(
-                state.append("r1", &by(), Transition::Voted, None, json!({}), &changes).is_err(),
+                state.append("r1", &by(), Transition::Voted, None, json!({}), &changes).await.is_err(),
                 "{approval} {before}"
             );
         }
-        assert_eq!(on_record(&state).len(), 1);
+        assert_eq!(on_record(&state).await.len(), 1);
     }
 }

@@ -42,11 +42,11 @@ impl<'s> Keys<'s> {
     }
 
     /// The key of the epoch that the log is in.
-    pub(crate) fn signer(&self, epoch: u64) -> Result<Signer> {
-        let known = self.state.signing_keys()?;
+    pub(crate) async fn signer(&self, epoch: u64) -> Result<Signer> {
+        let known = self.state.signing_keys().await?;
         let Some(verifier) = known.last() else {
             let signer = self.made(&host_api::identifier::fresh(), 1)?;
-            self.state.first_signing_key(&signer.verifier.to_string())?;
+            self.state.first_signing_key(&signer.verifier.to_string()).await?;
             return Ok(signer);
         };
         if known.len() as u64 != epoch {
@@ -127,8 +127,8 @@ pub(super) fn parse(text: &str) -> Option<Signer> {
 }
 
 /// The verifiers that a state knows.
-pub(crate) fn verifiers(state: &State) -> Result<Vec<Verifier>> {
-    let known = state.signing_keys()?;
+pub(crate) async fn verifiers(state: &State) -> Result<Vec<Verifier>> {
+    let known = state.signing_keys().await?;
     known
         .iter()
         .map(|text| {
@@ -142,29 +142,29 @@ pub(crate) fn verifiers(state: &State) -> Result<Vec<Verifier>> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_key_is_made_once_private_and_missed_when_it_is_gone() {
+    #[tokio::test]
+    async fn a_key_is_made_once_private_and_missed_when_it_is_gone() {
         let directory = tempfile::tempdir().unwrap();
-        let state = State::open(directory.path()).unwrap();
-        let first = Keys::hold(&state).unwrap().signer(1).unwrap().verifier;
+        let state = State::open(directory.path()).await.unwrap();
+        let first = Keys::hold(&state).unwrap().signer(1).await.unwrap().verifier;
         let path = directory.path().join("keys/1.key");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(Keys::hold(&state).unwrap().signer(1).unwrap().verifier, first);
-        assert_eq!(verifiers(&state).unwrap(), [first]);
+        assert_eq!(Keys::hold(&state).unwrap().signer(1).await.unwrap().verifier, first);
+        assert_eq!(verifiers(&state).await.unwrap(), [first]);
 
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(Keys::hold(&state).unwrap().signer(1).err().unwrap().message.contains("others may read it"));
+        assert!(Keys::hold(&state).unwrap().signer(1).await.err().unwrap().message.contains("others may read it"));
         std::fs::remove_file(&path).unwrap();
-        let error = Keys::hold(&state).unwrap().signer(1).err().unwrap();
+        let error = Keys::hold(&state).unwrap().signer(1).await.err().unwrap();
         assert!(error.message.contains("is gone") && error.hint.is_some(), "{error}");
         Keys::hold(&state).unwrap().made("another", 1).unwrap();
-        let error = Keys::hold(&state).unwrap().signer(1).err().unwrap();
+        let error = Keys::hold(&state).unwrap().signer(1).await.err().unwrap();
         assert!(error.message.contains("is not the key"), "{error}");
         let secret = text.trim_end().splitn(5, '+').last().unwrap();
         for spoilt in [text.replace(secret, &secret[4..]), text.replacen("/1+", "/2+", 1), text.trim_end().to_owned()] {
             std::fs::write(&path, &spoilt).unwrap();
-            let error = Keys::hold(&state).unwrap().signer(1).err().unwrap();
+            let error = Keys::hold(&state).unwrap().signer(1).await.err().unwrap();
             assert!(
                 error.message.contains("no private key of ours") && !error.message.contains(&secret[4..]),
                 "{error}"
@@ -172,12 +172,12 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_key_that_was_made_before_a_crash_is_taken() {
+    #[tokio::test]
+    async fn a_key_that_was_made_before_a_crash_is_taken() {
         let directory = tempfile::tempdir().unwrap();
-        let state = State::open(directory.path()).unwrap();
+        let state = State::open(directory.path()).await.unwrap();
         let made = Keys::hold(&state).unwrap().made("log", 1).unwrap().verifier;
-        assert!(state.signing_keys().unwrap().is_empty(), "the crash was before it was remembered");
-        assert_eq!(Keys::hold(&state).unwrap().signer(1).unwrap().verifier, made);
+        assert!(state.signing_keys().await.unwrap().is_empty(), "the crash was before it was remembered");
+        assert_eq!(Keys::hold(&state).unwrap().signer(1).await.unwrap().verifier, made);
     }
 }

@@ -39,11 +39,11 @@ impl CheckpointStore {
 
 impl Engine {
     /// A signed checkpoint of the log as it is now. `run`: at whose end it is made.
-    pub fn checkpoint(&self, run: Option<&str>) -> Result<(Checkpoint, String)> {
+    pub async fn checkpoint(&self, run: Option<&str>) -> Result<(Checkpoint, String)> {
         let keys = Keys::hold(self.state())?;
         // Looked at while the keys are held: the epoch is that of the head.
-        let head = self.state().head()?;
-        let signer = keys.signer(head.epoch)?;
+        let head = self.state().head().await?;
+        let signer = keys.signer(head.epoch).await?;
         let checkpoint = Checkpoint {
             origin: origin_of(&signer.verifier),
             size: head.size,
@@ -67,7 +67,7 @@ impl Engine {
 
     /// A checkpoint at a run's end, in its evidence and in the store for them. The run is over and on record: what fails is a warning.
     pub(crate) async fn seal(&self, run: &str) -> Vec<String> {
-        let (checkpoint, signed) = match self.checkpoint(Some(run)) {
+        let (checkpoint, signed) = match self.checkpoint(Some(run)).await {
             Ok(made) => made,
             Err(error) => return vec![format!("the log was not sealed with a checkpoint: {error}")],
         };
@@ -82,10 +82,10 @@ impl Engine {
     }
 
     /// The key that signs now, as a line of trust. Made if there is none.
-    pub fn signing_key(&self) -> Result<(Verifier, u64, Trust)> {
+    pub async fn signing_key(&self) -> Result<(Verifier, u64, Trust)> {
         let keys = Keys::hold(self.state())?;
-        let epoch = self.state().head()?.epoch;
-        let verifier = keys.signer(epoch)?.verifier;
+        let epoch = self.state().head().await?.epoch;
+        let verifier = keys.signer(epoch).await?.verifier;
         Ok((verifier.clone(), epoch, Trust::of([verifier])))
     }
 
@@ -96,8 +96,8 @@ impl Engine {
         let mut warnings = Vec::new();
         {
             let keys = Keys::hold(self.state())?;
-            let epoch = self.state().head()?.epoch;
-            let old = keys.signer(epoch)?;
+            let epoch = self.state().head().await?.epoch;
+            let old = keys.signer(epoch).await?;
             let origin = origin_of(&old.verifier);
             let new = keys.made(&origin, epoch + 1)?;
             if new.verifier.name != key_name(&origin, epoch + 1) {
@@ -122,7 +122,7 @@ impl Engine {
                 Change::KeyRotates(epoch + 1, new.verifier.to_string()),
             ];
             let body = json!({"by-hand": true, "epoch": epoch + 1, "rotation": rotation});
-            self.state().append(&run, by, Transition::KeyRotated, None, body, &changes)?;
+            self.state().append(&run, by, Transition::KeyRotated, None, body, &changes).await?;
             if let Err(e) = keys.forget(epoch) {
                 warnings.push(format!("the old signing key could not be removed: {e}"));
             }
@@ -132,8 +132,8 @@ impl Engine {
     }
 
     /// The keys of this state, as whoever verifies its log here trusts them.
-    pub fn own_keys(&self) -> Result<Trust> {
-        Ok(Trust::of(verifiers(self.state())?))
+    pub async fn own_keys(&self) -> Result<Trust> {
+        Ok(Trust::of(verifiers(self.state()).await?))
     }
 }
 

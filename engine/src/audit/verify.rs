@@ -69,9 +69,9 @@ impl fmt::Display for Verdict {
 }
 
 /// Verifies the log of a state, as it is at one moment, and what is derived from it.
-pub fn verify_state(state: &State, held: &[Held], trust: Option<&Trust>) -> Result<Verdict> {
-    let own = Trust::of(verifiers(state)?);
-    judge(&state.walk(start(held))?, held, trust.unwrap_or(&own))
+pub async fn verify_state(state: &State, held: &[Held], trust: Option<&Trust>) -> Result<Verdict> {
+    let own = Trust::of(verifiers(state).await?);
+    judge(&state.walk(start(held)).await?, held, trust.unwrap_or(&own))
 }
 
 /// Verifies exported lines. Without keys nothing is trusted, so no checkpoint holds.
@@ -200,16 +200,16 @@ mod tests {
 
     /// An engine whose log had its key changed once: the old key, and a checkpoint from before.
     async fn rotated(directory: &std::path::Path) -> (Engine, Signer, Held) {
-        let engine = Engine::builder().state_directory(directory).without_compile_cache().build().unwrap();
-        let (_, before) = engine.checkpoint(None).unwrap();
+        let engine = Engine::builder().state_directory(directory).without_compile_cache().build().await.unwrap();
+        let (_, before) = engine.checkpoint(None).await.unwrap();
         let old = parse(&std::fs::read_to_string(directory.join("keys/1.key")).unwrap()).unwrap();
         let (_, warnings) = engine.rotate_key(&by()).await.unwrap();
         assert!(warnings.is_empty(), "{warnings:?}");
         (engine, old, Held::parse("before", &before).unwrap())
     }
 
-    fn now(engine: &Engine) -> (Checkpoint, Held) {
-        let (checkpoint, signed) = engine.checkpoint(None).unwrap();
+    async fn now(engine: &Engine) -> (Checkpoint, Held) {
+        let (checkpoint, signed) = engine.checkpoint(None).await.unwrap();
         (checkpoint, Held::parse("now", &signed).unwrap())
     }
 
@@ -217,45 +217,47 @@ mod tests {
     async fn each_checkpoint_is_held_against_the_key_of_its_epoch_and_either_key_leads_to_the_other() {
         let directory = tempfile::tempdir().unwrap();
         let (engine, old, before) = rotated(directory.path()).await;
-        let (checkpoint, after) = now(&engine);
+        let (checkpoint, after) = now(&engine).await;
         assert_eq!((checkpoint.size, checkpoint.epoch), (1, 2));
-        let new = engine.signing_key().unwrap().0;
+        let new = engine.signing_key().await.unwrap().0;
         for trust in [Trust::of([old.verifier.clone()]), Trust::of([new.clone()])] {
-            let verdict = verify_state(engine.state(), &[], Some(&trust)).unwrap();
+            let verdict = verify_state(engine.state(), &[], Some(&trust)).await.unwrap();
             assert_eq!(verdict.complete, None);
-            let proven = verify_state(engine.state(), std::slice::from_ref(&after), Some(&trust)).unwrap().complete;
+            let proven =
+                verify_state(engine.state(), std::slice::from_ref(&after), Some(&trust)).await.unwrap().complete;
             assert_eq!(proven.unwrap().key, new.name);
-            let proven = verify_state(engine.state(), std::slice::from_ref(&before), Some(&trust)).unwrap().complete;
+            let proven =
+                verify_state(engine.state(), std::slice::from_ref(&before), Some(&trust)).await.unwrap().complete;
             assert_eq!(proven.unwrap().key, old.verifier.name);
         }
         // A key that may not sign rotations leads nowhere.
         let alone = Trust::parse(&format!("{new} {CHECKPOINT}")).unwrap();
-        let error = verify_state(engine.state(), &[before], Some(&alone)).unwrap_err();
+        let error = verify_state(engine.state(), &[before], Some(&alone)).await.unwrap_err();
         assert!(error.message.contains("no trusted key may sign it"), "{error}");
     }
 
     #[tokio::test]
     async fn an_old_key_that_a_crash_has_left_is_gone_after_the_next_use() {
         let directory = tempfile::tempdir().unwrap();
-        let engine = Engine::builder().state_directory(directory.path()).without_compile_cache().build().unwrap();
-        engine.signing_key().unwrap();
+        let engine = Engine::builder().state_directory(directory.path()).without_compile_cache().build().await.unwrap();
+        engine.signing_key().await.unwrap();
         let path = directory.path().join("keys/1.key");
         let old = std::fs::read(&path).unwrap();
         engine.rotate_key(&by()).await.unwrap();
         // As it is if the engine dies between the record and the removal.
         std::fs::write(&path, old).unwrap();
-        engine.checkpoint(None).unwrap();
+        engine.checkpoint(None).await.unwrap();
         assert!(!path.exists() && directory.path().join("keys/2.key").exists());
     }
 
-    #[test]
-    fn the_longest_record_that_a_policy_can_bring_about_is_read() {
+    #[tokio::test]
+    async fn the_longest_record_that_a_policy_can_bring_about_is_read() {
         let directory = tempfile::tempdir().unwrap();
-        let state = State::open(directory.path()).unwrap();
+        let state = State::open(directory.path()).await.unwrap();
         let row = RunRow { id: "r1".into(), ..RunRow::default() };
         let body = json!({"said": [{"note": "\u{1}".repeat(11 << 20)}]});
-        state.append("r1", &by(), Transition::RunStarted, None, body, &[Change::RunBegins(row)]).unwrap();
-        let line = state.lines("r1").unwrap().concat() + "\n";
+        state.append("r1", &by(), Transition::RunStarted, None, body, &[Change::RunBegins(row)]).await.unwrap();
+        let line = state.lines("r1").await.unwrap().concat() + "\n";
         assert!(line.len() > 64 << 20);
         assert_eq!(verify_lines(&mut line.as_bytes(), &[], &Trust::default()).unwrap().records, 1);
     }
@@ -264,12 +266,12 @@ mod tests {
     async fn a_key_whose_epoch_is_over_signs_nothing_any_more() {
         let directory = tempfile::tempdir().unwrap();
         let (engine, old, _) = rotated(directory.path()).await;
-        let (checkpoint, _) = now(&engine);
+        let (checkpoint, _) = now(&engine).await;
         let stale = Checkpoint { epoch: 1, ..checkpoint.clone() }.signed(&old);
-        let error = verify_state(engine.state(), &[Held::parse("stale", &stale).unwrap()], None).unwrap_err();
+        let error = verify_state(engine.state(), &[Held::parse("stale", &stale).unwrap()], None).await.unwrap_err();
         assert!(error.message.contains("signed by the key of epoch 1, at record 1 it was epoch 2"), "{error}");
         let claimed = checkpoint.signed(&old);
-        let error = verify_state(engine.state(), &[Held::parse("claimed", &claimed).unwrap()], None).unwrap_err();
+        let error = verify_state(engine.state(), &[Held::parse("claimed", &claimed).unwrap()], None).await.unwrap_err();
         assert!(error.message.contains("signed by another key"), "{error}");
     }
 
@@ -286,16 +288,18 @@ mod tests {
             ("r4", "lifeboat/key-rotation/1\n".to_owned(), "no empty line"),
         ] {
             let other = tempfile::tempdir().unwrap();
-            let copy = State::open(other.path()).unwrap();
-            let records = engine.state().records(&engine.state().runs(&Default::default()).unwrap()[0].id).unwrap();
+            let copy = State::open(other.path()).await.unwrap();
+            let records =
+                engine.state().records(&engine.state().runs(&Default::default()).await.unwrap()[0].id).await.unwrap();
             let first = records[0].body["rotation"].clone();
-            copy.append("r1", &by(), Transition::KeyRotated, None, json!({"rotation": first}), &[]).unwrap();
-            copy.append(run, &by(), Transition::KeyRotated, None, json!({"rotation": text}), &[]).unwrap();
+            copy.append("r1", &by(), Transition::KeyRotated, None, json!({"rotation": first}), &[]).await.unwrap();
+            copy.append(run, &by(), Transition::KeyRotated, None, json!({"rotation": text}), &[]).await.unwrap();
             let mut lines = String::new();
             copy.export(None, |line| {
                 lines.push_str(&format!("{line}\n"));
                 Ok(())
             })
+            .await
             .unwrap();
             let error = verify_lines(&mut lines.as_bytes(), &[], &Trust::default()).unwrap_err();
             assert!(

@@ -22,9 +22,11 @@ pub use approval::{ApprovalBinding, ApproverBinding};
 use crate::audit::CheckpointStore;
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
+use crate::journal::{PostgresState, State};
 use crate::policy::{self, Description};
 use crate::run::RunOptions;
 use crate::sandbox::limits::Limits;
+use crate::{Builder, Engine};
 
 /// The whole file.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ struct File {
     /// Where journal, evidence and scratch space lie; `.lifeboat` beside the file by default.
     #[serde(default = "default_state_directory")]
     state_directory: PathBuf,
+    /// The database of a state that several engines share; an SQLite file in the directory by default.
+    state_database: Option<PostgresState>,
     /// The environment that is meant when none is named.
     default_environment: Option<String>,
     #[serde(default)]
@@ -112,6 +116,24 @@ pub struct Environment<'c> {
 }
 
 impl Config {
+    /// A builder of an engine with the state, and the store for checkpoints, that the file names.
+    pub fn builder(&self) -> Result<Builder> {
+        Ok(Engine::builder()
+            .state_directory(self.state_directory())
+            .state_database(self.file.state_database.clone())
+            .checkpoint_store(self.checkpoint_store()?))
+    }
+
+    /// Whether other hosts' engines may share the state.
+    pub fn state_is_shared(&self) -> bool {
+        self.file.state_database.is_some()
+    }
+
+    /// Opens the state that the file names.
+    pub async fn open_state(&self) -> Result<State> {
+        State::at(self.state_directory(), self.file.state_database.as_ref()).await
+    }
+
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| {
@@ -131,6 +153,7 @@ impl Config {
         })?;
         let base = path.parent().unwrap_or(Path::new("/")).to_owned();
         file.state_directory = base.join(&file.state_directory);
+        file.state_database.iter_mut().for_each(|d| d.anchor(&base));
         file.audit.checkpoint_store.iter_mut().for_each(|s| s.anchor(&base));
         for environment in file.environment.values_mut() {
             environment.service.values_mut().for_each(|s| s.anchor(&base));

@@ -3,12 +3,26 @@
 //! A record is one line of canonical JSON (sorted keys, no spaces) that carries the SHA-256 of the line before it. It is on disk (fsynced)
 //! before [`State::append`] answers; if it can't be, the step does not happen.
 
+mod append;
+mod database;
+mod lease;
+mod look;
+mod place;
+mod postgres;
 mod record;
 mod rows;
+mod schema;
+#[cfg(test)]
+mod shared_tests;
+mod sqlite;
 mod state;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod whole;
 
+pub(crate) use lease::Lease;
+pub use postgres::PostgresState;
 pub use record::{By, Record, Stand, Transition};
 pub use rows::{
     ApprovalRow, ApprovalState, CandidateRow, Change, ObligationRow, PromotionRow, RunFilter, RunRow, Salt,

@@ -159,6 +159,10 @@ pub enum Change {
     RunBegins(RunRow),
     /// A run's status: status, summary, end.
     RunStatus(String, String, Option<u64>),
+    /// The run has a service from here on; refused (and with it the whole transaction) while another run has it.
+    ServiceHeld(String),
+    /// The run lets go of every service it has.
+    ServicesLetGo,
     /// A candidate is being staged: id.
     CandidateBegins(String),
     /// It is there.

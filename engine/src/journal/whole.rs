@@ -1,14 +1,19 @@
 //! What an audit reads of the state: the whole log in one look, its head, who signs it, and what is kept beside it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Row};
 use serde_json::Value;
 
-use super::State;
+use super::append;
+use super::database::{Transaction, cells};
 use super::rows::Salt;
-use super::walk::{GENESIS, Walk};
+use super::state::State;
+use super::walk::Walk;
 use crate::error::{Error, Kind, Result};
+
+/// Records that are read at a time.
+const PAGE: u64 = 1000;
 
 /// The log's head at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,106 +28,130 @@ pub(crate) struct Head {
 
 impl State {
     /// The head, in one look.
-    pub(crate) fn head(&self) -> Result<Head> {
-        let mut connection = self.lock();
-        let look = connection.transaction()?;
-        let last: Option<(u64, String)> = look
-            .query_row("select seq, hash from log order by seq desc limit 1", [], |r| Ok((r.get(0)?, r.get(1)?)))
-            .optional()?;
-        let rotations: u64 = look.query_row("select count(*) from log where kind = 'key-rotated'", [], |r| r.get(0))?;
-        let (size, hash) = last.unwrap_or((0, GENESIS.to_owned()));
-        Ok(Head { size, hash, epoch: rotations + 1 })
+    pub(crate) async fn head(&self) -> Result<Head> {
+        self.look(Box::new(|tx| {
+            Box::pin(async move {
+                let (size, hash) = append::head(tx).await?;
+                let rotations = tx.rows("select count(*) from log where kind = 'key-rotated'", &[]).await?;
+                let rotations = rotations.first().map_or(Ok(0), |row| row.number(0))?;
+                Ok(Head { size, hash, epoch: rotations + 1 })
+            })
+        }))
+        .await
     }
 
     /// Verifiers of the log's keys, the first epoch's first.
-    pub(crate) fn signing_keys(&self) -> Result<Vec<String>> {
-        let connection = self.lock();
-        let mut statement = connection.prepare_cached("select verifier from signing_key order by epoch")?;
-        let rows = statement.query_map([], |r| r.get(0))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+    pub(crate) async fn signing_keys(&self) -> Result<Vec<String>> {
+        let rows = self.rows("select verifier from signing_key order by epoch", &[]).await?;
+        rows.iter().map(|row| row.string(0)).collect()
     }
 
-    /// Remembers the first epoch's verifier, unless there is one.
-    pub(crate) fn first_signing_key(&self, verifier: &str) -> Result<()> {
-        self.lock()
-            .execute("insert into signing_key (epoch, verifier) values (1, ?) on conflict do nothing", [verifier])?;
-        Ok(())
+    /// Remembers the first epoch's verifier, unless there is one. Gives whether it is this one.
+    pub(crate) async fn first_signing_key(&self, verifier: &str) -> Result<bool> {
+        let verifier = verifier.to_owned();
+        let first = self
+            .write(Arc::new(move |tx, _| {
+                let verifier = verifier.clone();
+                Box::pin(async move {
+                    let sql = "insert into signing_key (epoch, verifier) values (1, $1) on conflict (epoch) do nothing";
+                    tx.execute(sql, cells![verifier]).await
+                })
+            }))
+            .await?;
+        Ok(first == 1)
     }
 
     /// What a run's log withholds: the salt, if there is one yet, and whole results by step.
-    pub(crate) fn withheld(&self, run: &str) -> Result<(Option<Salt>, BTreeMap<u64, Value>)> {
-        let connection = self.lock();
-        let mut statement = connection.prepare_cached("select step, body from withheld where run = ? order by step")?;
-        let mut rows = statement.query([run])?;
+    pub(crate) async fn withheld(&self, run: &str) -> Result<(Option<Salt>, BTreeMap<u64, Value>)> {
+        let rows = self.rows("select step, body from withheld where run = $1 order by step", cells![run]).await?;
         let broken =
             |step: u64| Error::new(Kind::Journal, format!("what run {run} keeps of step {step} can't be read"));
         let (mut salt, mut results) = (None, BTreeMap::new());
-        while let Some(row) = rows.next()? {
-            let (step, body): (u64, String) = (row.get(0)?, row.get(1)?);
+        for row in &rows {
+            let (step, body) = (row.number(0)?, row.text(1)?);
             if step == 0 {
                 let bytes = hex::decode(body).ok().and_then(|bytes| bytes.try_into().ok());
                 salt = Some(Salt(bytes.ok_or_else(|| broken(step))?));
             } else {
-                results.insert(step, serde_json::from_str(&body).map_err(|_| broken(step))?);
+                results.insert(step, serde_json::from_str(body).map_err(|_| broken(step))?);
             }
         }
         Ok((salt, results))
     }
 
     /// Gives every line, or every line of one run, in order; all of one moment. Gives their number.
-    pub fn export(&self, run: Option<&str>, mut each: impl FnMut(&str) -> Result<()>) -> Result<u64> {
-        let connection = self.lock();
-        let mut statement = connection.prepare("select line from log where ?1 is null or run = ?1 order by seq")?;
-        let mut rows = statement.query([run])?;
-        let mut count = 0;
-        while let Some(row) = rows.next()? {
-            each(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)?;
-            count += 1;
+    pub async fn export(&self, run: Option<&str>, mut each: impl FnMut(&str) -> Result<()>) -> Result<u64> {
+        // The log only grows: what there is up to its end of now is of one moment.
+        let end = self.head().await?.size;
+        let (mut count, mut after) = (0, 0);
+        loop {
+            let page = self
+                .rows(
+                    "select seq, line from log
+                     where seq > $1 and seq <= $2 and ($3 is null or run = $3) order by seq limit $4",
+                    cells![after, end, run, PAGE],
+                )
+                .await?;
+            let Some(last) = page.last() else { return Ok(count) };
+            after = last.number(0)?;
+            for row in &page {
+                each(row.text(1)?)?;
+                count += 1;
+            }
         }
-        Ok(count)
     }
 
     /// Walks the whole log of one moment: every line, what the table says of it besides, and each run's status against its last record.
-    pub(crate) fn walk(&self, mut walk: Walk) -> Result<Walk> {
-        let mut connection = self.lock();
+    pub(crate) async fn walk(&self, mut walk: Walk) -> Result<Walk> {
         // Other engines may write meanwhile: log and runs are looked at as they are now.
-        let look = connection.transaction()?;
-        walk_log(&look, &mut walk)?;
-        check_runs(&look, &walk)?;
-        Ok(walk)
+        self.look(Box::new(|tx| {
+            Box::pin(async move {
+                walk_log(tx, &mut walk).await?;
+                check_runs(tx, &walk).await?;
+                Ok(walk)
+            })
+        }))
+        .await
     }
 
     /// The number of records and the last hash, after a walk over the whole log.
-    pub fn verify_chain(&self) -> Result<(u64, String)> {
-        let walk = self.walk(Walk::new([]))?;
+    pub async fn verify_chain(&self) -> Result<(u64, String)> {
+        let walk = self.walk(Walk::new([])).await?;
         Ok((walk.records(), walk.head().to_owned()))
     }
 }
 
-fn walk_log(look: &Connection, walk: &mut Walk) -> Result<()> {
-    let mut statement = look.prepare("select seq, run, step, kind, time_ms, hash, line from log order by seq")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let line = walk.line(row.get_ref(6)?.as_bytes().map_err(rusqlite::Error::from)?)?;
-        let text = |r: &Row<'_>, at| r.get::<_, String>(at);
-        let same = row.get::<_, u64>(0)? == walk.records()
-            && text(row, 1)? == line.run
-            && row.get::<_, Option<u64>>(2)? == line.step
-            && text(row, 3)? == line.kind.word()
-            && row.get::<_, u64>(4)? == line.time_ms
-            && text(row, 5)? == line.hash;
-        if !same {
-            let why = format!("record {}: its row in the state is not what its text says", walk.records());
-            return Err(Error::new(Kind::VerificationFailed, why));
+async fn walk_log(tx: &mut dyn Transaction, walk: &mut Walk) -> Result<()> {
+    let mut after: Option<i64> = None;
+    loop {
+        let page = tx
+            .rows(
+                "select seq, run, step, kind, time_ms, hash, line from log where seq > $1 order by seq limit $2",
+                cells![after.unwrap_or(i64::MIN), PAGE],
+            )
+            .await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.integer(0)?);
+        for row in &page {
+            let line = walk.line(row.text(6)?.as_bytes())?;
+            let same = row.number(0)? == walk.records()
+                && row.text(1)? == line.run
+                && row.optional_number(2)? == line.step
+                && row.text(3)? == line.kind.word()
+                && row.number(4)? == line.time_ms
+                && row.text(5)? == line.hash;
+            if !same {
+                let why = format!("record {}: its row in the state is not what its text says", walk.records());
+                return Err(Error::new(Kind::VerificationFailed, why));
+            }
         }
     }
-    Ok(())
 }
 
-fn check_runs(look: &Connection, walk: &Walk) -> Result<()> {
-    let mut statement = look.prepare("select id, status from run")?;
+async fn check_runs(tx: &mut dyn Transaction, walk: &Walk) -> Result<()> {
+    let rows = tx.rows("select id, status from run", &[]).await?;
     let mut derived: BTreeMap<String, String> =
-        statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
+        rows.iter().map(|row| Ok((row.string(0)?, row.string(1)?))).collect::<Result<_>>()?;
     let wrong = |run: &str, why: String| {
         Error::new(Kind::VerificationFailed, format!("run {}: {why}", host_api::identifier::shown(run)))
     };
@@ -144,54 +173,53 @@ fn check_runs(look: &Connection, walk: &Walk) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::params;
+    use rusqlite::{Connection, params};
     use serde_json::json;
 
     use super::*;
     use crate::journal::{By, Change, RunRow, Transition};
 
-    #[test]
-    fn a_walk_sees_one_moment_while_another_engine_writes() {
+    #[tokio::test]
+    async fn a_walk_sees_one_moment_while_another_engine_writes() {
         let directory = tempfile::tempdir().unwrap();
-        let (reader, writer) = (State::open(directory.path()).unwrap(), State::open(directory.path()).unwrap());
-        std::thread::scope(|scope| {
-            let writing = scope.spawn(move || {
-                let by = By { actor: "alice@host1".into(), channel: "cli".into() };
-                for number in 0..200 {
-                    let run = format!("r{number}");
-                    let row = RunRow {
-                        id: run.clone(),
-                        environment: "test".into(),
-                        policy: "p".into(),
-                        module_sha256: "0".into(),
-                        ..RunRow::default()
-                    };
-                    writer
-                        .append(&run, &by, Transition::RunStarted, None, json!({}), &[Change::RunBegins(row)])
-                        .unwrap();
-                    let ended = Change::RunStatus("ok".into(), String::new(), Some(1));
-                    let body = json!({"status": "ok"});
-                    writer.append(&run, &by, Transition::RunEnded, None, body, &[ended]).unwrap();
-                }
-            });
-            let (mut walks, mut last) = (0, 0);
-            while !writing.is_finished() {
-                let (records, _) = reader.verify_chain().unwrap();
-                assert!(records >= last);
-                (walks, last) = (walks + 1, records);
+        let (reader, writer) =
+            (State::open(directory.path()).await.unwrap(), State::open(directory.path()).await.unwrap());
+        let writing = tokio::spawn(async move {
+            let by = By { actor: "alice@host1".into(), channel: "cli".into() };
+            for number in 0..200 {
+                let run = format!("r{number}");
+                let row = RunRow {
+                    id: run.clone(),
+                    environment: "test".into(),
+                    policy: "p".into(),
+                    module_sha256: "0".into(),
+                    ..RunRow::default()
+                };
+                let begins = [Change::RunBegins(row)];
+                writer.append(&run, &by, Transition::RunStarted, None, json!({}), &begins).await.unwrap();
+                let ended = Change::RunStatus("ok".into(), String::new(), Some(1));
+                let body = json!({"status": "ok"});
+                writer.append(&run, &by, Transition::RunEnded, None, body, &[ended]).await.unwrap();
             }
-            assert!(walks > 1, "it walked while there was writing");
         });
-        assert_eq!(reader.verify_chain().unwrap().0, 400);
+        let (mut walks, mut last) = (0, 0);
+        while !writing.is_finished() {
+            let (records, _) = reader.verify_chain().await.unwrap();
+            assert!(records >= last);
+            (walks, last) = (walks + 1, records);
+        }
+        writing.await.unwrap();
+        assert!(walks > 1, "it walked while there was writing");
+        assert_eq!(reader.verify_chain().await.unwrap().0, 400);
     }
 
     /// A state of version 1 as it was written then, with the golden log of that version in it.
-    #[test]
-    fn a_state_of_the_first_version_goes_on_and_its_log_with_it() {
+    #[tokio::test]
+    async fn a_state_of_the_first_version_goes_on_and_its_log_with_it() {
         let directory = tempfile::tempdir().unwrap();
         let golden = include_str!("../../../docs/vectors/journal.jsonl");
         let old = Connection::open(directory.path().join("state.sqlite")).unwrap();
-        old.execute_batch(super::super::state::SCHEMA).unwrap();
+        old.execute_batch(super::super::schema::FIRST).unwrap();
         old.pragma_update(None, "user_version", 1).unwrap();
         let mut walk = Walk::new([]);
         for (seq, text) in (1_u64..).zip(golden.lines()) {
@@ -210,11 +238,11 @@ mod tests {
             .unwrap();
         }
         drop(old);
-        let state = State::open(directory.path()).unwrap();
-        assert_eq!(state.verify_chain().unwrap(), (36, walk.head().to_owned()));
+        let state = State::open(directory.path()).await.unwrap();
+        assert_eq!(state.verify_chain().await.unwrap(), (36, walk.head().to_owned()));
         let by = By { actor: "alice@host1".into(), channel: "cli".into() };
-        let row = RunRow { id: "new".into(), ..state.runs(&Default::default()).unwrap()[0].clone() };
-        state.append("new", &by, Transition::RunStarted, None, json!({}), &[Change::RunBegins(row)]).unwrap();
-        assert_eq!(state.verify_chain().unwrap().0, 37);
+        let row = RunRow { id: "new".into(), ..state.runs(&Default::default()).await.unwrap()[0].clone() };
+        state.append("new", &by, Transition::RunStarted, None, json!({}), &[Change::RunBegins(row)]).await.unwrap();
+        assert_eq!(state.verify_chain().await.unwrap().0, 37);
     }
 }

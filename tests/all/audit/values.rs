@@ -64,8 +64,8 @@ fn no_value_of_the_service_stands_in_the_log_or_outlives_its_run_in_the_state() 
     site.lifeboat(&["audit", "verify"]).expect(0);
 }
 
-#[test]
-fn every_record_says_who_wrote_it_and_a_resumed_run_is_given_its_values_again() {
+#[tokio::test]
+async fn every_record_says_who_wrote_it_and_a_resumed_run_is_given_its_values_again() {
     let mut site = Site::notes();
     site.serve_some_notes();
     site.run("backup", &[]).expect(0);
@@ -87,7 +87,7 @@ fn every_record_says_who_wrote_it_and_a_resumed_run_is_given_its_values_again() 
         actors.push(actor);
         Ok(())
     };
-    State::open(&site.path(".lifeboat")).unwrap().export(Some(run), note).unwrap();
+    State::open(&site.path(".lifeboat")).await.unwrap().export(Some(run), note).await.unwrap();
     assert!(actors.len() > 5 && actors.last().unwrap() == "bob", "{actors:?}");
 }
 

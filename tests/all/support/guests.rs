@@ -56,9 +56,9 @@ impl Site {
     }
 
     /// An engine of this process on the site's state.
-    pub fn engine(&self) -> Engine {
+    pub async fn engine(&self) -> Engine {
         let config = Config::load(&self.path("lifeboat.toml")).unwrap();
-        Engine::builder().state_directory(config.state_directory()).build().unwrap()
+        config.builder().unwrap().build().await.unwrap()
     }
 
     /// Runs a policy in an engine of this process, as a host program does.

@@ -84,12 +84,12 @@ struct Case {
 }
 
 impl Case {
-    fn of(config: &Config, state: &State, row: ApprovalRow) -> Result<Self> {
+    async fn of(config: &Config, state: &State, row: ApprovalRow) -> Result<Self> {
         let environment = row.intent["environment"].as_str().unwrap_or_default();
         let rules = config.environment(Some(environment))?.binding.approval_rules()?;
-        let votes = state.records_of(&row.run, Transition::Voted)?;
+        let votes = state.records_of(&row.run, Transition::Voted).await?;
         let votes = votes.iter().filter_map(Vote::of).filter(|v| v.approval == row.id).collect();
-        let run_is_over = state.run(&row.run)?.ended_ms.is_some();
+        let run_is_over = state.run(&row.run).await?.ended_ms.is_some();
         Ok(Self { text: row.intent.to_string(), rules, votes, run_is_over, row })
     }
 
@@ -178,13 +178,13 @@ impl Case {
 }
 
 /// Runs a verb of `approvals`.
-pub fn run(global: &Global, verb: Verb) -> Result<u8> {
+pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
     let config = global.load()?;
-    let state = State::open(config.state_directory())?;
+    let state = config.open_state().await?;
     match verb {
-        Verb::List { all } => list(global, &config, &state, all)?,
+        Verb::List { all } => list(global, &config, &state, all).await?,
         Verb::Show { approval, intent } => {
-            let case = Case::of(&config, &state, state.approval(&approval)?)?;
+            let case = Case::of(&config, &state, state.approval(&approval).await?).await?;
             if let Some(file) = &intent {
                 write_whole(file, &case.text)?;
                 output::say(&format!("wrote the text to sign, {} bytes, to {}", case.text.len(), file.display()));
@@ -195,11 +195,11 @@ pub fn run(global: &Global, verb: Verb) -> Result<u8> {
     Ok(0)
 }
 
-fn list(global: &Global, config: &Config, state: &State, all: bool) -> Result<()> {
+async fn list(global: &Global, config: &Config, state: &State, all: bool) -> Result<()> {
     let mut cases = Vec::new();
-    for row in state.approvals(None)? {
+    for row in state.approvals(None).await? {
         // One of an environment that is not configured any more can't be answered.
-        match Case::of(config, state, row) {
+        match Case::of(config, state, row).await {
             Ok(case) if all || case.waits() => cases.push(case),
             Ok(_) => {}
             Err(error) if all => output::say(&format!("not listed: {}", error.message)),
@@ -269,8 +269,8 @@ pub async fn deny(global: &Global, arguments: Deny) -> Result<u8> {
 
 async fn vote(global: &Global, arguments: &VoteArguments, choice: Choice, reason: Option<&str>) -> Result<u8> {
     let config = global.load()?;
-    let state = State::open(config.state_directory())?;
-    let case = Case::of(&config, &state, state.approval(&arguments.approval)?)?;
+    let state = config.open_state().await?;
+    let case = Case::of(&config, &state, state.approval(&arguments.approval).await?).await?;
     if case.rules.approvers.is_empty() {
         return Err(Error::new(Kind::Usage, "no approver is configured in this environment")
             .hint(format!("answer at a terminal: lifeboat runs resume {}", case.row.run)));
@@ -300,7 +300,7 @@ async fn vote(global: &Global, arguments: &VoteArguments, choice: Choice, reason
         reason,
         by: &crate::run::by_hand(),
     };
-    let taken = voting::take(&state, &case.rules, &case.row.id, &ballot, identifier::now_ms())?;
+    let taken = voting::take(&state, &case.rules, &case.row.id, &ballot, identifier::now_ms()).await?;
     if choice == Choice::BreakGlass && taken.is_new {
         output::say(&format!(
             "warning: THE GLASS IS BROKEN: {} approves {} of {} alone; it is on record, and the run will say so",
@@ -309,7 +309,7 @@ async fn vote(global: &Global, arguments: &VoteArguments, choice: Choice, reason
             identifier::shown(case.row.intent["service"].as_str().unwrap_or("?"))
         ));
     }
-    let case = Case::of(&config, &state, state.approval(&arguments.approval)?)?;
+    let case = Case::of(&config, &state, state.approval(&arguments.approval).await?).await?;
     if global.json {
         let mut said = case.json();
         said["approver"] = json!(taken.approver);

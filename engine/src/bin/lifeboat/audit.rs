@@ -55,15 +55,15 @@ pub enum Verb {
 /// Runs the verb.
 pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
     match verb {
-        Verb::Verify { checkpoints, log, key } => verify(global, &checkpoints, log.as_deref(), key.as_deref()),
-        Verb::Export { run, file } => export(global, run.as_deref(), &file),
+        Verb::Verify { checkpoints, log, key } => verify(global, &checkpoints, log.as_deref(), key.as_deref()).await,
+        Verb::Export { run, file } => export(global, run.as_deref(), &file).await,
         Verb::Checkpoint { file } => checkpoint(global, &file).await,
-        Verb::Key => key(global),
+        Verb::Key => key(global).await,
         Verb::RotateKey => rotate(global).await,
     }
 }
 
-fn verify(global: &Global, checkpoints: &[PathBuf], log: Option<&Path>, key: Option<&Path>) -> Result<u8> {
+async fn verify(global: &Global, checkpoints: &[PathBuf], log: Option<&Path>, key: Option<&Path>) -> Result<u8> {
     let held: Vec<Held> =
         checkpoints.iter().map(|path| Held::parse(&called(path), &read_small(path)?)).collect::<Result<_>>()?;
     let trust = key
@@ -85,11 +85,11 @@ fn verify(global: &Global, checkpoints: &[PathBuf], log: Option<&Path>, key: Opt
             let config = global.load()?;
             let directory = config.state_directory();
             // Opening would make an empty one, in which nothing is wrong.
-            if !directory.join("state.sqlite").exists() {
+            if !config.state_is_shared() && !directory.join("state.sqlite").exists() {
                 let why = format!("there is no log in {}", directory.display());
                 return Err(Error::new(Kind::VerificationFailed, why));
             }
-            verify_state(&State::open(directory)?, &held, trust.as_ref())?
+            verify_state(&State::open(directory).await?, &held, trust.as_ref()).await?
         }
     };
     if global.json {
@@ -102,17 +102,18 @@ fn verify(global: &Global, checkpoints: &[PathBuf], log: Option<&Path>, key: Opt
     Ok(0)
 }
 
-fn export(global: &Global, run: Option<&str>, file: &Path) -> Result<u8> {
-    let state = State::open(global.load()?.state_directory())?;
+async fn export(global: &Global, run: Option<&str>, file: &Path) -> Result<u8> {
+    let state = global.load()?.open_state().await?;
     if let Some(run) = run {
         // An unknown one is an error, not an empty file.
-        state.run(run)?;
+        state.run(run).await?;
     }
     let mut count = 0;
-    write_new(file, |out| {
-        count = state.export(run, |line| writeln!(out, "{line}").map_err(|e| unwritable(file, &e)))?;
+    write_new(file, async |out| {
+        count = state.export(run, |line| writeln!(out, "{line}").map_err(|e| unwritable(file, &e))).await?;
         Ok(())
-    })?;
+    })
+    .await?;
     if global.json && !is_stdout(file) {
         output::json(&json!({"records": count}))?;
     }
@@ -120,9 +121,9 @@ fn export(global: &Global, run: Option<&str>, file: &Path) -> Result<u8> {
 }
 
 async fn checkpoint(global: &Global, file: &Path) -> Result<u8> {
-    let engine = engine(global)?;
-    let (checkpoint, signed) = engine.checkpoint(None)?;
-    write_new(file, |out| out.write_all(signed.as_bytes()).map_err(|e| unwritable(file, &e)))?;
+    let engine = engine(global).await?;
+    let (checkpoint, signed) = engine.checkpoint(None).await?;
+    write_new(file, async |out| out.write_all(signed.as_bytes()).map_err(|e| unwritable(file, &e))).await?;
     if let Err(error) = engine.keep_checkpoint(&checkpoint, &signed).await {
         output::say(&format!("warning: the checkpoint of record {} is not in its store: {error}", checkpoint.size));
     }
@@ -134,8 +135,8 @@ async fn checkpoint(global: &Global, file: &Path) -> Result<u8> {
     Ok(0)
 }
 
-fn key(global: &Global) -> Result<u8> {
-    let (verifier, epoch, trust) = engine(global)?.signing_key()?;
+async fn key(global: &Global) -> Result<u8> {
+    let (verifier, epoch, trust) = engine(global).await?.signing_key().await?;
     if global.json {
         output::json(&json!({
             "name": verifier.name, "epoch": epoch, "verifier": verifier.to_string(), "trust": trust.to_string().trim_end(),
@@ -148,9 +149,9 @@ fn key(global: &Global) -> Result<u8> {
 
 async fn rotate(global: &Global) -> Result<u8> {
     let by = By { actor: engine::config::actor(), channel: "cli".into() };
-    let engine = engine(global)?;
+    let engine = engine(global).await?;
     let (run, warnings) = engine.rotate_key(&by).await?;
-    let (verifier, epoch, _) = engine.signing_key()?;
+    let (verifier, epoch, _) = engine.signing_key().await?;
     for warning in &warnings {
         output::say(&format!("warning: {warning}"));
     }
@@ -162,13 +163,8 @@ async fn rotate(global: &Global) -> Result<u8> {
     Ok(0)
 }
 
-fn engine(global: &Global) -> Result<Engine> {
-    let config = global.load()?;
-    Engine::builder()
-        .state_directory(config.state_directory())
-        .without_compile_cache()
-        .checkpoint_store(config.checkpoint_store()?)
-        .build()
+async fn engine(global: &Global) -> Result<Engine> {
+    global.load()?.builder()?.without_compile_cache().build().await
 }
 
 fn is_stdout(path: &Path) -> bool {
@@ -176,15 +172,16 @@ fn is_stdout(path: &Path) -> bool {
 }
 
 /// Writes to stdout, or to a file that was not there before and is whole or gone afterwards.
-fn write_new(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+async fn write_new(path: &Path, write: impl AsyncFnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     if is_stdout(path) {
         let mut out = BufWriter::new(std::io::stdout().lock());
-        write(&mut out)?;
+        write(&mut out).await?;
         return out.flush().map_err(|e| unwritable(path, &e));
     }
     let file = File::create_new(path).map_err(|e| unwritable(path, &e))?;
     let mut out = BufWriter::new(file);
     let written = write(&mut out)
+        .await
         .and_then(|()| out.flush().and_then(|()| out.get_ref().sync_all()).map_err(|e| unwritable(path, &e)));
     if written.is_err() {
         // Half an export would verify as one whose end was cut off.

@@ -161,7 +161,7 @@ pub async fn by_hand(
     calls: Vec<DirectCall>,
 ) -> Result<(engine::run::Ended, Vec<Value>)> {
     let config = global.load()?;
-    let engine = crate::run::engine(&config, environment, false, global.json)?;
+    let engine = crate::run::engine(&config, environment, false, global.json).await?;
     let options = environment.options_by_hand(verb)?;
     crate::run::interrupts(&options.cancelled);
     engine.direct(options, calls).await

@@ -31,7 +31,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
     let config = global.load()?;
     match verb {
         Verb::List { all } => {
-            let rows = State::open(config.state_directory())?.candidates()?;
+            let rows = config.open_state().await?.candidates().await?;
             let rows: Vec<_> = rows
                 .into_iter()
                 .filter(|r| all || matches!(r.state.as_str(), "staged" | "staging" | "undone"))
@@ -58,18 +58,18 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
             Ok(0)
         }
         Verb::Discard { candidate } => {
-            let state = State::open(config.state_directory())?;
-            let row = state.candidate(&candidate)?;
+            let state = config.open_state().await?;
+            let row = state.candidate(&candidate).await?;
             if row.state == "promoted" {
                 return Err(Error::new(Kind::Usage, format!("candidate {candidate} is in service"))
                     .hint("`lifeboat promotions undo` takes that back"));
             }
             let mut body = match row.candidate {
                 Some(body) => body,
-                None => unfinished(&state, &row)?,
+                None => unfinished(&state, &row).await?,
             };
             // What was promoted and taken back lies where the promotion put it.
-            let promotions = state.promotions()?;
+            let promotions = state.promotions().await?;
             if let Some(undone) = promotions.iter().find(|p| p.promotion.candidate == candidate && p.state == "undone")
             {
                 for member in &mut body.members {
@@ -78,7 +78,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
                     }
                 }
             }
-            let environment = config.environment(Some(&state.run(&row.run)?.environment))?;
+            let environment = config.environment(Some(&state.run(&row.run).await?.environment))?;
             drop(state);
             let call = DirectCall { name: "restore.discard", arguments: json!({"candidate": body}) };
             let (ended, _) = by_hand(global, &environment, "candidates-discard", vec![call]).await?;
@@ -89,13 +89,13 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
 }
 
 /// A candidate whose staging did not come to its end, once the run that staged it is over: whatever it left is removed.
-fn unfinished(state: &State, row: &CandidateRow) -> Result<Candidate> {
-    let run = state.run(&row.run)?;
+async fn unfinished(state: &State, row: &CandidateRow) -> Result<Candidate> {
+    let run = state.run(&row.run).await?;
     if run.ended_ms.is_none() {
         return Err(Error::new(Kind::InDoubt, format!("the staging of candidate {} did not end on record", row.id))
             .hint(format!("its run removes it: lifeboat runs resume {run}, or runs abandon {run}", run = run.id)));
     }
-    let obligations = state.obligations(Some(&row.run))?;
+    let obligations = state.obligations(Some(&row.run)).await?;
     let opened = obligations.iter().find(|o| o.kind == "candidate" && o.object == row.id);
     let service = opened.and_then(|o| o.body["service"].as_str()).unwrap_or_default();
     Ok(Candidate::unfinished(&row.id, service))

@@ -135,7 +135,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
     match cli.verb {
         Verb::Run(arguments) => run::run(&global, arguments).await,
         Verb::Runs(verb) => runs::run(&global, verb).await,
-        Verb::Approvals(verb) => approvals::run(&global, verb),
+        Verb::Approvals(verb) => approvals::run(&global, verb).await,
         Verb::Approve(arguments) => approvals::approve(&global, arguments).await,
         Verb::Deny(arguments) => approvals::deny(&global, arguments).await,
         Verb::Backups(verb) => backups::run(&global, verb).await,

@@ -4,7 +4,6 @@ use clap::Subcommand;
 use engine::Result;
 use engine::direct::DirectCall;
 use engine::error::{Error, Kind};
-use engine::journal::State;
 use host_api::identifier;
 use serde_json::json;
 
@@ -39,10 +38,10 @@ pub enum Verb {
 /// Runs the verb.
 pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
     let config = global.load()?;
-    let state = State::open(config.state_directory())?;
+    let state = config.open_state().await?;
     let (id, yes) = match &verb {
         Verb::List => {
-            let rows = state.promotions()?;
+            let rows = state.promotions().await?;
             if global.json {
                 let rows = rows.iter().map(
                     |r| json!({"promotion": r.promotion, "run": r.run, "environment": r.environment, "state": r.state}),
@@ -68,7 +67,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
         }
         Verb::Undo { promotion, yes, .. } | Verb::DropPrevious { promotion, yes } => (promotion, *yes),
     };
-    let row = state.promotion(id)?;
+    let row = state.promotion(id).await?;
     drop(state);
     // One that failed half-way, or was cut off, can be taken back as well: identities say what is where.
     let fits = match &verb {
@@ -119,7 +118,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
             ],
         ),
     };
-    let engine = run::engine(&config, &environment, yes, global.json)?;
+    let engine = run::engine(&config, &environment, yes, global.json).await?;
     let options = environment.options_by_hand(verb_name)?;
     run::interrupts(&options.cancelled);
     let (ended, _) = engine.direct(options, calls).await?;

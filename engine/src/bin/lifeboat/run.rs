@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
+use engine::claims::Claim;
 use engine::config::{Environment, PolicyBinding};
 use engine::direct::NO_MODULE;
 use engine::error::{Error, Kind};
-use engine::journal::{By, State};
+use engine::journal::{By, RunRow};
 use engine::policy::{Description, Module, inspect};
 use engine::probe::Resolution;
 use engine::run::{Ended, RunOptions, Status};
@@ -56,7 +57,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
         help(policy, &binding, &inspect(&bytes)?.description)?;
         return Ok(0);
     }
-    let engine = engine(&config, &environment, arguments.yes, arguments.quiet || global.json)?;
+    let engine = engine(&config, &environment, arguments.yes, arguments.quiet || global.json).await?;
     let module = engine.load(&bytes)?;
     let parameters = binding.parameters(&module.inspected.description, &arguments.parameters)?;
     let options = environment.run_options(policy, &binding, parameters, "cli")?;
@@ -68,7 +69,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
 /// Goes on with a run that waits, is in doubt, or was interrupted.
 pub async fn resume(global: &Global, run: &str, yes: bool) -> Result<u8> {
     let config = global.load()?;
-    let row = State::open(config.state_directory())?.run(run)?;
+    let row = config.open_state().await?.run(run).await?;
     if row.module_sha256 == NO_MODULE {
         return Err(Error::new(
             Kind::Usage,
@@ -77,21 +78,35 @@ pub async fn resume(global: &Global, run: &str, yes: bool) -> Result<u8> {
         .hint(format!("lifeboat runs abandon {run} --reason WHY; then do again what you did, it finds what is done")));
     }
     let environment = config.environment(Some(&row.environment))?;
-    let binding = environment.policy(&row.policy)?;
-    let engine = engine(&config, &environment, yes, global.json)?;
-    let module: Module = engine.load(&binding.read_module()?)?;
-    let options: RunOptions = environment.run_options(&row.policy, &binding, serde_json::Map::new(), "cli")?;
-    interrupts(&options.cancelled);
+    let engine = engine(&config, &environment, yes, global.json).await?;
+    let (module, options) = beginnings(&engine, &environment, &row)?;
     let ended = engine.resume(run, &module, options).await?;
     finish(global, &engine, &ended)
+}
+
+/// Goes on with a run that is claimed already.
+pub async fn go_on(global: &Global, engine: &Engine, environment: &Environment<'_>, claim: Claim) -> Result<u8> {
+    let row = engine.state().run(claim.run()).await?;
+    let (module, options) = beginnings(engine, environment, &row)?;
+    let ended = engine.resume_claimed(claim, &module, options).await?;
+    finish(global, engine, &ended)
+}
+
+/// What a run began with, as the configuration has it now.
+fn beginnings(engine: &Engine, environment: &Environment<'_>, row: &RunRow) -> Result<(Module, RunOptions)> {
+    let binding = environment.policy(&row.policy)?;
+    let module = engine.load(&binding.read_module()?)?;
+    let options = environment.run_options(&row.policy, &binding, serde_json::Map::new(), "cli")?;
+    interrupts(&options.cancelled);
+    Ok((module, options))
 }
 
 /// Ends a run that no process works on.
 pub async fn abandon(global: &Global, run: &str, reason: &str) -> Result<u8> {
     let config = global.load()?;
-    let row = State::open(config.state_directory())?.run(run)?;
+    let row = config.open_state().await?.run(run).await?;
     let environment = config.environment(Some(&row.environment))?;
-    let engine = engine(&config, &environment, false, global.json)?;
+    let engine = engine(&config, &environment, false, global.json).await?;
     let ended = engine.abandon(run, reason, environment.options_by_hand("runs-abandon")?).await?;
     let code = finish(global, &engine, &ended)?;
     Ok(if ended.unsettled.is_empty() { code } else { 1 })
@@ -100,10 +115,10 @@ pub async fn abandon(global: &Global, run: &str, reason: &str) -> Result<u8> {
 /// Asks for a run's end; one that nobody works on is ended here.
 pub async fn cancel(global: &Global, run: &str, reason: &str) -> Result<u8> {
     let config = global.load()?;
-    let row = State::open(config.state_directory())?.run(run)?;
+    let row = config.open_state().await?.run(run).await?;
     let environment = config.environment(Some(&row.environment))?;
-    let engine = engine(&config, &environment, false, true)?;
-    if !engine.request_cancel(run, reason, &by_hand())? {
+    let engine = engine(&config, &environment, false, true).await?;
+    if !engine.request_cancel(run, reason, &by_hand()).await? {
         drop(engine);
         return resume(global, run, false).await;
     }
@@ -116,16 +131,16 @@ pub async fn cancel(global: &Global, run: &str, reason: &str) -> Result<u8> {
 }
 
 /// Puts on record what a person says of a step in doubt.
-pub fn resolve(global: &Global, run: &str, step: u64, said: Said, reason: &str) -> Result<u8> {
+pub async fn resolve(global: &Global, run: &str, step: u64, said: Said, reason: &str) -> Result<u8> {
     let config = global.load()?;
-    let row = State::open(config.state_directory())?.run(run)?;
+    let row = config.open_state().await?.run(run).await?;
     let environment = config.environment(Some(&row.environment))?;
-    let engine = engine(&config, &environment, false, true)?;
+    let engine = engine(&config, &environment, false, true).await?;
     let resolution = match said {
         Said::Done => Resolution::Done,
         Said::Failed => Resolution::Failed,
     };
-    engine.resolve(run, step, resolution, reason, &by_hand())?;
+    engine.resolve(run, step, resolution, reason, &by_hand()).await?;
     if global.json {
         output::json(&json!({"run": run, "step": step, "as": resolution.word()}))?;
     } else {
@@ -143,7 +158,7 @@ pub fn by_hand() -> By {
 }
 
 /// An engine with the person at the terminal.
-pub fn engine(
+pub async fn engine(
     config: &engine::config::Config,
     environment: &Environment<'_>,
     yes: bool,
@@ -160,12 +175,12 @@ pub fn engine(
         return Err(Error::new(Kind::Usage, format!("environment {} does not allow --yes", environment.name))
             .hint(format!("answer at a terminal, or set allow-yes = true in [environment.{}]", environment.name)));
     }
-    Engine::builder()
-        .state_directory(config.state_directory())
+    config
+        .builder()?
         .confirmer(Arc::new(AtTerminal { yes, actor: engine::config::actor() }))
         .observer(Arc::new(Watch::new(quiet)))
-        .checkpoint_store(config.checkpoint_store()?)
         .build()
+        .await
 }
 
 /// Ctrl-C, SIGTERM and SIGHUP cancel: the policy may compensate, then obligations are settled. A second Ctrl-C changes nothing: they must be.

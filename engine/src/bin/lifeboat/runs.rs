@@ -1,13 +1,12 @@
 //! `lifeboat runs`: what ran, as a list and as a timeline; going on with a run, and ending one.
 
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Subcommand;
 use engine::Result;
+use engine::claims;
 use engine::direct::NO_MODULE;
 use engine::journal::{RunFilter, RunRow, State};
-use engine::locks;
 use engine::run::Status;
 use host_api::identifier;
 use serde_json::{Value, json};
@@ -99,27 +98,29 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
         Verb::Resume { run, yes } => crate::run::resume(global, &run, yes).await,
         Verb::Abandon { run, reason } => crate::run::abandon(global, &run, &reason).await,
         Verb::Cancel { run, reason } => crate::run::cancel(global, &run, &reason).await,
-        Verb::Resolve { run, step, resolution, reason } => crate::run::resolve(global, &run, step, resolution, &reason),
-        Verb::List { status, policy, open, limit } => list(global, status, policy, open, limit),
+        Verb::Resolve { run, step, resolution, reason } => {
+            crate::run::resolve(global, &run, step, resolution, &reason).await
+        }
+        Verb::List { status, policy, open, limit } => list(global, status, policy, open, limit).await,
         Verb::Show { run, follow } => show(global, &run, follow).await,
     }
 }
 
 /// The status for people: a run that nobody works on does not run.
-fn status(directory: &Path, row: &RunRow) -> String {
-    match row.status.as_str() {
-        "running" if !locks::is_held(directory, &row.id) => "interrupted".into(),
+async fn status(state: &State, row: &RunRow) -> Result<String> {
+    Ok(match row.status.as_str() {
+        "running" if !claims::is_held(state, &row.id).await? => "interrupted".into(),
         status => status.into(),
-    }
+    })
 }
 
-fn list(global: &Global, wanted: Option<String>, policy: Option<String>, open: bool, limit: u32) -> Result<u8> {
-    let state = State::open(global.load()?.state_directory())?;
+async fn list(global: &Global, wanted: Option<String>, policy: Option<String>, open: bool, limit: u32) -> Result<u8> {
+    let state = global.load()?.open_state().await?;
     let stored = wanted.clone().map(|status| if status == "interrupted" { "running".into() } else { status });
-    let mut runs = state.runs(&RunFilter { status: stored, policy, limit: None })?;
+    let mut runs = state.runs(&RunFilter { status: stored, policy, limit: None }).await?;
     runs.retain(|r| global.env.as_ref().is_none_or(|env| *env == r.environment) && (!open || r.ended_ms.is_none()));
     for row in &mut runs {
-        row.status = status(state.directory(), row);
+        row.status = status(&state, row).await?;
     }
     runs.retain(|r| wanted.as_ref().is_none_or(|wanted| *wanted == r.status));
     runs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
@@ -146,21 +147,21 @@ fn list(global: &Global, wanted: Option<String>, policy: Option<String>, open: b
 }
 
 async fn show(global: &Global, run: &str, follow: bool) -> Result<u8> {
-    let state = State::open(global.load()?.state_directory())?;
-    let mut row = state.run(run)?;
-    let mut records = state.records(run)?;
+    let state = global.load()?.open_state().await?;
+    let mut row = state.run(run).await?;
+    let mut records = state.records(run).await?;
     if global.json {
-        let open = state.obligations(Some(run))?;
+        let open = state.obligations(Some(run)).await?;
         let open: Vec<_> = open
             .iter()
             .map(|o| json!({"kind": o.kind, "object": o.object, "state": o.state, "note": o.note}))
             .collect();
         let records: Vec<&Value> = records.iter().map(|r| &r.body).collect();
-        let status = status(state.directory(), &row);
+        let status = status(&state, &row).await?;
         output::json(&json!({"run": row.id, "status": status, "records": records, "obligations": open}))?;
         return Ok(0);
     }
-    let standing = status(state.directory(), &row);
+    let standing = status(&state, &row).await?;
     output::line(&format!("run {} · {} in {} · {standing}", row.id, row.policy, row.environment))?;
     let mut timeline = Timeline::default();
     let mut shown = 0;
@@ -169,16 +170,16 @@ async fn show(global: &Global, run: &str, follow: bool) -> Result<u8> {
             timeline.write(record)?;
         }
         shown = records.len();
-        if !follow || status(state.directory(), &row) != "running" {
+        if !follow || status(&state, &row).await? != "running" {
             break;
         }
         tokio::time::sleep(FOLLOW_INTERVAL).await;
         // The row first: whatever brought it to its end is among the records then.
-        row = state.run(run)?;
-        records = state.records(run)?;
+        row = state.run(run).await?;
+        records = state.records(run).await?;
     }
-    let standing = status(state.directory(), &row);
-    for open in state.obligations(Some(run))? {
+    let standing = status(&state, &row).await?;
+    for open in state.obligations(Some(run)).await? {
         let what = format!("{} {}", open.kind, open.object);
         output::line(&match (open.state.as_str(), standing.as_str()) {
             ("open", "interrupted") => format!("LEFT OPEN: {what}"),

@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 use engine::Result;
-use engine::direct::NO_MODULE;
 use engine::error::{Error, Kind};
-use engine::journal::{ObligationRow, RunFilter, State};
-use engine::locks;
-use engine::run::Status;
+use engine::journal::ObligationRow;
 use host_api::StepContext;
 use host_api::control::supervisor::Supervisor;
 use host_api::real::RealHost;
@@ -30,36 +27,47 @@ pub struct Arguments {
 /// How long a service's start may take here; its own limit is usually shorter.
 const START_LIMIT: Duration = Duration::from_secs(600);
 
-/// Goes on with the runs of an environment whose engine died. What can't go on is said, and left as it is.
-async fn take_up(global: &Global, environment: &str) {
-    let runs = interrupted(global, environment).unwrap_or_else(|error| {
-        output::say(&format!("error: runs whose engine died can't be looked for: {error}"));
-        Vec::new()
-    });
-    for run in runs {
-        output::say(&format!("serve: run {run} was interrupted; going on with it"));
-        match crate::run::resume(global, &run, false).await {
-            Ok(code) => output::say(&format!("serve: run {run} came to exit code {code}")),
-            Err(error) => output::say(&format!("error: run {run} does not go on: {error}")),
+/// How often runs are looked for whose engine died on another host.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Goes on with the runs of an environment whose engine died. What can't go on is said once, and left as it is.
+async fn take_up(global: &Global, environment: &str, passed_over: &mut Vec<String>) {
+    loop {
+        match take_up_one(global, environment, passed_over).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                output::say(&format!("error: runs whose engine died can't be looked for: {error}"));
+                return;
+            }
         }
     }
 }
 
-/// Runs of policies that nobody works on, oldest first.
-fn interrupted(global: &Global, environment: &str) -> Result<Vec<String>> {
-    let state = State::open(global.load()?.state_directory())?;
-    let filter = RunFilter { status: Some(Status::RUNNING.into()), ..RunFilter::default() };
-    let runs = state.runs(&filter)?.into_iter().rev().filter(|run| run.environment == environment);
-    let by_policy = runs.filter(|run| run.module_sha256 != NO_MODULE);
-    Ok(by_policy.map(|run| run.id).filter(|run| !locks::is_held(state.directory(), run)).collect())
+/// The oldest of them; false if there is none.
+async fn take_up_one(global: &Global, environment: &str, passed_over: &mut Vec<String>) -> Result<bool> {
+    let config = global.load()?;
+    let environment = config.environment(Some(environment))?;
+    let engine = crate::run::engine(&config, &environment, false, global.json).await?;
+    let Some(claim) = engine.claim_interrupted(&environment.name, passed_over).await? else { return Ok(false) };
+    let run = claim.run().to_owned();
+    output::say(&format!("serve: run {run} was interrupted; going on with it"));
+    match crate::run::go_on(global, &engine, &environment, claim).await {
+        Ok(code) => output::say(&format!("serve: run {run} came to exit code {code}")),
+        Err(error) => {
+            output::say(&format!("error: run {run} does not go on: {error}"));
+            passed_over.push(run);
+        }
+    }
+    Ok(true)
 }
 
 /// Refuses to start a service behind the back of a run that has stopped it and is not over, and on a set that a promotion left mixed.
 async fn may_start(global: &Global, host: &RealHost, environment: &str, service: &str) -> Result<()> {
-    let state = State::open(global.load()?.state_directory())?;
+    let state = global.load()?.open_state().await?;
     let stopped = |o: &ObligationRow| o.state == "open" && o.kind == "service-stopped" && o.object == service;
-    for run in state.obligations(None)?.into_iter().filter(stopped).map(|o| o.run) {
-        let row = state.run(&run)?;
+    for run in state.obligations(None).await?.into_iter().filter(stopped).map(|o| o.run) {
+        let row = state.run(&run).await?;
         if row.environment == environment && row.ended_ms.is_none() {
             return Err(Error::new(Kind::InDoubt, format!("run {run} has stopped it, and is not over"))
                 .hint(format!("lifeboat runs show {run}")));
@@ -84,14 +92,15 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let starting = tokio::spawn({
         let (socket, names) = (socket.clone(), arguments.start);
         let (global, resume) = (global.clone(), !arguments.no_resume);
-        let environment = environment.name.clone();
+        let (environment, shared) = (environment.name.clone(), config.state_is_shared());
         async move {
             while !socket.exists() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             // First: they may have stopped one of these services, and left its data half-way.
+            let mut passed_over = Vec::new();
             if resume {
-                take_up(&global, &environment).await;
+                take_up(&global, &environment, &mut passed_over).await;
             }
             for name in names {
                 // Also where that can't be told: a service that is down is seen, and one on the wrong data is not.
@@ -107,6 +116,13 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
                         let _ = failed.send(Error::from(error).context(format!("starting {name}")));
                         return;
                     }
+                }
+            }
+            // Only where engines share the state: of one of our own, whoever sees a run interrupted is at hand.
+            if resume && shared {
+                loop {
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                    take_up(&global, &environment, &mut passed_over).await;
                 }
             }
             // Held, so that the other side does not take silence for a failure.

@@ -65,13 +65,23 @@ impl PgServer {
             "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n",
         )
         .expect("the server's configuration");
+        server.start_again();
+        server
+    }
+
+    /// Starts it after [`PgServer::stop`].
+    pub fn start_again(&self) {
         let settings = format!(
             "-k {} -p {} -c listen_addresses=127.0.0.1 -c fsync=off -c max_prepared_transactions=5 -c max_connections=60",
-            server.host, server.port
+            self.host, self.port
         );
-        let log = format!("{}/log", server.host);
-        server.run("pg_ctl", &["-D", &data, "-o", &settings, "-l", &log, "-w", "-s", "start"]);
-        server
+        let log = format!("{}/log", self.host);
+        self.run("pg_ctl", &["-D", &self.data_dir(), "-o", &settings, "-l", &log, "-w", "-s", "start"]);
+    }
+
+    /// Stops it as a crash does: what was committed is there when it starts again.
+    pub fn stop(&self) {
+        self.run("pg_ctl", &["-D", &self.data_dir(), "-m", "immediate", "-w", "-s", "stop"]);
     }
 
     /// One server for all tests of this process that run at the same time.
@@ -163,8 +173,7 @@ impl PgServer {
 impl Drop for PgServer {
     fn drop(&mut self) {
         if Path::new(&self.data_dir()).join("postmaster.pid").exists() {
-            let data = self.data_dir();
-            self.run("pg_ctl", &["-D", &data, "-m", "immediate", "-w", "-s", "stop"]);
+            self.stop();
         }
     }
 }

@@ -1,0 +1,258 @@
+//! One record, and the changes that come from it, inside a transaction.
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::database::{Tail, Transaction, cells};
+use super::postgres::{self, Fence};
+use super::record::{By, RECORD_VERSION, Stand, Transition};
+use super::rows::Change;
+use super::walk::{GENESIS, check_body};
+use crate::error::{Error, Kind, Result};
+
+/// A record that is to be written.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) run: String,
+    pub(super) by: By,
+    pub(super) kind: Transition,
+    pub(super) step: Option<u64>,
+    pub(super) body: Value,
+    pub(super) changes: Vec<Change>,
+    /// Where engines share the state: what shows that the run is ours.
+    pub(super) fence: Option<Fence>,
+}
+
+/// Writes it; gives its time.
+pub(super) async fn append(tx: &mut dyn Transaction, tail: &mut Tail, entry: &Entry) -> Result<u64> {
+    let Entry { run, by, kind, step, body, changes, fence } = entry;
+    if let Some(fence) = fence {
+        postgres::check(tx, run, *kind, fence).await?;
+    }
+    let (last_seq, prev) = match tail.last.take() {
+        Some(last) => last,
+        None => head(tx).await?,
+    };
+    let (stand, last_time) = stand(tx, run).await?;
+    let stand = stand.next(*kind, *step)?;
+    // A clock that was set back must not make a run's records run backwards; a glitch forward ends with its run.
+    let time_ms = host_api::identifier::now_ms().max(last_time);
+    let seq = last_seq + 1;
+    let mut body = body.clone();
+    body["v"] = json!(RECORD_VERSION);
+    body["seq"] = json!(seq);
+    body["prev"] = json!(prev);
+    body["run"] = json!(run);
+    body["kind"] = json!(kind.word());
+    body["time-ms"] = json!(time_ms);
+    body["actor"] = json!(by.actor);
+    body["channel"] = json!(by.channel);
+    if let Some(step) = step {
+        body["step"] = json!(step);
+    }
+    check_body(&body)?;
+    let line = body.to_string();
+    let hash = hex::encode(Sha256::digest(line.as_bytes()));
+    tx.execute(
+        "insert into log (seq, run, step, kind, time_ms, line, hash) values ($1, $2, $3, $4, $5, $6, $7)",
+        cells![seq, run, *step, kind.word(), time_ms, line, &hash],
+    )
+    .await?;
+    for change in changes {
+        apply(tx, run, time_ms, change).await?;
+    }
+    tx.execute("update run set stand = $1 where id = $2", cells![stand.word(), run]).await?;
+    if *kind == Transition::RunEnded {
+        tx.execute("delete from withheld where run = $1", cells![run]).await?;
+        tx.execute("delete from hold where run = $1", cells![run]).await?;
+    }
+    *tail = Tail { last: Some((seq, hash)), ours: true };
+    Ok(time_ms)
+}
+
+/// Number and hash of the last record.
+pub(super) async fn head(tx: &mut dyn Transaction) -> Result<(u64, String)> {
+    let last = tx.rows("select seq, hash from log order by seq desc limit 1", &[]).await?;
+    match last.first() {
+        Some(row) => Ok((row.number(0)?, row.string(1)?)),
+        None => Ok((0, GENESIS.to_owned())),
+    }
+}
+
+/// Where a run stands, and the time of its last record.
+async fn stand(tx: &mut dyn Transaction, run: &str) -> Result<(Stand, u64)> {
+    let rows = tx
+        .rows(
+            "select stand, (select time_ms from log where run = $1 order by seq desc limit 1) from run where id = $1",
+            cells![run],
+        )
+        .await?;
+    let Some(row) = rows.first() else { return Ok((Stand::New, 0)) };
+    let (word, time_ms) = (row.text(0)?, row.optional_number(1)?.unwrap_or(0));
+    if word.is_empty() {
+        let mut stand = Stand::New;
+        for row in tx.rows("select kind, step from log where run = $1 order by seq", cells![run]).await? {
+            let kind = Transition::parse(row.text(0)?)
+                .ok_or_else(|| Error::new(Kind::Journal, "a record of a kind that is not known"))?;
+            stand = stand.next(kind, row.optional_number(1)?)?;
+        }
+        return Ok((stand, time_ms));
+    }
+    let stand = Stand::parse(word)
+        .ok_or_else(|| Error::new(Kind::Journal, format!("run {run} stands at `{word}`, which is nowhere")))?;
+    Ok((stand, time_ms))
+}
+
+async fn apply(tx: &mut dyn Transaction, run: &str, time_ms: u64, change: &Change) -> Result<()> {
+    match change {
+        Change::RunBegins(row) => {
+            tx.execute(
+                "insert into run (id, environment, policy, module_sha256, status, stand, started_ms)
+                 values ($1, $2, $3, $4, 'running', 'new', $5)",
+                cells![&row.id, &row.environment, &row.policy, &row.module_sha256, time_ms],
+            )
+            .await?
+        }
+        Change::RunStatus(status, summary, ended_ms) => {
+            tx.execute(
+                "update run set status = $1, summary = $2, ended_ms = $3 where id = $4",
+                cells![status, summary, *ended_ms, run],
+            )
+            .await?
+        }
+        Change::ServiceHeld(service) => hold(tx, run, service).await?,
+        Change::ServicesLetGo => tx.execute("delete from hold where run = $1", cells![run]).await?,
+        Change::CandidateBegins(id) => {
+            tx.execute(
+                "insert into candidate (id, run, state, body) values ($1, $2, 'staging', 'null')",
+                cells![id, run],
+            )
+            .await?
+        }
+        Change::CandidateStaged(candidate) => {
+            tx.execute(
+                "update candidate set state = 'staged', body = $1 where id = $2",
+                cells![text(candidate)?, &candidate.id],
+            )
+            .await?
+        }
+        Change::CandidateVerified(id, verification) => {
+            let body = verification.as_ref().map(text).transpose()?;
+            tx.execute("update candidate set verification = $1 where id = $2", cells![body, id]).await?
+        }
+        Change::CandidateState(id, state) => {
+            tx.execute("update candidate set state = $1 where id = $2", cells![*state, id]).await?
+        }
+        Change::PromotionBegins(environment, promotion) => {
+            tx.execute(
+                "insert into promotion (id, run, environment, service, state, body)
+                 values ($1, $2, $3, $4, 'promoting', $5)",
+                cells![&promotion.id, run, environment, &promotion.service, text(promotion)?],
+            )
+            .await?
+        }
+        Change::PromotionState(id, state) => {
+            tx.execute("update promotion set state = $1 where id = $2", cells![*state, id]).await?
+        }
+        Change::ApprovalOpens(id, step, intent, sha256) => {
+            tx.execute(
+                "insert into approval (id, run, step, state, intent, intent_sha256) values ($1, $2, $3, 'open', $4, $5)",
+                cells![id, run, *step, intent, sha256],
+            )
+            .await?
+        }
+        Change::ApprovalDecided(id, state, by, how) => {
+            tx.execute(
+                "update approval set state = $1, decided_by = $2, how = $3, decided_ms = $4
+                 where id = $5 and (state = 'open' or state = 'approved' and
+                                    ($1 <> 'approved' or how is null or how <> $3))",
+                cells![state.word(), by, how, time_ms, id],
+            )
+            .await?
+        }
+        Change::VoteCounted(id, votes_before) => {
+            // The record of this one is in the log already.
+            let counted = tx
+                .execute(
+                    "update approval set state = state where id = $1 and run = $2
+                     and state in ('open', 'approved', 'denied')
+                     and (select count(*) from log where run = $2 and kind = 'voted') = $3",
+                    cells![id, run, votes_before + 1],
+                )
+                .await?;
+            if counted != 1 {
+                return Err(Error::new(Kind::Failed, format!("approval {id} takes no vote any more")));
+            }
+            counted
+        }
+        Change::ApprovalSpent(id, intent_sha256) => {
+            let spent = tx
+                .execute(
+                    "update approval set state = 'spent'
+                     where id = $1 and run = $2 and state = 'approved' and intent_sha256 = $3",
+                    cells![id, run, intent_sha256],
+                )
+                .await?;
+            if spent != 1 {
+                return Err(Error::new(Kind::NotApproved, format!("approval {id} is not good for this step")));
+            }
+            spent
+        }
+        Change::ObligationOpens(kind, object, if_aborted, body) => {
+            tx.execute(
+                "insert into obligation (run, kind, object, if_aborted, body, state)
+                 values ($1, $2, $3, $4, $5, 'open')",
+                cells![run, *kind, object, if_aborted, body.to_string()],
+            )
+            .await?
+        }
+        Change::ObligationCloses(kind, object) => {
+            tx.execute(
+                // What has an id of its own is gone whoever removed it. A stopped service is its run's, until that could not start it
+                // again: then it is whoever's who starts it in the same environment.
+                "update obligation set state = 'closed'
+                 where kind = $2 and object = $3 and state in ('open', 'unsettled')
+                   and (run = $1 or kind in ('candidate', 'instance') or state = 'unsettled' and
+                        (select environment from run where id = obligation.run) =
+                        (select environment from run where id = $1))",
+                cells![run, *kind, object],
+            )
+            .await?
+        }
+        Change::ObligationSettled(id, state, note) => {
+            tx.execute("update obligation set state = $1, note = $2 where id = $3", cells![*state, note, *id]).await?
+        }
+        Change::Withholds(step, body, salt) => {
+            let sql = "insert into withheld (run, step, body) values ($1, $2, $3) on conflict (run, step) do nothing";
+            tx.execute(sql, cells![run, 0_u64, hex::encode(salt.0)]).await?;
+            tx.execute(sql, cells![run, *step, body]).await?
+        }
+        Change::KeyRotates(epoch, verifier) => {
+            tx.execute("insert into signing_key (epoch, verifier) values ($1, $2)", cells![*epoch, verifier]).await?
+        }
+    };
+    Ok(())
+}
+
+/// A service is one run's at a time; the error names it.
+pub(super) async fn hold(tx: &mut dyn Transaction, run: &str, service: &str) -> Result<u64> {
+    let held = tx
+        .execute(
+            "insert into hold (service, run) values ($1, $2)
+             on conflict (service) do update set run = excluded.run where hold.run = excluded.run",
+            cells![service, run],
+        )
+        .await?;
+    if held == 1 {
+        return Ok(held);
+    }
+    let holder = tx.rows("select run from hold where service = $1", cells![service]).await?;
+    let holder = holder.first().map_or(Ok("another"), |row| row.text(0))?;
+    Err(Error::new(Kind::LockHeld, format!("run {holder} has service {service}"))
+        .hint(format!("lifeboat runs show {holder}; it is free when that run is over, or waits for a person")))
+}
+
+/// JSON text of what is kept in a column.
+fn text<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::new(Kind::Journal, format!("a record can't be written: {e}")))
+}

@@ -1,0 +1,394 @@
+//! Which engine works on a run: leases with fencing tokens, by the server's clock.
+//!
+//! A token is checked by every record that is written, in the same transaction. What a record's step does to the world can't be checked by
+//! the world: a step may last as long as the lease that its start was recorded with, and ends before.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::super::database::{Row, Transaction, cells};
+use super::super::record::Transition;
+use super::{CONNECT_LIMIT, Postgres};
+use crate::error::{Error, Kind, Result};
+
+/// How long a run that does nothing to the world is ours after the last sign of life.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// The leases that this engine has.
+pub(in crate::journal) struct LeaseState {
+    /// Longest step.
+    length: Duration,
+    held: Mutex<BTreeMap<String, Arc<Held>>>,
+}
+
+/// A run that is ours while its token is the newest.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) run: String,
+    token: i64,
+    /// Of a step that acts.
+    length: Duration,
+    /// When it ends by our clocks, which began to count before the server's.
+    ends: Mutex<Ends>,
+    /// Another engine has it, or we let go of it.
+    lost: AtomicBool,
+    /// Set when it is lost: whatever is under way ends.
+    watching: Mutex<Vec<Weak<AtomicBool>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    at: Instant,
+    /// The same by a clock that goes on while the machine sleeps.
+    boot: Duration,
+}
+
+impl Ends {
+    fn after(length: Duration) -> Self {
+        Self { at: Instant::now() + length, boot: since_boot() + length }
+    }
+
+    /// The machine has slept through its end: a deadline that was set before it comes too late.
+    fn was_slept_through(self) -> bool {
+        since_boot() >= self.boot && Instant::now() < self.at
+    }
+}
+
+fn since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// What a record needs to be written.
+#[derive(Debug, Clone)]
+pub(crate) struct Fence {
+    token: i64,
+    keep: Duration,
+}
+
+impl LeaseState {
+    pub(super) fn new(length: Duration) -> Self {
+        Self { length, held: Mutex::default() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Held>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(in crate::journal) fn held(&self, run: &str) -> Option<Arc<Held>> {
+        self.lock().get(run).cloned()
+    }
+
+    fn idle(&self) -> Duration {
+        IDLE.min(self.length)
+    }
+
+    /// What a record of this kind must show, and how long the run is ours with it: what acts on the world after it has the whole length.
+    pub(in crate::journal) fn fence(&self, run: &str, kind: Transition) -> Result<Option<Fence>> {
+        use Transition as T;
+        let keep = match kind {
+            // From outside, by whoever has something to say.
+            T::CancelRequested | T::Voted | T::KeyRotated => return Ok(None),
+            T::Started | T::Resumed | T::Ending | T::Settled => self.length,
+            T::Parked => Duration::ZERO,
+            T::RunStarted | T::Answered | T::Completed | T::Resolved | T::RunEnded => self.idle(),
+        };
+        match self.held(run) {
+            Some(held) => Ok(Some(Fence { token: held.token, keep })),
+            None => Err(Error::new(Kind::Journal, format!("a bug: a record of run {run}, which is not claimed"))),
+        }
+    }
+}
+
+impl Held {
+    /// When what was begun under it must have ended, and when taking it back must have.
+    pub(crate) fn deadlines(&self) -> (Instant, Instant) {
+        let end = self.ends().at;
+        let before = |margin: Duration| end.checked_sub(margin).unwrap_or(end);
+        // The rest is for clocks that do not run alike, and for signals that arrive.
+        (
+            before((self.length / 4).min(Duration::from_secs(150))),
+            before((self.length / 20).min(Duration::from_secs(10))),
+        )
+    }
+
+    /// Whether another engine has the run now.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// What is to be set when the run is not ours any more.
+    pub(crate) fn watch(&self, cancelled: &Arc<AtomicBool>) {
+        let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        watching.retain(|flag| flag.strong_count() > 0);
+        watching.push(Arc::downgrade(cancelled));
+        if self.is_lost() {
+            cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(in crate::journal) fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+        self.end_all();
+    }
+
+    fn end_all(&self) {
+        let watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        watching.iter().filter_map(Weak::upgrade).for_each(|flag| flag.store(true, Ordering::Relaxed));
+    }
+
+    fn ends(&self) -> Ends {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn renewed(&self, ends: Ends) {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+    }
+
+    /// As of a moment before the record was sent.
+    pub(in crate::journal) fn extended(&self, fence: &Fence, sent: (Instant, Duration)) {
+        self.renewed(Ends { at: sent.0 + fence.keep, boot: sent.1 + fence.keep });
+    }
+}
+
+/// Now, by both clocks.
+pub(in crate::journal) fn now() -> (Instant, Duration) {
+    (Instant::now(), since_boot())
+}
+
+/// Checks the token of a run inside the transaction that writes its record, and extends the lease.
+pub(in crate::journal) async fn check(
+    tx: &mut dyn Transaction,
+    run: &str,
+    kind: Transition,
+    fence: &Fence,
+) -> Result<()> {
+    let keep = u64::try_from(fence.keep.as_millis()).unwrap_or(u64::MAX / 4);
+    let ours = match kind {
+        Transition::RunEnded => {
+            tx.execute("delete from lease where run = $1 and token = $2", cells![run, fence.token]).await?
+        }
+        _ => {
+            tx.execute(
+                "update lease set until_ms = (extract(epoch from clock_timestamp()) * 1000)::bigint + $3
+                 where run = $1 and token = $2",
+                cells![run, fence.token, keep],
+            )
+            .await?
+        }
+    };
+    if ours == 1 {
+        return Ok(());
+    }
+    let holder = tx.rows("select holder from lease where run = $1", cells![run]).await?;
+    let holder = holder.first().map_or(Ok("another engine, which ended it"), |row| row.text(0))?;
+    Err(Error::new(
+        Kind::TakenOver,
+        format!(
+            "run {run} was taken over by {holder}: this engine was away for longer than its lease, and does nothing more on it"
+        ),
+    ))
+}
+
+/// Another engine's lease, as found.
+struct Found {
+    token: i64,
+    holder: String,
+    place: String,
+    /// Milliseconds; none or less: it has lapsed.
+    left_ms: i64,
+}
+
+impl Found {
+    fn of(row: &Row) -> Result<Self> {
+        Ok(Self { token: row.integer(0)?, holder: row.string(1)?, place: row.string(2)?, left_ms: row.integer(3)? })
+    }
+
+    /// Whether it can be taken: its holder is dead for all that can be seen, or has said nothing for so long that it must have ended all
+    /// it did. Otherwise why not.
+    fn is_free(&self, run: &str) -> Result<(), Error> {
+        let refused =
+            |why: String| Err(Error::new(Kind::LockHeld, format!("{} works on run {run}: {why}", self.holder)));
+        match (super::super::place::is_alive(&self.place), self.left_ms) {
+            (Some(false), _) | (None, ..=0) => Ok(()),
+            // It can be seen from here, and may wake at any moment: what it has in its own hands has no deadline.
+            (Some(true), ..=0) => {
+                refused("its process is there, and does not move; end it, then the run can be taken over".into())
+            }
+            (Some(true), _) => refused("its process is there".into()),
+            (None, left_ms) => refused(format!(
+                "it is on another host, and has the run for {} s more; if it is dead, the run is free then",
+                left_ms.unsigned_abs().div_ceil(1000)
+            )),
+        }
+    }
+}
+
+impl Postgres {
+    /// Takes a run, or says who has it.
+    pub(crate) async fn take_lease(&self, run: &str, holder: &str) -> Result<Arc<Held>> {
+        if let Some(held) = self.leases.held(run).filter(|held| !held.is_lost()) {
+            return Err(Error::new(Kind::LockHeld, format!("this engine works on run {} already", held.run)));
+        }
+        let place = super::super::place::here();
+        // Whoever is faster, one of two has it: the token that was looked at must still be the one.
+        for _ in 0..8 {
+            let rows = self
+                .rows(
+                    "select token, holder, place,
+                            until_ms - (extract(epoch from clock_timestamp()) * 1000)::bigint from lease where run = $1",
+                    cells![run],
+                )
+                .await?;
+            let ends = Ends::after(self.leases.idle());
+            let idle = u64::try_from(self.leases.idle().as_millis()).unwrap_or(0);
+            let (token, taken) = match rows.first().map(Found::of).transpose()? {
+                None => {
+                    let sql = "insert into lease (run, token, holder, place, until_ms)
+                               values ($1, $2, $3, $4, (extract(epoch from clock_timestamp()) * 1000)::bigint + $5)
+                               on conflict (run) do nothing";
+                    (1, self.execute(sql, cells![run, 1_i64, holder, &place, idle]).await?)
+                }
+                Some(found) => {
+                    // One of this process that is not among ours was let go of.
+                    if found.place != place {
+                        found.is_free(run)?;
+                    }
+                    let sql = "update lease set token = token + 1, holder = $3, place = $4,
+                                      until_ms = (extract(epoch from clock_timestamp()) * 1000)::bigint + $5
+                               where run = $1 and token = $2";
+                    (found.token + 1, self.execute(sql, cells![run, found.token, holder, &place, idle]).await?)
+                }
+            };
+            if taken == 1 {
+                return Ok(self.leased(run, token, ends));
+            }
+        }
+        Err(Error::new(Kind::LockHeld, format!("others take run {run} all the time")))
+    }
+
+    /// Takes the oldest run of an environment that has a policy and nobody who works on it; none if there is none. Engines that look at the
+    /// same time pass over each other's.
+    pub(crate) async fn take_interrupted(
+        &self,
+        environment: &str,
+        holder: &str,
+        passed_over: &[String],
+    ) -> Result<Option<Arc<Held>>> {
+        let (environment, holder) = (environment.to_owned(), holder.to_owned());
+        let passed_over = passed_over.to_vec();
+        let ends = Ends::after(self.leases.idle());
+        let idle = u64::try_from(self.leases.idle().as_millis()).unwrap_or(0);
+        let taken = self
+            .change(Box::new(move |tx| {
+                Box::pin(async move {
+                    let rows = tx
+                        .rows(
+                            "select token, holder, place,
+                                    until_ms - (extract(epoch from clock_timestamp()) * 1000)::bigint, lease.run
+                             from lease join run on run.id = lease.run
+                             where run.status = 'running' and run.environment = $1 and run.module_sha256 <> 'none'
+                             order by run.started_ms for update of lease skip locked",
+                            cells![environment],
+                        )
+                        .await?;
+                    for row in &rows {
+                        let (found, run) = (Found::of(row)?, row.string(4)?);
+                        if passed_over.contains(&run) || found.is_free(&run).is_err() {
+                            continue;
+                        }
+                        tx.execute(
+                            "update lease set token = token + 1, holder = $2, place = $3,
+                                    until_ms = (extract(epoch from clock_timestamp()) * 1000)::bigint + $4
+                             where run = $1",
+                            cells![&run, holder, super::super::place::here(), idle],
+                        )
+                        .await?;
+                        return Ok(Some((run, found.token + 1)));
+                    }
+                    Ok(None)
+                })
+            }))
+            .await?;
+        Ok(taken.map(|(run, token)| self.leased(&run, token, ends)))
+    }
+
+    fn leased(&self, run: &str, token: i64, ends: Ends) -> Arc<Held> {
+        let held = Arc::new(Held {
+            run: run.to_owned(),
+            token,
+            length: self.leases.length,
+            ends: Mutex::new(ends),
+            lost: AtomicBool::new(false),
+            watching: Mutex::default(),
+        });
+        self.leases.lock().insert(run.to_owned(), held.clone());
+        held
+    }
+
+    /// How often a lease is to be renewed.
+    pub(crate) fn renewal_interval(&self) -> Duration {
+        self.leases.idle() / 5
+    }
+
+    /// A sign of life. One that has lapsed and was not taken is ours again; one that was taken is lost.
+    pub(crate) async fn renew(&self, held: &Held) {
+        let ends = Ends::after(self.leases.idle());
+        let idle = u64::try_from(self.leases.idle().as_millis()).unwrap_or(0);
+        let sql = "update lease set until_ms = greatest(until_ms, (extract(epoch from clock_timestamp()) * 1000)::bigint + $3)
+                   where run = $1 and token = $2";
+        // Not patiently: what can't be reached now is tried again soon.
+        let renewing = super::bound(sql, cells![&held.run, held.token, idle]).execute(&self.pool);
+        let renewed = tokio::time::timeout(CONNECT_LIMIT, renewing).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        match renewed.map(|done| done.rows_affected()) {
+            Ok(0) if self.leases.held(&held.run).is_some_and(|ours| ours.token == held.token) => held.lose(),
+            Ok(0) => {}
+            Ok(_) => {
+                let longer = held.ends();
+                held.renewed(Ends { at: longer.at.max(ends.at), boot: longer.boot.max(ends.boot) });
+            }
+            Err(error) => {
+                tracing::warn!("the lease of run {} can't be renewed now: {error}", held.run);
+                if held.ends().was_slept_through() {
+                    held.end_all();
+                }
+            }
+        }
+    }
+
+    /// Lets go of a run.
+    pub(crate) async fn release(&self, held: &Held) {
+        let sql = "update lease set until_ms = 0 where run = $1 and token = $2";
+        // What can't be reached lapses.
+        let _ =
+            tokio::time::timeout(CONNECT_LIMIT, super::bound(sql, cells![&held.run, held.token]).execute(&self.pool))
+                .await;
+    }
+
+    /// Without telling the server.
+    pub(crate) fn forget(&self, held: &Held) {
+        let mut all = self.leases.lock();
+        if all.get(&held.run).is_some_and(|ours| ours.token == held.token) {
+            all.remove(&held.run);
+        }
+    }
+
+    /// Whether an engine works on a run now, for all that can be seen.
+    pub(crate) async fn is_leased(&self, run: &str) -> Result<bool> {
+        let rows = self
+            .rows(
+                "select token, holder, place,
+                        until_ms - (extract(epoch from clock_timestamp()) * 1000)::bigint from lease where run = $1",
+                cells![run],
+            )
+            .await?;
+        Ok(match rows.first().map(Found::of).transpose()? {
+            Some(found) => found.left_ms > 0 && super::super::place::is_alive(&found.place) != Some(false),
+            None => false,
+        })
+    }
+}
