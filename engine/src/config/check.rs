@@ -8,6 +8,9 @@ use crate::contract::contract;
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grant;
 
+/// A shorter lease is over before an act can have begun, a longer one is none.
+const LEASE_S: std::ops::RangeInclusive<u64> = 10..=86_400;
+
 impl Config {
     pub(super) fn check(&self) -> Result<()> {
         if self.file.environment.is_empty() {
@@ -19,12 +22,36 @@ impl Config {
         {
             return Err(Error::unknown("environment", name, self.environments()).context("default-environment"));
         }
+        self.check_state_database()?;
         for (name, environment) in &self.file.environment {
             named("environment", name)?;
             environment.check().map_err(|e| e.context(format!("environment {name}")))?;
             self.check_places(environment).map_err(|e| e.context(format!("environment {name}")))?;
         }
         self.check_shared_stores()
+    }
+
+    /// A state that is restored with what it is to restore would forget what it does in the middle of it.
+    fn check_state_database(&self) -> Result<()> {
+        let Some(state) = &self.file.state_database else { return Ok(()) };
+        let wrong = |why: String| Err(Error::new(Kind::Configuration, format!("state-database: {why}")));
+        if !LEASE_S.contains(&state.lease_s) {
+            return wrong(format!("lease-s is {} to {} seconds, not {}", LEASE_S.start(), LEASE_S.end(), state.lease_s));
+        }
+        for (environment, binding) in &self.file.environment {
+            for (service, binding) in &binding.service {
+                for (name, source) in &binding.source {
+                    let Source::Postgres(source) = source else { continue };
+                    if (&source.host, source.port, &source.database) == (&state.host, state.port, &state.database) {
+                        return wrong(format!(
+                            "{} is source {service}/{name} of environment {environment}; give the state a database of its own",
+                            state.database
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A source inside another, or inside what is ours, would be backed up twice and swapped away under itself.
