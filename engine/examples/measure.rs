@@ -111,6 +111,7 @@ impl Sandbox {
             host: self.host.clone(),
             actor: "bench".into(),
             channel: "embedded".into(),
+            any_host: false,
             cancelled: Arc::new(AtomicBool::new(false)),
         }
     }

@@ -44,6 +44,7 @@ impl Engine {
         stepper.step = last_step(&records);
         stepper.claim = Some(claim);
         stepper.said.recall(&records);
+        stepper.began_on = records[0].body["host"].as_str().map(str::to_owned);
         stepper.ending = records.iter().any(|r| r.kind == Transition::Ending);
         // Once the end is on record, that was done.
         stepper.open_step = in_doubt.filter(|_| !stepper.ending).cloned();

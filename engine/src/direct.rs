@@ -40,6 +40,7 @@ impl Engine {
             "environment": options.environment, "policy": options.policy, "by-hand": true,
             "module-sha256": NO_MODULE,
         });
+        let body = self.state().with_host(body);
         let begins = [Change::RunBegins(identity.row())];
         let clock_ms = self.state().append(&run, &options.by(), Transition::RunStarted, None, body, &begins).await?;
         let mut stepper = self.stepper(identity, options, clock_ms);

@@ -109,6 +109,7 @@ impl Stepper {
                 let (backup, target): (Backup, String) = (get(full, "backup")?, get(full, "target")?);
                 let id = identifier::fresh();
                 let body = json!({"candidate": id, "service": backup.service, "target": target});
+                let body = self.around.state.with_host(body);
                 let opens = Change::ObligationOpens("candidate", id.clone(), "discard".into(), body.clone());
                 Prepared { on_start: vec![Change::CandidateBegins(id), opens], body }
             }
@@ -122,7 +123,7 @@ impl Stepper {
             "scratch.start" => {
                 let candidate: Candidate = get(full, "candidate")?;
                 let id = identifier::fresh();
-                let body = json!({"instance": id, "candidate": candidate.id});
+                let body = self.around.state.with_host(json!({"instance": id, "candidate": candidate.id}));
                 let opens = Change::ObligationOpens("instance", id, "stop".into(), body.clone());
                 Prepared { on_start: vec![opens], body }
             }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use host_api::restore::Candidate;
-use host_api::{Error as HostError, ErrorKind, Finding};
+use host_api::{Error as HostError, ErrorKind, Finding, identifier};
 use serde_json::json;
 
+use crate::config::host_name;
 use crate::journal::{Change, ObligationRow, Transition};
 use crate::observe::Event;
 use crate::step::{Stepper, Stop, unwritten};
@@ -66,7 +67,18 @@ impl Stepper {
         }
     }
 
+    /// What lies on another host's disks, or runs there, looks here as if it were gone.
+    fn refuse_elsewhere(&self, obligation: &ObligationRow) -> Result<(), HostError> {
+        let made_on = obligation.body["host"].as_str().or(self.began_on.as_deref());
+        let bound = !self.any_host || obligation.kind == "instance" || obligation.body["target"] == "scratch";
+        match made_on.filter(|host| bound && *host != host_name()) {
+            Some(host) => Err(HostError::failed(format!("it is on host {}: settle it there", identifier::shown(host)))),
+            None => Ok(()),
+        }
+    }
+
     async fn settle_one(&mut self, obligation: &ObligationRow) -> Result<(), HostError> {
+        self.refuse_elsewhere(obligation)?;
         let host = self.around.host.clone();
         let cx = self.settling_context(SETTLE_LIMIT);
         match (obligation.kind.as_str(), obligation.if_aborted.as_str()) {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::Engine;
 use crate::abandon::service_of;
 use crate::claims::{Claim, explained};
+use crate::config::host_name;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Change, Record, Stand, Transition};
 use crate::policy::Module;
@@ -40,6 +41,14 @@ impl Engine {
             Error::new(Kind::PolicyRefused, format!("run {run} can't go on: its {what} was {then}, and is {now} now"))
                 .hint("a run is finished by what began it; put it back, or `lifeboat runs abandon` it and start a new one")
         };
+        if let Some(host) = begun["host"].as_str().filter(|host| !options.any_host && *host != host_name()) {
+            let host = host_api::identifier::shown(host);
+            return Err(Error::new(Kind::LockHeld, format!("run {run} began on host {host}, and goes on there"))
+                .hint(format!(
+                    "where every source, command and store is reached alike from every host, say so: any-host = true in [environment.{}]",
+                    options.environment
+                )));
+        }
         if begun["module-sha256"] != module.inspected.sha256.as_str() {
             return Err(differs("module", &begun["module-sha256"], &module.inspected.sha256));
         }
@@ -125,6 +134,7 @@ impl Engine {
         stepper.step = last_step(records);
         stepper.claim = Some(claim);
         stepper.said.recall(records);
+        stepper.began_on = records[0].body["host"].as_str().map(str::to_owned);
         stepper.ending = true;
         self.finish(stepper, came).await
     }

@@ -51,6 +51,8 @@ pub struct RunOptions {
     pub actor: String,
     /// By which way, `cli`, `embedded`.
     pub channel: String,
+    /// Where engines share the state: whether a run that began on another host may go on here.
+    pub any_host: bool,
     /// Set from outside to cancel. One for each run: it is also set when the run ends, to end what may still be under way.
     pub cancelled: Arc<AtomicBool>,
 }
@@ -192,6 +194,7 @@ impl Engine {
             "world": options.world, "module-sha256": identity.module_sha256, "grants-sha256": options.grants.sha256,
             "parameters": options.parameters, "contract": contract::VERSION,
         });
+        let body = self.state().with_host(body);
         let begins = [Change::RunBegins(identity.row())];
         let clock_ms = self.state().append(&run, &options.by(), Transition::RunStarted, None, body, &begins).await?;
         self.drive(module, identity, options, claim, clock_ms, Vec::new(), false).await
@@ -219,6 +222,7 @@ impl Engine {
             &Event::RunStarted { policy: run.policy.clone(), environment: run.environment.clone(), resumed },
         );
         let open_step = open_step(&records).cloned();
+        let began_on = records.first().and_then(|begun| begun.body["host"].as_str()).map(str::to_owned);
         let replay: VecDeque<Record> = records.into_iter().filter(|r| gives_answer(r.kind)).collect();
         let (id, limits, cancelled) = (run.id.clone(), options.limits.clone(), options.cancelled.clone());
         let parameters = Value::Object(options.parameters.clone()).to_string();
@@ -228,6 +232,7 @@ impl Engine {
         stepper.declared = module.inspected.description.capabilities.iter().cloned().collect();
         stepper.replay = replay;
         stepper.open_step = open_step;
+        stepper.began_on = began_on;
         let deadline = stepper.deadline;
         let mut store = self.store(stepper);
         let ended = tokio::select! {
@@ -303,6 +308,8 @@ impl Engine {
             last_refusal: None,
             last_detail: None,
             under_way: Arc::new(()),
+            any_host: options.any_host,
+            began_on: None,
             late: false,
             run,
         }

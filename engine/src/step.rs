@@ -158,6 +158,10 @@ pub struct Stepper {
     pub(crate) last_detail: Option<String>,
     /// Held by every context that was given out.
     pub(crate) under_way: Arc<()>,
+    /// See [`crate::run::RunOptions::any_host`].
+    pub(crate) any_host: bool,
+    /// The host that the run began on, if it is taken up.
+    pub(crate) began_on: Option<String>,
     /// Its end is on record already: an engine before this one died while it settled.
     pub(crate) ending: bool,
     /// The guest was told that its deadline has passed: what it fails of then is the deadline.

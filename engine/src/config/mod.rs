@@ -71,6 +71,9 @@ pub struct EnvironmentBinding {
     /// Whether `--yes` counts as consent here.
     #[serde(default)]
     pub allow_yes: bool,
+    /// Whether a run that began on one host can go on on another: its sources, commands and stores are reached alike from each.
+    #[serde(default)]
+    pub any_host: bool,
     /// How many approvers it takes, and which.
     pub approval: Option<ApprovalBinding>,
     /// Whose signatures count, by name.
@@ -251,6 +254,7 @@ impl Environment<'_> {
             host: self.host()? as Arc<dyn Primitives>,
             actor: actor(),
             channel: channel.to_owned(),
+            any_host: self.binding.any_host,
             cancelled: Arc::new(AtomicBool::new(false)),
         })
     }
@@ -270,6 +274,7 @@ impl Environment<'_> {
             host: self.host()? as Arc<dyn Primitives>,
             actor: actor(),
             channel: "cli".into(),
+            any_host: self.binding.any_host,
             cancelled: Arc::new(AtomicBool::new(false)),
         })
     }
@@ -300,8 +305,12 @@ impl PolicyBinding {
 /// Who is at work: the login name and the machine's.
 pub fn actor() -> String {
     let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".into());
-    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{user}@{}", machine.trim())
+    format!("{user}@{}", host_name())
+}
+
+/// The name of this host.
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 /// Puts line and column in front of a message that has a place in the file.

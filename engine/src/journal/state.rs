@@ -52,6 +52,14 @@ impl State {
         }
     }
 
+    /// With the name of this host, where engines of other hosts may come to read it.
+    pub(crate) fn with_host(&self, mut body: Value) -> Value {
+        if self.is_shared() {
+            body["host"] = crate::config::host_name().into();
+        }
+        body
+    }
+
     /// Whether other hosts' engines may work on it.
     pub fn is_shared(&self) -> bool {
         matches!(self.database, Database::Postgres(_))
