@@ -243,7 +243,8 @@ mod tests {
         let mut second = Claim::take(&state, "run-number-2").await.unwrap();
         let refused = second.hold(&state, "notes").await.unwrap_err();
         assert!(
-            refused.kind == Kind::LockHeld && refused.message.contains("run run-number-1 has service"),
+            refused.kind == Kind::LockHeld
+                && refused.message.contains("another run works on service notes: run-number-1"),
             "{refused}"
         );
         second.hold(&state, "other").await.unwrap();

@@ -9,6 +9,7 @@ use host_api::restore::Candidate;
 use host_api::{Error as HostError, ErrorKind, Finding, identifier};
 use serde_json::{Value, json};
 
+use crate::approvals::fresh;
 use crate::approvals::votes::{self, Asked, Tally, Vote};
 use crate::approvals::{Answer, Intent, RunOf, Subject, Terms};
 use crate::direct::NO_MODULE;
@@ -214,6 +215,7 @@ impl Stepper {
             .into_iter()
             .find(|r| r.id == id)
             .ok_or_else(|| HostError::refused(format!("approval {} is not of this run", identifier::shown(&id))))?;
+        fresh::check_recorded(&self.around.state, &row).await.map_err(|e| HostError::refused(e.to_string()))?;
         match row.state {
             ApprovalState::Approved => {}
             ApprovalState::Denied => return Err(rejected(row.decided_by.as_deref().unwrap_or("someone"))),

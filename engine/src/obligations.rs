@@ -17,16 +17,14 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(600);
 impl Stepper {
     /// Settles every open obligation, the newest first. Answers with those that could not be: what is left, and what to type.
     pub(crate) async fn settle(&mut self) -> Result<Vec<String>, Stop> {
-        let open: Vec<ObligationRow> = self
-            .around
-            .state
-            .obligations(Some(&self.run.id))
-            .await
-            .map_err(|e| Stop::Journal(e.to_string()))?
-            .into_iter()
-            .filter(|o| o.state == "open")
+        let all = self.around.state.obligations(Some(&self.run.id)).await.map_err(unwritten)?;
+        // An engine before this one may have died after it had tried.
+        let mut unsettled: Vec<String> = all
+            .iter()
+            .filter(|o| o.state == "unsettled")
+            .map(|o| left(o, &format!("{}: {}", words(o), o.note)))
             .collect();
-        let mut unsettled = Vec::new();
+        let open = all.into_iter().filter(|o| o.state == "open");
         let mut unrecorded = None;
         for obligation in open {
             self.check_claim().map_err(unwritten)?;
@@ -40,9 +38,9 @@ impl Stepper {
                 Some(error) => ("unsettled", error.clone()),
             };
             if let Some(error) = &error {
-                let left = format!("{what}: {error}");
-                self.said.finding(Finding::error("obligation", &left, command(&obligation)));
-                unsettled.push(format!("{left}\n  to settle it: {}", command(&obligation)));
+                let what = format!("{what}: {error}");
+                self.said.finding(Finding::error("obligation", &what, command(&obligation)));
+                unsettled.push(left(&obligation, &what));
             }
             self.said.tell(&*self.around.observer, &self.run.id);
             self.around.observer.event(&self.run.id, &Event::Settling { what: what.clone(), error: error.clone() });
@@ -119,6 +117,11 @@ impl Stepper {
             (kind, _) => Err(HostError::failed(format!("an obligation of unknown kind `{kind}`"))),
         }
     }
+}
+
+/// What is left, and what to type.
+fn left(obligation: &ObligationRow, what: &str) -> String {
+    format!("{what}\n  to settle it: {}", command(obligation))
 }
 
 fn words(obligation: &ObligationRow) -> String {

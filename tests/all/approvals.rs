@@ -437,6 +437,15 @@ fn whoever_writes_the_state_does_not_approve() {
     office.site.configure(&[(new.trim(), bob.trim())]);
     office.resume(&other_run).expect(0);
     assert_eq!(office.promotions(), 1);
+
+    // Other words, shown to whoever signs: nobody signs them.
+    let (third_run, third) = office.parked();
+    office.sql(&format!(
+        "update approval set intent = json_set(intent, '$.consequence', 'nothing to speak of') where id = '{third}'"
+    ));
+    let refused = office.approve("alice", &third).expect(5);
+    assert!(refused.stderr.contains("does not say what its run asked for"), "{refused:?}");
+    assert_eq!(office.votes(&third_run), 0);
 }
 
 /// Resumes a run at a terminal where someone types a line; exit code and everything shown.

@@ -9,13 +9,30 @@ use host_api::{Primitives, StepContext};
 use super::rules::Rules;
 use crate::direct::NO_MODULE;
 use crate::error::{Error, Kind, Result};
-use crate::journal::{ApprovalRow, State};
+use crate::journal::{ApprovalRow, State, Transition};
 
 /// How long looking at the live data and the candidate may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
 
+/// Refuses an approval whose intent is not the one that its run put on record when it asked: nobody signs, and nothing uses, other words.
+pub async fn check_recorded(state: &State, row: &ApprovalRow) -> Result<()> {
+    let asked = state.records_of(&row.run, Transition::Started).await?;
+    let asked = asked.iter().find(|record| {
+        record.body["prepared"]["approval"] == row.id.as_str() && record.body["prepared"]["intent"].is_object()
+    });
+    match asked.map(|record| &record.body["prepared"]["intent"]) {
+        Some(intent) if *intent == row.intent => Ok(()),
+        _ => Err(Error::new(
+            Kind::VerificationFailed,
+            format!("approval {} does not say what its run asked for: the state was changed beside the log", row.id),
+        )
+        .hint("`lifeboat audit verify`, and look at who can write the state")),
+    }
+}
+
 /// Refuses an approval whose intent is stale, and says what has changed.
 pub async fn check(host: &dyn Primitives, state: &State, rules: &Rules, row: &ApprovalRow) -> Result<()> {
+    check_recorded(state, row).await?;
     let stale = |why: &str| {
         Err(Error::new(Kind::Failed, format!("approval {} takes no vote: it is stale: {why}", row.id)).hint(
             match row.intent["module-sha256"] == NO_MODULE {

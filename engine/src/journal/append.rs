@@ -248,7 +248,7 @@ pub(super) async fn hold(tx: &mut dyn Transaction, run: &str, service: &str) -> 
     }
     let holder = tx.rows("select run from hold where service = $1", cells![service]).await?;
     let holder = holder.first().map_or(Ok("another"), |row| row.text(0))?;
-    Err(Error::new(Kind::LockHeld, format!("run {holder} has service {service}"))
+    Err(Error::new(Kind::LockHeld, format!("another run works on service {service}: {holder}"))
         .hint(format!("lifeboat runs show {holder}; it is free when that run is over, or waits for a person")))
 }
 

@@ -175,7 +175,7 @@ async fn a_service_is_one_runs_until_that_lets_go_of_it() {
     hold("r1").await.unwrap();
     let before = state.lines("r2").await.unwrap().len();
     let refused = hold("r2").await.unwrap_err();
-    assert!(refused.kind == Kind::LockHeld && refused.message.contains("run r1"), "{refused}");
+    assert!(refused.kind == Kind::LockHeld && refused.message.contains("notes: r1"), "{refused}");
     assert_eq!(state.lines("r2").await.unwrap().len(), before, "its record was not written either");
     state.append("r1", &by(), Transition::RunEnded, None, json!({}), &[]).await.unwrap();
     hold("r2").await.unwrap();
