@@ -119,7 +119,7 @@ impl State {
             let (run, service, fence) = (run.clone(), service.clone(), fence.clone());
             Box::pin(async move {
                 if let Some(fence) = &fence {
-                    postgres::check(tx, &run, Transition::Answered, fence).await?;
+                    postgres::check_ours(tx, &run, fence).await?;
                 }
                 hold(tx, &run, &service).await
             })

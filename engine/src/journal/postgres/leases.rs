@@ -181,6 +181,17 @@ pub(in crate::journal) async fn check(
             .await?
         }
     };
+    refuse_unless(tx, run, ours).await
+}
+
+/// Checks the token of a run inside another transaction of it; the lease stays what it is.
+pub(in crate::journal) async fn check_ours(tx: &mut dyn Transaction, run: &str, fence: &Fence) -> Result<()> {
+    let sql = "update lease set token = token where run = $1 and token = $2";
+    let ours = tx.execute(sql, cells![run, fence.token]).await?;
+    refuse_unless(tx, run, ours).await
+}
+
+async fn refuse_unless(tx: &mut dyn Transaction, run: &str, ours: u64) -> Result<()> {
     if ours == 1 {
         return Ok(());
     }

@@ -21,7 +21,7 @@ use sqlx::{Column, Connection, Executor, PgConnection, PgPool, Row as _, TypeInf
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use leases::{Fence, Held};
-pub(super) use leases::{check, now};
+pub(super) use leases::{check, check_ours, now};
 
 use super::database::{Cell, Look, Row, Tail, Transaction, Write, cells};
 use crate::error::{Error, Kind, Result};
@@ -362,6 +362,13 @@ impl Session<Box<PgConnection>> {
             self.connection.execute("rollback").await?;
             return Err(super::state::newer(name, version));
         }
+        // Whoever died between its claim and its first record, or only looked at a run that is over, has left one.
+        self.connection
+            .execute(
+                "delete from lease where until_ms < (extract(epoch from clock_timestamp()) * 1000)::bigint
+                 and not exists (select from run where id = lease.run and ended_ms is null)",
+            )
+            .await?;
         self.connection.execute("commit").await?;
         let fsync = self.rows("select current_setting('fsync')", &[]).await?;
         if fsync.first().map_or(Ok("on"), |row| row.text(0))? != "on" {
