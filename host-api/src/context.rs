@@ -107,6 +107,17 @@ impl StepContext {
         (self.waypoint)(place);
     }
 
+    /// This step, cancelled at the moment it comes to a place: what it does behind that place, it does late.
+    #[cfg(test)]
+    pub(crate) fn ended_at(&self, place: &'static str) -> Self {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let end = cancelled.clone();
+        let waypoint: Waypoint = Arc::new(move |reached| {
+            end.fetch_or(reached == place, Ordering::Relaxed);
+        });
+        Self { cancelled, waypoint, ..self.clone() }
+    }
+
     /// Reports progress.
     pub fn report(&self, what: &str, done_bytes: u64, total_bytes: Option<u64>) {
         (self.progress)(Progress { what: what.to_owned(), done_bytes, total_bytes });

@@ -137,9 +137,11 @@ fn switch(cx: &StepContext, install: &Install, name: &str, link: &Path) -> Resul
     std::fs::remove_file(&mark).doing(|| format!("removing {}", mark.display()))?;
     cx.at("before the switch");
     let temporary = install.directory.join(format!(".current.{name}"));
+    let switching = || format!("switching {}", link.display());
     let made = std::os::unix::fs::symlink(name, &temporary)
-        .and_then(|()| std::fs::rename(&temporary, link))
-        .doing(|| format!("switching {}", link.display()));
+        .doing(switching)
+        .and_then(|()| cx.check())
+        .and_then(|()| std::fs::rename(&temporary, link).doing(switching));
     if made.is_err() {
         // It may not be there.
         let _ = std::fs::remove_file(&temporary);
@@ -269,6 +271,18 @@ mod tests {
         assert_eq!(error.kind, ErrorKind::TimedOut, "{error}");
         assert_eq!(names(&binding), before);
         assert_eq!(current(&binding).unwrap().0, "1.0.0");
+    }
+
+    #[test]
+    fn a_switch_that_would_come_late_does_not_happen() {
+        let dir = tempfile::tempdir().unwrap();
+        let binding = binding(dir.path());
+        install(&attempt("r1"), &binding, "1.0.0").unwrap();
+        let before = names(&binding);
+        let late = attempt("r2").ended_at("before the switch");
+        assert_eq!(install(&late, &binding, "2.0.0").unwrap_err().kind, ErrorKind::Cancelled);
+        assert!(late.check().is_err(), "it came to that place");
+        assert_eq!((names(&binding), current(&binding).unwrap().0.as_str()), (before, "1.0.0"));
     }
 
     #[test]

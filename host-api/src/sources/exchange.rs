@@ -16,6 +16,7 @@ use std::time::UNIX_EPOCH;
 use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags};
 
 use crate::Finding;
+use crate::context::StepContext;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::sources::{Identity, Member, Swap, Target};
 
@@ -348,8 +349,10 @@ pub(crate) fn state(swap: &Swap) -> Result<State> {
     }
 }
 
-/// Exchanges from before to after, or back. What is at the live place must be flushed by whoever made it.
-pub(crate) fn swap_to(swap: &Swap, to: State) -> Result<()> {
+/// Exchanges from before to after, or back, unless the step is late. What is at the live place must be flushed by whoever made it.
+pub(crate) fn swap_to(cx: &StepContext, swap: &Swap, to: State) -> Result<()> {
+    // Whatever came before may have taken any time.
+    cx.check()?;
     let (live, other) = (Path::new(&swap.live_place), Path::new(&swap.other_place));
     // A link or a mount point could have come after the plan; the identities that `state` compared would differ for a link.
     match (&swap.previous, to) {

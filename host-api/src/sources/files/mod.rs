@@ -154,6 +154,7 @@ impl SourceDriver for FilesDriver {
             let mut archive: Box<dyn Read> = Box::new(BufReader::with_capacity(BUFFER_BYTES, archive));
             extract::extract(cx, &format!("stage {}", self.source), index.path(), &mut archive, &part)?;
             cx.at("tree written");
+            cx.check()?;
             // Whole and on disk before it has its name.
             exchange::rename_new(&part, &place)
         });
@@ -212,8 +213,9 @@ impl SourceDriver for FilesDriver {
         Err(self.no_sql())
     }
 
-    fn discard(&self, _cx: &StepContext, member: &Member) -> Result<()> {
+    fn discard(&self, cx: &StepContext, member: &Member) -> Result<()> {
         exchange::require_not_live(&self.binding.path, member)?;
+        cx.check()?;
         let place = Path::new(&member.place);
         remove_tree(&suffixed(place, UNFINISHED))?;
         if exchange::exists(place)? {
@@ -226,8 +228,9 @@ impl SourceDriver for FilesDriver {
         }
     }
 
-    fn clear(&self, _cx: &StepContext, id: &str) -> Result<()> {
+    fn clear(&self, cx: &StepContext, id: &str) -> Result<()> {
         let place = exchange::beside(&self.live_place()?, id)?;
+        cx.check()?;
         remove_tree(&suffixed(&place, UNFINISHED))?;
         remove_tree(&place)?;
         exchange::sync_directory(exchange::parent(&place)?)
@@ -267,21 +270,20 @@ impl SourceDriver for FilesDriver {
         if exchange::state(swap)? == State::After {
             return exchange::sync_directory(exchange::parent(Path::new(&swap.live_place))?);
         }
-        cx.check()?;
-        exchange::swap_to(swap, State::After)
+        exchange::swap_to(cx, swap, State::After)
     }
 
     fn undo(&self, cx: &StepContext, swap: &Swap) -> Result<()> {
         if exchange::state(swap)? == State::Before {
             return exchange::sync_directory(exchange::parent(Path::new(&swap.live_place))?);
         }
-        cx.check()?;
-        exchange::swap_to(swap, State::Before)
+        exchange::swap_to(cx, swap, State::Before)
     }
 
-    fn drop_previous(&self, _cx: &StepContext, swap: &Swap) -> Result<()> {
+    fn drop_previous(&self, cx: &StepContext, swap: &Swap) -> Result<()> {
         let other = Path::new(&swap.other_place);
         if exchange::may_drop(swap)? {
+            cx.check()?;
             remove_tree(other)?;
         }
         exchange::sync_directory(exchange::parent(other)?)

@@ -207,6 +207,7 @@ impl SourceDriver for SqliteDriver {
         let spooled = objects.spool(cx, data)?;
         let staged = self.write_candidate(cx, spooled.path(), spooled.bytes, &part).and_then(|()| {
             cx.at("file written");
+            cx.check()?;
             // Whole and on disk before it has its name.
             exchange::rename_new(&part, &place)
         });
@@ -297,8 +298,9 @@ impl SourceDriver for SqliteDriver {
         conn.close().map_err(|(_, e)| open::explain(cx, path, e))
     }
 
-    fn discard(&self, _cx: &StepContext, member: &Member) -> Result<()> {
+    fn discard(&self, cx: &StepContext, member: &Member) -> Result<()> {
         exchange::require_not_live(&self.binding.path, member)?;
+        cx.check()?;
         let place = Path::new(&member.place);
         exchange::remove_file(&suffixed(place, UNFINISHED))?;
         if exchange::exists(place)? {
@@ -314,8 +316,9 @@ impl SourceDriver for SqliteDriver {
         }
     }
 
-    fn clear(&self, _cx: &StepContext, id: &str) -> Result<()> {
+    fn clear(&self, cx: &StepContext, id: &str) -> Result<()> {
         let place = exchange::beside(&self.live_place()?, id)?;
+        cx.check()?;
         exchange::remove_file(&suffixed(&place, UNFINISHED))?;
         exchange::remove_file(&place)?;
         for sidecar in open::sidecars(&place)? {
@@ -376,31 +379,34 @@ impl SourceDriver for SqliteDriver {
                 .hint("something opened the candidate and did not close it: discard it and stage the backup again"));
         }
         let aside = Self::aside(swap, PREVIOUS_ASIDE, ".previous");
-        swap::settle(cx, live, &aside).and_then(|()| exchange::swap_to(swap, State::After)).inspect_err(|_| {
-            // Not exchanged: the live file gets its journals back. If that fails too, an undo does it.
-            if exchange::state(swap).is_ok_and(|s| s == State::Before) {
-                let _ = swap::unsettle(live, &aside);
-            }
-        })
+        let settled = swap::settle(cx, live, &aside).inspect(|()| cx.at("journals settled"));
+        settled
+            .and_then(|()| exchange::swap_to(cx, swap, State::After))
+            .inspect_err(|_| swap::unsettle_if(swap, State::Before, &aside))
     }
 
     fn undo(&self, cx: &StepContext, swap: &Swap) -> Result<()> {
         let (live, other) = (Path::new(&swap.live_place), Path::new(&swap.other_place));
         if exchange::state(swap)? == State::After {
             cx.check()?;
-            swap::settle(cx, live, &Self::aside(swap, PROMOTED_ASIDE, ".promoted"))?;
-            // Somebody may have looked into the previous, which leaves journals at its present name.
-            if swap.previous.is_some() {
-                swap::settle(cx, other, &suffixed(other, ".stray"))?;
-            }
-            exchange::swap_to(swap, State::Before)?;
+            let aside = Self::aside(swap, PROMOTED_ASIDE, ".promoted");
+            swap::settle(cx, live, &aside)
+                .and_then(|()| match swap.previous {
+                    // Somebody may have looked into the previous, which leaves journals at its present name.
+                    Some(_) => swap::settle(cx, other, &suffixed(other, ".stray")),
+                    None => Ok(()),
+                })
+                .inspect(|()| cx.at("journals settled"))
+                .and_then(|()| exchange::swap_to(cx, swap, State::Before))
+                .inspect_err(|_| swap::unsettle_if(swap, State::After, &aside))?;
         }
         // Also when the exchange was done already: a crash may have come between it and this.
         swap::unsettle(live, &Self::aside(swap, PREVIOUS_ASIDE, ".previous"))?;
         exchange::sync_directory(exchange::parent(live)?)
     }
 
-    fn drop_previous(&self, _cx: &StepContext, swap: &Swap) -> Result<()> {
+    fn drop_previous(&self, cx: &StepContext, swap: &Swap) -> Result<()> {
+        cx.check()?;
         let other = Path::new(&swap.other_place);
         let aside = Self::aside(swap, PREVIOUS_ASIDE, ".previous");
         if exchange::may_drop(swap)? {

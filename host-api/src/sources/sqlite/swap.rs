@@ -12,7 +12,8 @@ use rusqlite::{Connection, ErrorCode};
 use super::open::{self, SIDECARS, explain, is_corrupt, sidecars};
 use crate::context::StepContext;
 use crate::error::{Error, Result};
-use crate::sources::exchange::{self, suffixed};
+use crate::sources::Swap;
+use crate::sources::exchange::{self, State, suffixed};
 
 /// Recovers a stopped service's file and checks that nobody has it open; then moves aside what is left beside it, to `aside` and the
 /// sidecar's suffix.
@@ -47,6 +48,14 @@ pub(super) fn unsettle(path: &Path, aside: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives the live file its journals back where the exchange did not happen. If that fails too, the next attempt does it: they lie where the
+/// swap's record says.
+pub(super) fn unsettle_if(swap: &Swap, state: State, aside: &Path) {
+    if exchange::state(swap).is_ok_and(|found| found == state) {
+        let _ = unsettle(Path::new(&swap.live_place), aside);
+    }
 }
 
 /// Rolls back or checkpoints what was cut off. False: the file is too damaged for that, and its sidecars must be kept with it.

@@ -173,6 +173,12 @@ fn a_swap_that_fails_leaves_the_live_database_open() {
     assert_eq!(names(&server, &[&p, &c]), [format!("{live} true"), format!("{} true", member.place)]);
     sql_on(&server, &live, &["ROLLBACK PREPARED 'stuck'"]);
 
+    // Late by the time it would commit.
+    let late = cx().ended_at("before the commit");
+    assert_eq!(driver.promote(&late, &member, &swap).unwrap_err().kind, ErrorKind::Cancelled);
+    assert!(late.check().is_err(), "it came to that place");
+    assert_eq!(names(&server, &[&p, &c]), [format!("{live} true"), format!("{} true", member.place)]);
+
     // Fails after both renames: all is taken back.
     let mut wrong = swap.clone();
     wrong.carried.insert("owner".into(), "nobody here".into());
