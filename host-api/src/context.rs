@@ -97,9 +97,19 @@ impl StepContext {
         format!("{}-{:06}", self.run, self.step)
     }
 
-    /// What the names of its files in the engine's scratch space begin with: what a killed engine left there is found by it.
+    /// What the names of its files in the engine's scratch space begin with: what a killed engine left there is found by it, and by
+    /// [`crate::probe::Probe::clear_spool`] for the whole run.
     pub fn spool_prefix(&self) -> String {
         format!("{}-", self.attempt_key())
+    }
+
+    /// True for the name of a file that some attempt at some step of this run made in the scratch space.
+    pub(crate) fn is_spooled_by(run: &str, name: &str) -> bool {
+        let number = |text: Option<&str>| text.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+        let rest = name.strip_prefix(run).and_then(|rest| rest.strip_prefix('-'));
+        // `STEP-ATTEMPT-…`: without looking so closely, run `a` would have the files of run `a-b`.
+        let mut parts = rest.into_iter().flat_map(|rest| rest.splitn(3, '-'));
+        number(parts.next()) && number(parts.next()) && parts.next().is_some()
     }
 
     /// Says that the step has come to a place between two things that a crash may tear apart.

@@ -93,13 +93,12 @@ impl SourceDriver for FilesDriver {
         self.check(cx)?;
         let started_at_ms = now_ms();
         let mut data = sink.create("data", "tar", None)?;
-        let mut index = tempfile::Builder::new()
-            .prefix("index-")
-            .tempfile_in(&self.spool)
+        // Without a name: a killed engine leaves nothing of it.
+        let mut index = tempfile::tempfile_in(&self.spool)
             .doing(|| format!("making an index in {}", self.spool.display()))?;
         let (facts, findings) = {
             let mut archive = BufWriter::with_capacity(BUFFER_BYTES, &mut data);
-            let mut lines = BufWriter::with_capacity(BUFFER_BYTES, index.as_file_mut());
+            let mut lines = BufWriter::with_capacity(BUFFER_BYTES, &mut index);
             let mut reader =
                 read::Reader::new(cx, format!("dump {}", self.source), Some(&mut archive), Some(&mut lines));
             walk::walk(cx, &self.binding.path, &mut reader)?;
@@ -110,7 +109,7 @@ impl SourceDriver for FilesDriver {
         };
         let data = data.finish()?;
         let spooling = || "reading the index back".to_owned();
-        let mut lines = index.into_file();
+        let mut lines = index;
         lines.rewind().doing(spooling)?;
         let mut index = sink.create("index", "jsonl", Some(lines.metadata().doing(spooling)?.len()))?;
         std::io::copy(&mut lines, &mut index).doing(spooling)?;
