@@ -92,6 +92,13 @@ impl StepContext {
         inner
     }
 
+    /// A context for taking back what this step had done: not cancelled, with some time of its own, still marked as this step's.
+    #[must_use]
+    pub fn taking_back(&self, limit: Duration) -> Self {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        Self { cancelled, deadline: Instant::now() + limit, ..self.clone() }
+    }
+
     /// Name of a record that this step writes beside a manifest, the same for every attempt: "exists already" then means "done".
     pub fn record_id(&self) -> String {
         format!("{}-{:06}", self.run, self.step)

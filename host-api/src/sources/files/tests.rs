@@ -516,7 +516,7 @@ fn a_crashed_staging_is_replaced_and_questions_are_answered_no() {
     let world = World::new();
     world.write("f", b"x");
     let source = world.dump();
-    let part = world.dir.path().join(format!(".live.lifeboat-{ID}{UNFINISHED}"));
+    let part = world.dir.path().join(format!(".live.lifeboat-{ID}.part"));
     std::fs::create_dir(&part).unwrap();
     std::fs::write(part.join("half"), b"x").unwrap();
     let member = world.beside(&source);

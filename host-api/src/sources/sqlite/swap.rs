@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::open::{self, SIDECARS, explain, is_corrupt, sidecars};
 use crate::context::StepContext;
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::sources::Swap;
 use crate::sources::exchange::{self, State, suffixed};
@@ -18,7 +19,7 @@ use crate::sources::exchange::{self, State, suffixed};
 /// Recovers a stopped service's file and checks that nobody has it open; then moves aside what is left beside it, to `aside` and the
 /// sidecar's suffix.
 pub(super) fn settle(cx: &StepContext, path: &Path, aside: &Path) -> Result<()> {
-    if exchange::exists(path)? {
+    if disk::exists(path)? {
         if let Some(holder) = exchange::holder(path) {
             return Err(in_use(path, &holder));
         }
@@ -29,7 +30,7 @@ pub(super) fn settle(cx: &StepContext, path: &Path, aside: &Path) -> Result<()> 
     }
     for suffix in SIDECARS {
         let (from, to) = (suffixed(path, suffix), suffixed(aside, suffix));
-        if exchange::exists(&from)? {
+        if disk::exists(&from)? {
             exchange::rename_new(&from, &to)?;
         }
     }
@@ -43,7 +44,7 @@ pub(super) fn settle(cx: &StepContext, path: &Path, aside: &Path) -> Result<()> 
 pub(super) fn unsettle(path: &Path, aside: &Path) -> Result<()> {
     for suffix in SIDECARS {
         let (from, to) = (suffixed(aside, suffix), suffixed(path, suffix));
-        if exchange::exists(&from)? {
+        if disk::exists(&from)? {
             exchange::rename_new(&from, &to)?;
         }
     }

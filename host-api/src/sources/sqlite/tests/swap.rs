@@ -189,7 +189,7 @@ fn a_crashed_staging_leaves_only_what_the_next_one_replaces() {
     let world = World::with_rows("delete", 3);
     let source = world.dump();
     let (place, _) = exchange::candidate_place(&world.path, ID, &Target::Beside).unwrap();
-    std::fs::write(suffixed(&place, UNFINISHED), b"half").unwrap();
+    std::fs::write(exchange::unfinished(&place), b"half").unwrap();
     let member = world.beside(&source);
     assert_eq!(world.verify(&member, &source), Vec::<String>::new());
     assert_eq!(world.names().len(), 2);
