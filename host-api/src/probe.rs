@@ -10,6 +10,7 @@ use async_trait::async_trait;
 
 use crate::catalog::{Backup, manifests};
 use crate::context::StepContext;
+use crate::control::unfinished;
 use crate::error::{Context, Error, Result};
 use crate::leftovers;
 use crate::real::{RealHost, blocking};
@@ -22,7 +23,8 @@ mod tests;
 #[async_trait]
 pub trait Probe: Send + Sync {
     /// Ends whatever earlier attempts at this step left running: local children, and sessions in the databases of a service. Nothing of
-    /// them is left when this answers, nor, as far as it can be removed, of what their run had in the engine's scratch space.
+    /// them is left when this answers, nor, as far as it can be removed, of what their run had in the engine's scratch space, and of installs
+    /// of this service that were cut off.
     async fn end_attempts(&self, cx: &StepContext, service: Option<&str>) -> Result<()>;
     /// Removes what a run has in the engine's scratch space, whichever of its steps made it: copies of somebody's data. For a run whose end is
     /// about to be on record, or that is about to be taken up again; never while its steps are at work. The error names what stays: it
@@ -69,6 +71,10 @@ impl Probe for RealHost {
         let (cx, spool) = (cx.clone(), self.spool_dir());
         blocking(move || {
             leftovers::end_step(&cx.run, cx.step)?;
+            // An install that was cut off: what it left is of no attempt that goes on.
+            if let Some(install) = work.as_ref().and_then(|work| work.service.install.as_ref()) {
+                unfinished::sweep(install);
+            }
             // Decides nothing; whoever ends the run is told.
             let _ = clear_spool(&spool, &cx.run);
             for (source, driver) in work.iter().flat_map(|work| &work.drivers) {

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::bindings::{Install, Service};
 
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
@@ -57,4 +58,21 @@ async fn a_copy_that_stays_is_named_and_the_others_go() {
     assert_eq!(names(&spool), ["run-1-1-stuck"]);
     // A step in doubt is decided all the same.
     host.end_attempts(&step("run", 2, 2), None).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_install_that_was_cut_off_goes_with_its_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = dir.path().join("versions");
+    std::fs::create_dir_all(directory.join("2.0@run-5-1")).unwrap();
+    std::fs::write(directory.join(".2.0@run-5-1.unfinished"), "").unwrap();
+    std::fs::create_dir(directory.join("1.0@run-1-1")).unwrap();
+    let install =
+        Install { directory: directory.clone(), installable: vec![], command: vec![], check: vec![], timeout_s: 60 };
+    let service = Service { install: Some(install), ..serde_json::from_str("{}").unwrap() };
+    let state = dir.path().join("state");
+    let host = RealHost::new([("notes".to_owned(), service)].into(), &Default::default(), &state).unwrap();
+    host.end_attempts(&step("run", 5, 2), Some("notes")).await.unwrap();
+    assert_eq!(names(&directory), ["1.0@run-1-1"]);
+    assert!(!host.installed_by_attempt("notes", "2.0", "run-5-1").await.unwrap());
 }
