@@ -60,6 +60,15 @@ pub(super) fn other_place(candidate: &str) -> Result<String> {
         .ok_or_else(|| Error::refused(format!("database `{}` is not a candidate", crate::identifier::shown(candidate))))
 }
 
+/// The names that a candidate's database can have while it is not in service, of which this is one: its own, and its previous's.
+pub(super) fn names_of(place: &str) -> Vec<String> {
+    let own = match place.strip_prefix(GENERATED_PREFIX).and_then(|rest| rest.strip_prefix(PREVIOUS)) {
+        Some(rest) => format!("{GENERATED_PREFIX}{rest}"),
+        None => place.to_owned(),
+    };
+    other_place(&own).into_iter().chain([own]).collect()
+}
+
 pub(super) fn plan(tools: &Tools<'_>, member: &Member) -> Result<Swap> {
     let live = tools.binding.database.clone();
     let previous = identity(tools, &live)?;
