@@ -110,13 +110,18 @@ impl StepContext {
         format!("{}-", self.attempt_key())
     }
 
-    /// True for the name of a file that some attempt at some step of this run made in the scratch space.
-    pub(crate) fn is_spooled_by(run: &str, name: &str) -> bool {
-        let number = |text: Option<&str>| text.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-        let rest = name.strip_prefix(run).and_then(|rest| rest.strip_prefix('-'));
-        // `STEP-ATTEMPT-…`: without looking so closely, run `a` would have the files of run `a-b`.
-        let mut parts = rest.into_iter().flat_map(|rest| rest.splitn(3, '-'));
-        number(parts.next()) && number(parts.next()) && parts.next().is_some()
+    /// The run that made a file of this name in the scratch space; none for what no step made.
+    pub(crate) fn spooled_by(name: &str) -> Option<&str> {
+        // What makes the name unique has no `-` in it.
+        name.rsplit_once('-').and_then(|(attempt, _)| Self::run_of(attempt))
+    }
+
+    /// `RUN` of an attempt's key, `RUN-STEP-ATTEMPT`; none for what is no such key.
+    pub(crate) fn run_of(attempt_key: &str) -> Option<&str> {
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let (rest, attempt) = attempt_key.rsplit_once('-')?;
+        let (run, step) = rest.rsplit_once('-')?;
+        (number(step) && number(attempt) && !run.is_empty()).then_some(run)
     }
 
     /// Says that the step has come to a place between two things that a crash may tear apart.

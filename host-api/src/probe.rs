@@ -50,7 +50,7 @@ fn clear_spool(spool: &Path, run: &str) -> Result<()> {
     for entry in std::fs::read_dir(spool).doing(|| format!("looking into {}", spool.display()))? {
         let path = entry.doing(|| format!("looking into {}", spool.display()))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if StepContext::is_spooled_by(run, name)
+        if StepContext::spooled_by(name) == Some(run)
             && let Err(e) = std::fs::remove_file(&path)
             && e.kind() != std::io::ErrorKind::NotFound
         {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::bindings::Install;
+use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identifier::shown;
 
@@ -81,9 +82,8 @@ pub(crate) fn pending(install: &Install, name: &str) -> PathBuf {
 
 /// True for `VERSION@RUN-STEP-ATTEMPT`, a name that an install gives; a person's `1.2.0@by-hand` is none.
 pub(crate) fn is_of_attempt(name: &str) -> bool {
-    let number = |text: Option<&str>| text.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-    let mut parts = name.rsplitn(3, '-');
-    version_of(name).is_some() && number(parts.next()) && number(parts.next()) && parts.next().is_some()
+    let attempt = name.split_once('@').and_then(|(_, attempt)| StepContext::run_of(attempt));
+    version_of(name).is_some() && attempt.is_some()
 }
 
 /// `1.2.0` of `1.2.0@RUN-STEP-ATTEMPT`.

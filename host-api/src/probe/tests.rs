@@ -35,7 +35,8 @@ async fn what_any_step_of_a_run_left_in_the_scratch_space_goes_and_nothing_of_an
     for (number, attempt) in [(3, 1), (3, 2), (70, 1)] {
         left_by(&step("run", number, attempt), &spool);
     }
-    let mut others: Vec<String> = ["run-b", "runs", "ru"].iter().map(|run| left_by(&step(run, 3, 1), &spool)).collect();
+    let mut others: Vec<String> =
+        ["run-2", "run-3-1", "runs", "ru"].iter().map(|run| left_by(&step(run, 3, 1), &spool)).collect();
     for name in ["run-", "run-3", "run-3-1", "run-x-1-a", "run--1-a", "notes"] {
         std::fs::write(spool.join(name), "").unwrap();
         others.push(name.to_owned());
