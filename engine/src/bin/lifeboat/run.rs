@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use engine::config::{Environment, PolicyBinding};
+use engine::approvals::{Confirmer, Nobody};
+use engine::config::{Config, Environment, PolicyBinding};
 use engine::direct::NO_MODULE;
 use engine::error::{Error, Kind};
 use engine::journal::{By, State};
@@ -67,6 +68,22 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
 
 /// Goes on with a run that waits, is in doubt, or was interrupted.
 pub async fn resume(global: &Global, run: &str, yes: bool) -> Result<u8> {
+    resume_with(global, run, Sits::Person { yes }).await
+}
+
+/// The same where nobody sits: what asks for consent parks the run, and no signal is taken. `cancelled` ends what the host is doing for the
+/// run; it is for whoever has stopped waiting for the answer, since a run that goes on sees that it was cancelled.
+pub async fn resume_unattended(global: &Global, run: &str, cancelled: &Arc<AtomicBool>) -> Result<u8> {
+    resume_with(global, run, Sits::Nobody { cancelled }).await
+}
+
+/// Who is there while a run goes on.
+enum Sits<'a> {
+    Person { yes: bool },
+    Nobody { cancelled: &'a Arc<AtomicBool> },
+}
+
+async fn resume_with(global: &Global, run: &str, sits: Sits<'_>) -> Result<u8> {
     let config = global.load()?;
     let row = State::open(config.state_directory())?.run(run)?;
     if row.module_sha256 == NO_MODULE {
@@ -78,10 +95,16 @@ pub async fn resume(global: &Global, run: &str, yes: bool) -> Result<u8> {
     }
     let environment = config.environment(Some(&row.environment))?;
     let binding = environment.policy(&row.policy)?;
-    let engine = engine(&config, &environment, yes, global.json)?;
+    let engine = match sits {
+        Sits::Person { yes } => engine(&config, &environment, yes, global.json)?,
+        Sits::Nobody { .. } => engine_asking(&config, Arc::new(Nobody), global.json)?,
+    };
     let module: Module = engine.load(&binding.read_module()?)?;
-    let options: RunOptions = environment.run_options(&row.policy, &binding, serde_json::Map::new(), "cli")?;
-    interrupts(&options.cancelled);
+    let mut options: RunOptions = environment.run_options(&row.policy, &binding, serde_json::Map::new(), "cli")?;
+    match sits {
+        Sits::Person { .. } => interrupts(&options.cancelled),
+        Sits::Nobody { cancelled } => options.cancelled = cancelled.clone(),
+    }
     let ended = engine.resume(run, &module, options).await?;
     finish(global, &engine, &ended)
 }
@@ -143,12 +166,7 @@ pub fn by_hand() -> By {
 }
 
 /// An engine with the person at the terminal.
-pub fn engine(
-    config: &engine::config::Config,
-    environment: &Environment<'_>,
-    yes: bool,
-    quiet: bool,
-) -> Result<Engine> {
+pub fn engine(config: &Config, environment: &Environment<'_>, yes: bool, quiet: bool) -> Result<Engine> {
     if yes && !environment.binding.approver.is_empty() {
         return Err(Error::new(
             Kind::Usage,
@@ -160,9 +178,14 @@ pub fn engine(
         return Err(Error::new(Kind::Usage, format!("environment {} does not allow --yes", environment.name))
             .hint(format!("answer at a terminal, or set allow-yes = true in [environment.{}]", environment.name)));
     }
+    engine_asking(config, Arc::new(AtTerminal { yes, actor: engine::config::actor() }), quiet)
+}
+
+/// An engine that asks whoever this is.
+fn engine_asking(config: &Config, confirmer: Arc<dyn Confirmer>, quiet: bool) -> Result<Engine> {
     Engine::builder()
         .state_directory(config.state_directory())
-        .confirmer(Arc::new(AtTerminal { yes, actor: engine::config::actor() }))
+        .confirmer(confirmer)
         .observer(Arc::new(Watch::new(quiet)))
         .checkpoint_store(config.checkpoint_store()?)
         .build()

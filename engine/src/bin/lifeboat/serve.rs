@@ -1,5 +1,7 @@
 //! `lifeboat serve`: owns the services that are its children, so that they live on when a command ends.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Args;
@@ -30,19 +32,38 @@ pub struct Arguments {
 /// How long a service's start may take here; its own limit is usually shorter.
 const START_LIMIT: Duration = Duration::from_secs(600);
 
-/// Goes on with the runs of an environment whose engine died. What can't go on is said, and left as it is.
-async fn take_up(global: &Global, environment: &str) {
+/// The run that was taken up and is not over, and what ends the work of the host for it.
+type UnderWay = Arc<Mutex<Option<(String, Arc<AtomicBool>)>>>;
+
+/// Goes on with the runs of an environment whose engine died. What can't go on is said, and left as it is. Nobody is asked: a run that wants
+/// consent waits for it, as without a terminal.
+async fn take_up(global: &Global, environment: &str, under_way: &UnderWay) {
+    let set = |now| *under_way.lock().expect("no panic while held") = now;
     let runs = interrupted(global, environment).unwrap_or_else(|error| {
         output::say(&format!("error: runs whose engine died can't be looked for: {error}"));
         Vec::new()
     });
     for run in runs {
         output::say(&format!("serve: run {run} was interrupted; going on with it"));
-        match crate::run::resume(global, &run, false).await {
+        let cancelled = Arc::<AtomicBool>::default();
+        set(Some((run.clone(), cancelled.clone())));
+        let came = crate::run::resume_unattended(global, &run, &cancelled).await;
+        set(None);
+        match came {
             Ok(code) => output::say(&format!("serve: run {run} came to exit code {code}")),
             Err(error) => output::say(&format!("error: run {run} does not go on: {error}")),
         }
     }
+}
+
+/// Leaves a run that was taken up where it is, when serving ends: the services it may want to start end too, so to cancel it would end it with
+/// less than the next engine can do. It is as if this one had died, so nothing of it goes on record; what its step is doing ends.
+fn leave(under_way: &UnderWay) {
+    let Some((run, cancelled)) = under_way.lock().expect("no panic while held").take() else { return };
+    cancelled.store(true, Ordering::Relaxed);
+    output::say(&format!(
+        "serve: run {run} is left as it is; the next `lifeboat serve` goes on with it, or `lifeboat runs resume {run}`"
+    ));
 }
 
 /// Runs of policies that nobody works on, oldest first.
@@ -69,7 +90,7 @@ async fn may_start(global: &Global, host: &RealHost, environment: &str, service:
     Ok(engine::mixed::refuse_start(&state, host, &cx, environment, service).await?)
 }
 
-/// Serves until SIGINT or SIGTERM; then stops its children.
+/// Serves until SIGINT or SIGTERM; then leaves a run that it took up where it is, and stops its children.
 pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let config = global.load()?;
     let environment = config.environment(global.env.as_deref())?;
@@ -81,17 +102,19 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     }
     let socket = config.state_directory().join("serve.sock");
     let (failed, mut failure) = tokio::sync::oneshot::channel::<Error>();
-    let starting = tokio::spawn({
+    let under_way = UnderWay::default();
+    let mut starting = tokio::spawn({
         let (socket, names) = (socket.clone(), arguments.start);
         let (global, resume) = (global.clone(), !arguments.no_resume);
         let environment = environment.name.clone();
+        let under_way = under_way.clone();
         async move {
             while !socket.exists() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             // First: they may have stopped one of these services, and left its data half-way.
             if resume {
-                take_up(&global, &environment).await;
+                take_up(&global, &environment, &under_way).await;
             }
             for name in names {
                 // Also where that can't be told: a service that is down is seen, and one on the wrong data is not.
@@ -128,8 +151,14 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
             _ = terminated => {}
             Ok(error) = &mut failure => failed_to_start = Some(error),
         }
+        // Before the services end: a run that sees its service end would go on record as failed.
+        starting.abort();
+        // Its end by being aborted is no error.
+        let _ = (&mut starting).await;
+        leave(&under_way);
     };
     let served = Supervisor::serve(environment.binding.service.clone(), socket, shutdown).await;
+    // Where it could not serve at all.
     starting.abort();
     served?;
     match failed_to_start {
