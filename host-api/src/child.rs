@@ -1,6 +1,9 @@
 //! Children: own process group, no shell, a minimal environment, stderr's tail kept, killed on deadline or cancellation.
 //!
-//! Exit code, signal and stderr decide what happened; a child is never left behind by a step that ends.
+//! Exit code, signal and stderr decide what happened; a child is never left behind by a step that ends. One whose engine is stopped or frozen
+//! ends by an alarm that the kernel holds, a little after its step's deadline; the module `alarm` says what that does not reach.
+
+mod alarm;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -32,7 +35,7 @@ pub struct Spec {
     /// Working directory.
     pub directory: Option<PathBuf>,
     /// What it starts is meant to go on when the step is over (a service manager's command): it carries no marker of the step, so that
-    /// nobody takes it for a leftover.
+    /// nobody takes it for a leftover, and no alarm, which it would keep if it becomes the service.
     pub lasting: bool,
 }
 
@@ -141,24 +144,28 @@ pub struct Child {
     reaped: Arc<Mutex<bool>>,
     /// Why the watcher killed it.
     killed: Arc<Mutex<Option<Error>>>,
+    /// When its alarm was set for; none for a lasting one, which has none.
+    deadline: Option<Instant>,
     stop_watching: Arc<AtomicBool>,
 }
 
 impl Child {
-    /// Starts a child whose stdin and stdout are pipes; it is killed, with its group, when the context says so.
+    /// Starts a child whose stdin and stdout are pipes; it is killed, with its group, when the context says so. None is started once the
+    /// step's deadline has passed.
     pub fn spawn(cx: &StepContext, spec: &Spec) -> Result<Self> {
         cx.check()?;
         let program = spec.program();
         let mut command = spec.command()?;
-        if !spec.lasting {
+        let deadline = (!spec.lasting).then_some(cx.deadline);
+        if let Some(deadline) = deadline {
             command.env(leftovers::STEP_VARIABLE, cx.marker());
+            alarm::arm(&mut command, deadline);
         }
-        let mut inner = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| spawn_error(&program, &e))?;
+        let mut inner =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| {
+                let late = (e.kind() == std::io::ErrorKind::TimedOut).then(|| cx.check().err()).flatten();
+                late.unwrap_or_else(|| spawn_error(&program, &e))
+            })?;
         let stderr = inner.stderr.take().expect("stderr is piped");
         let stderr = std::thread::spawn(move || keep_tail(stderr));
         let reaped = Arc::new(Mutex::new(false));
@@ -181,7 +188,16 @@ impl Child {
                 }
             })
         };
-        Ok(Self { inner, program, stderr: Some(stderr), watcher: Some(watcher), reaped, killed, stop_watching })
+        Ok(Self {
+            inner,
+            program,
+            stderr: Some(stderr),
+            watcher: Some(watcher),
+            reaped,
+            killed,
+            deadline,
+            stop_watching,
+        })
     }
 
     /// Its stdin; the child sees the end when it is dropped.
@@ -199,7 +215,7 @@ impl Child {
         self.inner.id()
     }
 
-    /// Waits for its end. A child that was killed for deadline or cancellation is that error.
+    /// Waits for its end. A child that was killed for deadline or cancellation, or that its alarm ended, is that error.
     pub fn wait(mut self) -> Result<Ended> {
         drop(self.inner.stdin.take());
         let status = loop {
@@ -216,6 +232,11 @@ impl Child {
         let bytes = self.stderr.take().and_then(|t| t.join().ok()).unwrap_or_default();
         if let Some(why) = self.killed.lock().expect("no panic while held").take() {
             return Err(why.context(format!("{} was killed", self.program)));
+        }
+        // One that sends itself the signal before its time has failed.
+        if status.signal() == Some(alarm::SIGALRM) && self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(Error::new(ErrorKind::TimedOut, "the step's deadline has passed")
+                .context(format!("{} was ended by its alarm", self.program)));
         }
         Ok(Ended { status, stderr: String::from_utf8_lossy(&bytes).into_owned() })
     }

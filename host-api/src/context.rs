@@ -95,9 +95,9 @@ impl StepContext {
         inner
     }
 
-    /// This context with time to take back what the step did, however it comes that it failed.
+    /// A context for taking back what this step had done: not cancelled, with some time of its own, still marked as this step's.
     #[must_use]
-    pub fn grace(&self, limit: Duration) -> Self {
+    pub fn taking_back(&self, limit: Duration) -> Self {
         let end = Instant::now() + limit;
         let deadline = self.latest.map_or(end, |latest| latest.min(end));
         Self { deadline, cancelled: Arc::new(AtomicBool::new(false)), ..self.clone() }
@@ -108,14 +108,40 @@ impl StepContext {
         format!("{}-{:06}", self.run, self.step)
     }
 
-    /// What the names of its files in the engine's scratch space begin with: what a killed engine left there is found by it.
+    /// What the names of its files in the engine's scratch space begin with: what a killed engine left there is found by it, and by
+    /// [`crate::probe::Probe::clear_spool`] for the whole run.
     pub fn spool_prefix(&self) -> String {
         format!("{}-", self.attempt_key())
+    }
+
+    /// The run that made a file of this name in the scratch space; none for what no step made.
+    pub(crate) fn spooled_by(name: &str) -> Option<&str> {
+        // What makes the name unique has no `-` in it.
+        name.rsplit_once('-').and_then(|(attempt, _)| Self::run_of(attempt))
+    }
+
+    /// `RUN` of an attempt's key, `RUN-STEP-ATTEMPT`; none for what is no such key.
+    pub(crate) fn run_of(attempt_key: &str) -> Option<&str> {
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let (rest, attempt) = attempt_key.rsplit_once('-')?;
+        let (run, step) = rest.rsplit_once('-')?;
+        (number(step) && number(attempt) && !run.is_empty()).then_some(run)
     }
 
     /// Says that the step has come to a place between two things that a crash may tear apart.
     pub fn at(&self, place: &str) {
         (self.waypoint)(place);
+    }
+
+    /// This step, cancelled at the moment it comes to a place: what it does behind that place, it does late.
+    #[cfg(test)]
+    pub(crate) fn ended_at(&self, place: &'static str) -> Self {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let end = cancelled.clone();
+        let waypoint: Waypoint = Arc::new(move |reached| {
+            end.fetch_or(reached == place, Ordering::Relaxed);
+        });
+        Self { cancelled, waypoint, ..self.clone() }
     }
 
     /// Reports progress.

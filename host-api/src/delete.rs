@@ -81,7 +81,7 @@ fn remove(cx: &StepContext, store: &ObjectStore, backup: &Backup, intent_sha256:
             let manifest = manifests::read(store, &backup.service, &backup.id, &backup.digest)?;
             let objects: Vec<String> = manifest.objects().map(|object| object.key.clone()).collect();
             let tombstone = records::Tombstone::new(cx, backup, intent_sha256, objects.clone());
-            if !records::write_tombstone(store, &backup.service, &tombstone)? {
+            if !records::write_tombstone(cx, store, &backup.service, &tombstone)? {
                 return Err(Error::conflict("somebody else began to remove it at the same moment").hint("try again"));
             }
             // A hold that was written between our look and the tombstone; see `catalog::hold`.
@@ -101,6 +101,7 @@ fn remove(cx: &StepContext, store: &ObjectStore, backup: &Backup, intent_sha256:
             crate::identifier::shown(stranger)
         )));
     }
+    cx.check()?;
     store.delete(&manifest_key)?;
     cx.at("manifest removed");
     for key in &objects {

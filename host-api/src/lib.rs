@@ -17,6 +17,7 @@ pub mod child;
 pub mod context;
 pub mod control;
 pub mod delete;
+mod disk;
 pub mod dump;
 pub mod error;
 pub mod http_check;

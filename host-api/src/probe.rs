@@ -10,17 +10,26 @@ use async_trait::async_trait;
 
 use crate::catalog::{Backup, manifests};
 use crate::context::StepContext;
-use crate::error::{Error, Result};
+use crate::control::unfinished;
+use crate::error::{Context, Error, Result};
 use crate::leftovers;
 use crate::real::{RealHost, blocking};
 use crate::versions;
+
+#[cfg(test)]
+mod tests;
 
 /// Looking at what an attempt at a step did. `attempt` is its [`StepContext::attempt_key`].
 #[async_trait]
 pub trait Probe: Send + Sync {
     /// Ends whatever earlier attempts at this step left running: local children, and sessions in the databases of a service. Nothing of
-    /// them is left when this answers, nor of what their run had in the engine's scratch space.
+    /// them is left when this answers, nor, as far as it can be removed, of what their run had in the engine's scratch space, and of installs
+    /// of this service that were cut off.
     async fn end_attempts(&self, cx: &StepContext, service: Option<&str>) -> Result<()>;
+    /// Removes what a run has in the engine's scratch space, whichever of its steps made it: copies of somebody's data. For a run whose end is
+    /// about to be on record, or that is about to be taken up again; never while its steps are at work. The error names what stays: it
+    /// takes room, and decides nothing.
+    async fn clear_spool(&self, run: &str) -> Result<()>;
     /// The backup that an attempt made, if it came so far.
     async fn backup_of_attempt(
         &self,
@@ -36,15 +45,23 @@ pub trait Probe: Send + Sync {
     fn repeatable(&self, endpoint: &str) -> Result<bool>;
 }
 
-/// Removes what a run that nobody works on has in the scratch space: copies of somebody's data.
-fn clear_spool(spool: &Path, run: &str) {
-    let prefix = format!("{run}-");
-    for entry in std::fs::read_dir(spool).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
-            // One that stays takes room, and decides nothing.
-            let _ = std::fs::remove_file(entry.path());
+fn clear_spool(spool: &Path, run: &str) -> Result<()> {
+    let mut left = Vec::new();
+    for entry in std::fs::read_dir(spool).doing(|| format!("looking into {}", spool.display()))? {
+        let path = entry.doing(|| format!("looking into {}", spool.display()))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if StepContext::spooled_by(name) == Some(run)
+            && let Err(e) = std::fs::remove_file(&path)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            left.push(format!("{}: {e}", path.display()));
         }
     }
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Error::failed(format!("copies of data are left in the scratch space: {}", left.join("; ")))
+        .hint("remove them by hand"))
 }
 
 #[async_trait]
@@ -54,13 +71,23 @@ impl Probe for RealHost {
         let (cx, spool) = (cx.clone(), self.spool_dir());
         blocking(move || {
             leftovers::end_step(&cx.run, cx.step)?;
-            clear_spool(&spool, &cx.run);
+            // An install that was cut off: what it left is of no attempt that goes on.
+            if let Some(install) = work.as_ref().and_then(|work| work.service.install.as_ref()) {
+                unfinished::sweep(install);
+            }
+            // Decides nothing; whoever ends the run is told.
+            let _ = clear_spool(&spool, &cx.run);
             for (source, driver) in work.iter().flat_map(|work| &work.drivers) {
                 driver.end_attempts(&cx).map_err(|e| e.context(source))?;
             }
             Ok(())
         })
         .await
+    }
+
+    async fn clear_spool(&self, run: &str) -> Result<()> {
+        let (spool, run) = (self.spool_dir(), run.to_owned());
+        blocking(move || clear_spool(&spool, &run)).await
     }
 
     async fn backup_of_attempt(

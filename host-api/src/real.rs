@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::bindings::{Service, Source, Store};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::sources::{SourceDriver, files::FilesDriver, postgres::PostgresDriver, sqlite::SqliteDriver};
 
 /// Real services and stores, by the names that an environment gives them.
@@ -31,12 +31,7 @@ impl RealHost {
         stores: &BTreeMap<String, Store>,
         state_dir: &Path,
     ) -> Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(state_dir.join("spool"))
-            .doing(|| format!("creating {}", state_dir.display()))?;
+        crate::disk::private_dir(&state_dir.join("spool"))?;
         let stores = stores
             .iter()
             .map(|(name, store)| Ok((name.clone(), Arc::new(crate::stores::ObjectStore::open(name, store)?))))

@@ -16,7 +16,8 @@ use crate::Finding;
 use crate::bindings::{NamedQuery, Scratch as Binding, Service};
 use crate::context::StepContext;
 use crate::control::process::{Process, log_tail};
-use crate::control::{ports, record::private_dir, values};
+use crate::control::{ports, values};
+use crate::disk::{private_dir, sync_directory};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::identifier::{check_id, shown};
 use crate::leftovers;
@@ -177,8 +178,8 @@ impl Plan {
             .mode(0o600)
             .open(&self.marker)
             .and_then(|file| file.sync_all())
-            .and_then(|()| File::open(directory)?.sync_all())
             .doing(|| format!("writing {}", self.marker.display()))?;
+        sync_directory(directory)?;
         private_dir(&self.directory)?;
         // A process of an earlier attempt at this start works on the candidate behind our back.
         leftovers::end(leftovers::INSTANCE_VARIABLE, |of| of == id)?;

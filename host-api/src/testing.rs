@@ -80,7 +80,7 @@ impl World {
     /// Every file in a store, by its path there.
     pub(crate) fn stored(&self, store: &str) -> BTreeSet<String> {
         let root = self.dir.path().join(store);
-        crate::reference::files_below(&crate::work::grace(&self.cx), &root).unwrap()
+        crate::reference::files_below(&self.cx.taking_back(crate::work::GRACE), &root).unwrap()
     }
 
     /// Where an object lies.

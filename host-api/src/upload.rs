@@ -69,7 +69,7 @@ fn copy(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, backup: &Backup)
     // Removed meanwhile, here or there: then it must not come back.
     catalog::require(from, backup)?;
     refuse_removed(to, backup)?;
-    let digest = manifests::write(to, &manifest)?;
+    let digest = manifests::write(cx, to, &manifest)?;
     cx.at("manifest copied");
     if digest != backup.digest {
         return Err(Error::failed(format!("a bug: the copied manifest's digest is {digest}, not {}", backup.digest)));
@@ -91,7 +91,7 @@ fn copy_object(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, entry: &O
         let mut writer = to.writer(&entry.key)?;
         // The writer is dropped on any failure: nothing of it appears.
         check_stored(cx, from, entry, "copy", &mut writer as &mut dyn Write).map_err(Fault::into_error)?;
-        if writer.finish()? == Put::Created {
+        if writer.finish(&|| cx.check())? == Put::Created {
             return Ok(());
         }
     }

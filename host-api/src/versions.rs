@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::bindings::Install;
+use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identifier::shown;
 
@@ -43,7 +44,8 @@ pub fn installed(install: &Install) -> Vec<(String, PathBuf)> {
             let name = entry.file_name().into_string().ok()?;
             let version = version_of(&name)?.to_owned();
             // No link is followed: what an install makes is a directory.
-            if !entry.file_type().ok()?.is_dir() || unfinished(install, &name).exists() {
+            let never_in_service = unfinished(install, &name).exists() || pending(install, &name).is_symlink();
+            if !entry.file_type().ok()?.is_dir() || never_in_service {
                 return None;
             }
             let made = entry.metadata().and_then(|m| m.modified()).ok();
@@ -71,6 +73,17 @@ pub fn directory(install: &Install, version: &str) -> Result<PathBuf> {
 /// The mark of an install that has not come to its end: beside the directory, since that must be empty for the install's command.
 pub(crate) fn unfinished(install: &Install, name: &str) -> PathBuf {
     install.directory.join(format!(".{name}.unfinished"))
+}
+
+/// What is to become the link `current`, under its first name: it is there from before an install is complete until it is in service.
+pub(crate) fn pending(install: &Install, name: &str) -> PathBuf {
+    install.directory.join(format!(".current.{name}"))
+}
+
+/// True for `VERSION@RUN-STEP-ATTEMPT`, a name that an install gives; a person's `1.2.0@by-hand` is none.
+pub(crate) fn is_of_attempt(name: &str) -> bool {
+    let attempt = name.split_once('@').and_then(|(_, attempt)| StepContext::run_of(attempt));
+    version_of(name).is_some() && attempt.is_some()
 }
 
 /// `1.2.0` of `1.2.0@RUN-STEP-ATTEMPT`.
@@ -125,6 +138,8 @@ mod tests {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
         std::fs::write(unfinished(&install, "2.0@a-2-2"), "").unwrap();
+        std::fs::create_dir(dir.path().join("2.0@a-2-3")).unwrap();
+        symlink("2.0@a-2-3", pending(&install, "2.0@a-2-3")).unwrap();
         symlink("1.0@a-1-1", dir.path().join("current")).unwrap();
         assert_eq!(directory(&install, "1.0").unwrap(), dir.path().join("1.0@a-1-1"));
         assert_eq!(directory(&install, "2.0").unwrap(), dir.path().join("2.0@a-2-1"));

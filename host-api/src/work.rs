@@ -17,7 +17,7 @@ use crate::sources::{Member, Row, SourceDriver};
 use crate::stores::ObjectStore;
 
 /// Time for taking back what a failed step had done: its own deadline may be why it failed.
-const GRACE: Duration = Duration::from_secs(120);
+pub(crate) const GRACE: Duration = Duration::from_secs(120);
 
 /// A service, its drivers, and the engine's private space.
 #[derive(Clone)]
@@ -103,9 +103,4 @@ impl Work {
         let rows = self.driver(&query.source)?.query(cx, member, &crate::questions::one(name, query))?;
         crate::query::bounded(name, rows)
     }
-}
-
-/// A context for taking back what a step had done: not cancelled, with some time of its own, still marked as that step's.
-pub(crate) fn grace(cx: &StepContext) -> StepContext {
-    cx.grace(GRACE)
 }

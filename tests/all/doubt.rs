@@ -340,3 +340,59 @@ fn a_call_by_hand_that_waits_is_cancelled_from_another_process() {
     assert!(!records(&site.show(&run), "run-ended").is_empty());
     assert!(site.is_up());
 }
+
+/// What `serve` has said so far.
+fn serve_log(site: &Site) -> String {
+    std::fs::read_to_string(site.path("serve.log")).unwrap()
+}
+
+#[test]
+fn a_serve_that_is_told_to_stop_leaves_the_run_that_it_took_up_to_the_next() {
+    let mut site = Site::notes();
+    site.guest("sleeps", "sleeper", "backup", &["clock.sleep-until"], "");
+    let run = killed_at(&site, "1 started", "sleeps", &[]);
+    for resumed in 1..=2 {
+        site.serve(&[]);
+        wait_until("serve went on with it, and it waits again", || {
+            let shown = site.show(&run);
+            records(&shown, "resumed").len() == resumed && records(&shown, "started").len() == resumed + 1
+        });
+        site.stop_serving();
+        let said = serve_log(&site);
+        assert!(said.contains(&format!("serve: run {run} is left as it is")), "{said}");
+        assert!(!said.contains("cancelling"), "{said}");
+        // As after a kill: nothing of the end is on record.
+        let shown = site.show(&run);
+        assert_eq!(newest(&site)["status"], "interrupted", "{shown}");
+        assert!(records(&shown, "ending").is_empty(), "{shown}");
+    }
+    site.lifeboat(&["runs", "cancel", &run, "--reason", "slept enough"]).expect(130);
+}
+
+#[test]
+fn a_run_that_serve_takes_up_at_a_terminal_asks_nobody_there_and_parks() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    site.run("backup", &[]).expect(0);
+    let run = killed_at(&site, "staged db", "restore", &[]);
+    site.stop_serving();
+    // A terminal of its own, on which nobody ever types a word.
+    let command = format!("{} serve", crate::support::lifeboat().display());
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &command, "/dev/null"]).current_dir(site.path("")).env_remove("LIFEBOAT_CONFIG");
+    let mut terminal = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut shown, mut screen) = (String::new(), terminal.stdout.take().unwrap());
+    let mut chunk = [0; 1024];
+    while !shown.contains("came to exit code") && !shown.contains("to approve, type") {
+        // Not by lines: a prompt does not end one.
+        let read = screen.read(&mut chunk).unwrap();
+        assert_ne!(read, 0, "{shown}");
+        shown.push_str(&String::from_utf8_lossy(&chunk[..read]));
+    }
+    // The terminal's interrupt character ends it.
+    terminal.stdin.take().unwrap().write_all(b"\x03").unwrap();
+    terminal.wait().unwrap();
+    assert!(shown.contains(&format!("serve: run {run} came to exit code 13")), "{shown}");
+    assert!(!shown.contains("to approve, type"), "{shown}");
+    assert_eq!(site.show(&run)["status"], "parked", "{shown}");
+}

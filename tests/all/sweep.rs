@@ -348,10 +348,12 @@ impl World for Notes {
         let current = fs::read_link(site.path("versions/current")).unwrap();
         let version = current.to_string_lossy().split('@').next().unwrap().to_owned();
         let log = fs::read_to_string(site.path(".lifeboat/logs/notes.log")).unwrap_or_default();
+        // However often it was killed: no directory stays of what never was in service.
+        let versions = names(&site.path("versions")).len();
         let beside = names(&site.path("live")).into_iter().filter(|name| name.contains(".lifeboat-")).count();
         let delivered = fs::read_to_string(site.path("live/delivered.log")).unwrap_or_default().lines().count();
         json!({
-            "notes": ask("/notes"), "ready": ready, "installed": version, "starts": log.matches("listening on").count(),
+            "notes": ask("/notes"), "ready": ready, "installed": version, "versions": versions, "starts": log.matches("listening on").count(),
             "beside": beside, "delivered": delivered,
         })
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Backup;
 use super::records::tombstoned;
+use crate::context::StepContext;
 use crate::error::{Error, Result};
 use crate::identifier::{check_id, check_name, shown};
 use crate::manifest::Manifest;
@@ -70,12 +71,13 @@ pub(crate) fn read(store: &ObjectStore, service: &str, id: &str, digest: &str) -
         .map_err(|e| e.context(format!("store {}: {key}", store.name())))
 }
 
-/// Writes a manifest: from here on, the backup exists. One that is there already has the same digest, so it is the same.
-pub(crate) fn write(store: &ObjectStore, manifest: &Manifest) -> Result<String> {
+/// Writes a manifest, unless the step is late: from here on, the backup exists. One that is there already has the same digest, so it is the
+/// same.
+pub(crate) fn write(cx: &StepContext, store: &ObjectStore, manifest: &Manifest) -> Result<String> {
     validate(manifest, &manifest.service, &manifest.id)?;
     let (bytes, digest) = manifest.encode()?;
     let key = key(&manifest.service, &manifest.id, &digest);
-    match store.put_if_absent(&key, &bytes)? {
+    match store.put_in_time(cx, &key, &bytes)? {
         Put::Created => {}
         Put::Exists => drop(read(store, &manifest.service, &manifest.id, &digest)?),
     }

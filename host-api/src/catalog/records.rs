@@ -177,7 +177,7 @@ pub(crate) fn write(
     record: &impl Serialize,
 ) -> Result<()> {
     let key = format!("{service}/records/{backup}/{kind}-{}.json", cx.record_id());
-    match store.put_if_absent(&key, &encode(record)?)? {
+    match store.put_in_time(cx, &key, &encode(record)?)? {
         Put::Created | Put::Exists => Ok(()),
     }
 }
@@ -199,9 +199,14 @@ pub(crate) fn read_tombstone(store: &ObjectStore, service: &str, backup: &str) -
 }
 
 /// Writes a backup's tombstone; false if there is one already.
-pub(crate) fn write_tombstone(store: &ObjectStore, service: &str, tombstone: &Tombstone) -> Result<bool> {
+pub(crate) fn write_tombstone(
+    cx: &StepContext,
+    store: &ObjectStore,
+    service: &str,
+    tombstone: &Tombstone,
+) -> Result<bool> {
     let key = tombstone_key(service, &tombstone.backup);
-    Ok(store.put_if_absent(&key, &encode(tombstone)?)? == Put::Created)
+    Ok(store.put_in_time(cx, &key, &encode(tombstone)?)? == Put::Created)
 }
 
 /// Takes a tombstone back; only right while nothing else was removed.

@@ -47,10 +47,12 @@ impl Manager for Supervised {
     }
 
     fn start(&self, cx: &StepContext) -> Result<()> {
+        cx.check()?;
         self.ask(cx, "start")?.map(drop).ok_or_else(|| self.absent())
     }
 
     fn stop(&self, cx: &StepContext) -> Result<()> {
+        cx.check()?;
         self.ask(cx, "stop")?.map(drop).ok_or_else(|| self.absent())
     }
 }

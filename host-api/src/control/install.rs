@@ -4,12 +4,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::unfinished::{self, Alone};
 use super::values::{self, Values};
 use crate::bindings::Install;
 use crate::child::run_text;
 use crate::context::StepContext;
+use crate::disk::{self, sync_directory};
 use crate::error::{Context, Error, Result};
-use crate::versions::{check_version, current, unfinished};
+use crate::versions::{check_version, current, pending, unfinished as mark_of};
 
 /// Proves, changing nothing, that a version can be had. Blocking.
 pub(crate) fn installable(cx: &StepContext, install: &Install, version: &str) -> Result<()> {
@@ -23,7 +25,7 @@ pub(crate) fn installable(cx: &StepContext, install: &Install, version: &str) ->
 /// Installs a version into a directory of its own and makes it the current one. Blocking.
 ///
 /// Whatever fails before the switch leaves `current` as it was and removes the directory. Asked again by the same attempt after the
-/// switch, it is done already.
+/// switch, it is done already. What earlier installs left that were cut off is removed first.
 pub(crate) fn install(cx: &StepContext, install: &Install, version: &str) -> Result<()> {
     check_version(version)?;
     let attempt = cx.attempt_key();
@@ -43,6 +45,14 @@ pub(crate) fn install(cx: &StepContext, install: &Install, version: &str) -> Res
     if current(install).is_some_and(|(_, now)| now == dir) {
         return Ok(());
     }
+    std::fs::create_dir_all(&install.directory).doing(|| format!("creating {}", install.directory.display()))?;
+    let alone = Alone::take(install)?;
+    // A directory that is there is a leftover of this very attempt, which is not made twice: whose it is now, nobody knows.
+    if disk::exists(&dir)? {
+        return Err(Error::conflict(format!("{} is there already", dir.display()))
+            .hint("an interrupted install left it: remove it"));
+    }
+    alone.sweep(install);
     let mut fresh = Fresh::make(install, &name, dir)?;
     let made = fill(cx, install, version, &fresh.dir).and_then(|()| switch(cx, install, &name, &link));
     match made {
@@ -60,24 +70,19 @@ pub(crate) fn install(cx: &StepContext, install: &Install, version: &str) -> Res
 }
 
 /// A new directory for an install, marked as unfinished until it is kept.
-struct Fresh {
+struct Fresh<'a> {
+    install: &'a Install,
+    name: &'a str,
     dir: PathBuf,
-    mark: PathBuf,
     keep: bool,
 }
 
-impl Fresh {
-    fn make(install: &Install, name: &str, dir: PathBuf) -> Result<Self> {
-        std::fs::create_dir_all(&install.directory).doing(|| format!("creating {}", install.directory.display()))?;
-        let mark = unfinished(install, name);
-        // A directory that is there is a leftover of this very attempt: nobody knows what is in it.
-        if dir.symlink_metadata().is_ok() {
-            return Err(Error::conflict(format!("{} is there already", dir.display()))
-                .hint("an interrupted install left it: remove it"));
-        }
+impl<'a> Fresh<'a> {
+    fn make(install: &'a Install, name: &'a str, dir: PathBuf) -> Result<Self> {
+        let mark = mark_of(install, name);
         File::create(&mark).and_then(|f| f.sync_all()).doing(|| format!("writing {}", mark.display()))?;
-        let fresh = Self { dir, mark, keep: false };
-        sync_dir(&install.directory)?;
+        let fresh = Self { install, name, dir, keep: false };
+        sync_directory(&install.directory)?;
         std::fs::create_dir(&fresh.dir).doing(|| format!("creating {}", fresh.dir.display()))?;
         Ok(fresh)
     }
@@ -85,27 +90,20 @@ impl Fresh {
     /// Removes it and adds to the error what could not be.
     fn remove(mut self, error: Error) -> Error {
         self.keep = true;
-        match std::fs::remove_dir_all(&self.dir) {
-            Ok(()) => {
-                // Alone it marks nothing.
-                let _ = std::fs::remove_file(&self.mark);
-                error
-            }
+        match unfinished::remove(self.install, self.name) {
+            Ok(()) => error,
             Err(e) => {
-                let hint = format!("{} could not be removed ({e}): remove it by hand", self.dir.display());
-                error.hint(hint)
+                error.hint(format!("{} could not be removed ({}): remove it by hand", self.dir.display(), e.message))
             }
         }
     }
 }
 
-impl Drop for Fresh {
+impl Drop for Fresh<'_> {
     fn drop(&mut self) {
         if !self.keep {
-            // On the way out of a panic or an early return; the mark stays if the directory does.
-            if std::fs::remove_dir_all(&self.dir).is_ok() || !self.dir.exists() {
-                let _ = std::fs::remove_file(&self.mark);
-            }
+            // On the way out of a panic or an early return; what stays stays marked, and goes with the next install.
+            let _ = unfinished::remove(self.install, self.name);
         }
     }
 }
@@ -132,29 +130,22 @@ fn step(cx: &StepContext, install: &Install, command: &[String], values: &Values
 }
 
 fn switch(cx: &StepContext, install: &Install, name: &str, link: &Path) -> Result<()> {
-    // Only now is it a version that others may choose.
-    let mark = unfinished(install, name);
+    let switching = || format!("switching {}", link.display());
+    let pending = pending(install, name);
+    std::os::unix::fs::symlink(name, &pending).doing(switching)?;
+    // On disk before the mark goes: with neither of them, it would be taken for one that was in service.
+    sync_directory(&install.directory)?;
+    let mark = mark_of(install, name);
     std::fs::remove_file(&mark).doing(|| format!("removing {}", mark.display()))?;
     cx.at("before the switch");
-    let temporary = install.directory.join(format!(".current.{name}"));
-    let made = std::os::unix::fs::symlink(name, &temporary)
-        .and_then(|()| std::fs::rename(&temporary, link))
-        .doing(|| format!("switching {}", link.display()));
-    if made.is_err() {
-        // It may not be there.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    made?;
+    cx.check()?;
+    std::fs::rename(&pending, link).doing(switching)?;
     cx.at("switched");
-    sync_dir(&install.directory)?;
+    sync_directory(&install.directory)?;
     match std::fs::read_link(link) {
         Ok(to) if to == Path::new(name) => Ok(()),
         _ => Err(Error::conflict(format!("{} was changed by someone else", link.display()))),
     }
-}
-
-fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|d| d.sync_all()).doing(|| format!("writing {} to disk", dir.display()))
 }
 
 /// True if a text names this version, and not one that only contains it (`1.2.0` in `11.2.0`, `1.2.0rc1`, `1.2.0.1`).
@@ -269,6 +260,65 @@ mod tests {
         assert_eq!(error.kind, ErrorKind::TimedOut, "{error}");
         assert_eq!(names(&binding), before);
         assert_eq!(current(&binding).unwrap().0, "1.0.0");
+    }
+
+    #[test]
+    fn a_switch_that_would_come_late_does_not_happen() {
+        let dir = tempfile::tempdir().unwrap();
+        let binding = binding(dir.path());
+        install(&attempt("r1"), &binding, "1.0.0").unwrap();
+        let before = names(&binding);
+        let late = attempt("r2").ended_at("before the switch");
+        assert_eq!(install(&late, &binding, "2.0.0").unwrap_err().kind, ErrorKind::Cancelled);
+        assert!(late.check().is_err(), "it came to that place");
+        assert_eq!((names(&binding), current(&binding).unwrap().0.as_str()), (before, "1.0.0"));
+    }
+
+    #[test]
+    fn the_next_install_removes_what_one_left_that_was_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut binding = binding(dir.path());
+        install(&attempt("r1"), &binding, "1.0.0").unwrap();
+        // An engine is killed: nothing of it cleans up. This one's memory is forgotten instead.
+        let cut_off = |run: &str, switching: bool| {
+            let name = format!("2.0.0@{run}-0-1");
+            let fresh = Fresh::make(&binding, &name, binding.directory.join(&name)).unwrap();
+            std::fs::write(fresh.dir.join("half"), "").unwrap();
+            if switching {
+                let late = attempt(run).ended_at("before the switch");
+                let link = binding.directory.join("current");
+                assert_eq!(switch(&late, &binding, &name, &link).unwrap_err().kind, ErrorKind::Cancelled);
+            }
+            std::mem::forget(fresh);
+        };
+        cut_off("r2", false);
+        cut_off("r3", true);
+        assert_eq!(
+            names(&binding),
+            [
+                ".2.0.0@r2-0-1.unfinished",
+                ".current.2.0.0@r3-0-1",
+                "1.0.0@r1-0-1",
+                "2.0.0@r2-0-1",
+                "2.0.0@r3-0-1",
+                "current"
+            ]
+        );
+        install(&attempt("r4"), &binding, "2.0.0").unwrap();
+        let kept = ["1.0.0@r1-0-1", "2.0.0@r4-0-1", "current"];
+        assert_eq!(names(&binding), kept);
+
+        // Also where the next one fails, and never while another works there.
+        cut_off("r5", true);
+        let other = Alone::take(&binding).unwrap();
+        let before = names(&binding);
+        assert_eq!(install(&attempt("r6"), &binding, "1.0.0").unwrap_err().kind, ErrorKind::Conflict);
+        assert_eq!(names(&binding), before);
+        drop(other);
+        binding.check = vec!["false".into()];
+        install(&attempt("r6"), &binding, "1.0.0").unwrap_err();
+        assert_eq!(names(&binding), kept);
+        assert_eq!(current(&binding).unwrap().0, "2.0.0");
     }
 
     #[test]

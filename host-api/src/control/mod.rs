@@ -21,6 +21,7 @@ pub(crate) mod record;
 pub mod supervisor;
 #[cfg(test)]
 pub(crate) mod test_child;
+pub(crate) mod unfinished;
 pub(crate) mod values;
 
 use std::path::Path;

@@ -1,12 +1,11 @@
 //! Which process a supervised child is, on disk: the next supervisor finds it again when this one was killed.
 
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::process::Process;
+use crate::disk::{private_dir, write_private};
 use crate::error::{Context, Result};
 
 /// A process of this boot.
@@ -30,16 +29,10 @@ fn boot() -> String {
 /// Writes down which process a service's child is.
 pub(super) fn write(dir: &Path, service: &str, process: &Process) -> Result<()> {
     let path = path(dir, service);
-    let said = || format!("writing {}", path.display());
     private_dir(&dir.join("children"))?;
     let record = Record { pid: process.pid(), pid_started: process.started(), boot: boot() };
-    let text = serde_json::to_vec(&record).doing(said)?;
-    let temporary = path.with_extension("new");
-    let mut file =
-        std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&temporary).doing(said)?;
-    file.write_all(&text).doing(said)?;
-    // No fsync: after a loss of power there is no such process to find.
-    std::fs::rename(&temporary, &path).doing(said)
+    let text = serde_json::to_vec(&record).doing(|| format!("writing {}", path.display()))?;
+    write_private(&path, &text)
 }
 
 /// Forgets it; forgotten already is fine.
@@ -53,9 +46,4 @@ pub(super) fn alive(dir: &Path, service: &str) -> Option<(u32, u64)> {
     let record: Record = serde_json::from_slice(&std::fs::read(path(dir, service)).ok()?).ok()?;
     let same = record.boot == boot() && crate::child::start_ticks(record.pid) == Some(record.pid_started);
     same.then_some((record.pid, record.pid_started))
-}
-
-/// A directory of mode 0700, made if absent.
-pub(crate) fn private_dir(dir: &Path) -> Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).doing(|| format!("creating {}", dir.display()))
 }

@@ -21,6 +21,7 @@ use super::process::{Process, log_tail};
 use super::protocol::{Answer, Ask, LINE_BYTES_MAX, Seen, connect, short};
 use super::{ports, record, values};
 use crate::bindings::{ChildControl, Control, Service};
+use crate::disk::private_dir;
 use crate::error::{Context, Error, Result};
 use crate::real::blocking;
 
@@ -69,7 +70,7 @@ impl Supervisor {
         shutdown: impl Future<Output = ()>,
     ) -> Result<()> {
         let dir = socket.parent().unwrap_or(Path::new("/")).to_owned();
-        record::private_dir(&dir)?;
+        private_dir(&dir)?;
         let _lock = lock(&dir)?;
         let listener = listen(&socket)?;
         let supervisor = Arc::new(Self::new(services, dir)?);
@@ -102,7 +103,7 @@ impl Supervisor {
     }
 
     fn new(services: BTreeMap<String, Service>, dir: PathBuf) -> Result<Self> {
-        record::private_dir(&dir.join("logs"))?;
+        private_dir(&dir.join("logs"))?;
         let mut kept = BTreeMap::new();
         for (name, service) in services {
             if !matches!(service.control, Some(Control::Child(_))) {

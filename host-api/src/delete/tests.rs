@@ -64,7 +64,7 @@ fn half_a_removal_counts_as_removed_and_is_completed() {
             .map(|object| object.key.clone())
             .collect(),
     );
-    records::write_tombstone(&world.store, "notes", &tombstone).unwrap();
+    records::write_tombstone(&world.cx, &world.store, "notes", &tombstone).unwrap();
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir_all(path.join("x")).unwrap();
     let error = remove_all(&world, &[&backup]).unwrap_err();
@@ -98,7 +98,8 @@ fn a_tombstone_that_names_others_objects_removes_nothing() {
     let (one, two) = (world.take().unwrap(), world.take().unwrap());
     let others = manifests::read(&world.store, "notes", &two.id, &two.digest).unwrap();
     let keys = others.objects().map(|object| object.key.clone()).collect();
-    records::write_tombstone(&world.store, "notes", &records::Tombstone::new(&world.cx, &one, INTENT, keys)).unwrap();
+    records::write_tombstone(&world.cx, &world.store, "notes", &records::Tombstone::new(&world.cx, &one, INTENT, keys))
+        .unwrap();
     let before = world.stored("local");
     assert!(remove_all(&world, &[&one]).unwrap_err().message.contains("no object of it"));
     assert_eq!(world.stored("local"), before);
@@ -110,4 +111,18 @@ fn a_store_that_is_gone_removes_nothing_silently() {
     let backup = world.take().unwrap();
     std::fs::rename(world.dir.path().join("local"), world.dir.path().join("away")).unwrap();
     assert!(remove_all(&world, &[&backup]).is_err());
+}
+
+#[test]
+fn a_removal_that_is_late_takes_no_manifest_and_is_completed_by_the_next() {
+    let mut world = World::new();
+    let backup = world.take().unwrap();
+    let manifest = world.path("local", &manifests::key("notes", &backup.id, &backup.digest));
+    let cx = world.cx.clone();
+    world.cx = cx.ended_at("tombstone written");
+    assert_eq!(remove_all(&world, &[&backup]).unwrap_err().kind, crate::ErrorKind::Cancelled);
+    assert!(world.cx.check().is_err() && manifest.exists());
+    world.cx = cx;
+    remove_all(&world, &[&backup]).unwrap();
+    assert!(!manifest.exists());
 }

@@ -80,3 +80,12 @@ fn what_a_dump_noticed_stands_in_the_backup() {
         ]
     );
 }
+
+#[test]
+fn a_manifest_that_would_come_late_is_not_written() {
+    let mut world = World::new();
+    world.cx = world.cx.ended_at("before the manifest");
+    assert_eq!(world.take().unwrap_err().kind, ErrorKind::Cancelled);
+    assert!(world.cx.check().is_err(), "it came to that place");
+    assert!(!world.stored("local").iter().any(|path| path.contains("/manifests/")), "{:?}", world.stored("local"));
+}

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use rustls::pki_types::pem::PemObject;
@@ -97,9 +98,9 @@ impl Target {
         let mut status = None;
         let body = tokio::select! {
             error = super::cancelled(cx) => return Err(error),
-            body = tokio::time::timeout(timeout, self.exchange(request, &mut status)) => body,
+            body = before(Instant::now() + timeout, self.exchange(request, &mut status)) => body,
         };
-        let body = body.unwrap_or_else(|_| {
+        let body = body.unwrap_or_else(|| {
             let what = if status.is_some() { "the answer did not end" } else { "no answer" };
             Err(format!("{what} within {} ms", timeout.as_millis()))
         });
@@ -152,6 +153,17 @@ impl Target {
             }
         }
     }
+}
+
+/// Drives something to its end, and not one step further once a time has come: a process that was stopped between connecting and sending sends
+/// nothing that is late. None: it was not over by then.
+async fn before<T>(end: Instant, what: impl Future<Output = T>) -> Option<T> {
+    let mut what = std::pin::pin!(what);
+    let in_time = std::future::poll_fn(|task| match Instant::now() < end {
+        true => what.as_mut().poll(task),
+        false => Poll::Pending,
+    });
+    tokio::time::timeout_at(end.into(), in_time).await.ok()
 }
 
 fn base_url(text: &str) -> Result<Url> {
@@ -272,5 +284,18 @@ fn tls_words(error: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(_) => "TLS: its certificate is not accepted".into(),
         rustls::Error::AlertReceived(alert) => format!("TLS: it refused us: {alert:?}"),
         _ => "TLS: the handshake failed".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_late_is_not_driven_one_step_further() {
+        let mut driven = false;
+        assert_eq!(before(Instant::now(), async { driven = true }).await, None);
+        assert!(!driven);
+        assert_eq!(before(Instant::now() + Duration::from_secs(60), async { 7 }).await, Some(7));
     }
 }

@@ -1,13 +1,14 @@
 //! Back: from a store to whoever restores or checks.
 
 use std::io::{BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::{CHUNK_BYTES, CHUNKS_AHEAD, Meter, Tallied, Tally, error_of};
 use crate::context::StepContext;
+use crate::disk::{free_bytes, private_dir};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::manifest::ObjectEntry;
 use crate::sources::{ObjectSource, SpooledFile};
@@ -53,11 +54,7 @@ impl ObjectSource for StoreSource {
 impl StoreSource {
     fn make_spool_dir(&self) -> Result<()> {
         let shown = self.spool_dir.display();
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.spool_dir)
-            .doing(|| format!("creating {shown}"))?;
+        private_dir(&self.spool_dir)?;
         // It may be older than we are.
         std::fs::set_permissions(&self.spool_dir, std::fs::Permissions::from_mode(0o700))
             .doing(|| format!("making {shown} private"))
@@ -65,9 +62,7 @@ impl StoreSource {
 
     fn check_space(&self, entry: &ObjectEntry) -> Result<()> {
         let shown = self.spool_dir.display();
-        let stat = rustix::fs::statvfs(&self.spool_dir)
-            .doing(|| format!("can't tell how much space is free in {shown}, so nothing is spooled there"))?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let free = free_bytes(&self.spool_dir).map_err(|e| e.context("nothing is spooled"))?;
         let needed = entry.plain_bytes.saturating_add(SPACE_MARGIN_BYTES);
         if free < needed {
             return Err(Error::failed(format!("{} needs {needed} bytes in {shown}, where {free} are free", entry.key))

@@ -36,6 +36,7 @@ impl ObjectSink for StoreSink {
         let stored = Stored { inner: self.store.writer(&key)?, tally: Tally::default() };
         let (chunks, incoming) = sync_channel(CHUNKS_AHEAD);
         let (returning, empties) = channel();
+        let cx = self.cx.clone();
         let label = format!("store {}: writing {key}", self.store.name());
         let entry = ObjectEntry {
             role: role.to_owned(),
@@ -47,7 +48,7 @@ impl ObjectSink for StoreSink {
         };
         let worker = std::thread::Builder::new()
             .name("lifeboat-compress".into())
-            .spawn(move || compress(entry, stored, &incoming, &returning).map_err(|e| e.context(label)))
+            .spawn(move || compress(&cx, entry, stored, &incoming, &returning).map_err(|e| e.context(label)))
             .map_err(|e| Error::failed(format!("starting a thread: {e}")))?;
         Ok(Box::new(Compressing {
             chunk: Vec::with_capacity(CHUNK_BYTES),
@@ -139,6 +140,7 @@ impl Drop for Compressing {
 }
 
 fn compress(
+    cx: &StepContext,
     entry: ObjectEntry,
     stored: Stored,
     incoming: &Receiver<Message>,
@@ -163,7 +165,7 @@ fn compress(
         }
     }
     let Stored { inner, tally } = encoder.finish().map_err(error_of)?;
-    match inner.finish()? {
+    match inner.finish(&|| cx.check())? {
         Put::Created => Ok(ObjectEntry {
             stored_bytes: tally.bytes,
             stored_sha256: tally.sha256(),

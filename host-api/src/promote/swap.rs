@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::identifier::{check_id, now_ms};
 use crate::restore::{Candidate, Verification};
 use crate::sources::{Member, Swap};
-use crate::work::{Work, grace};
+use crate::work::{GRACE, Work};
 
 pub(super) fn plan(work: &Work, cx: &StepContext, id: &str, candidate: &Candidate) -> Result<Promotion> {
     check_id("promotion", id)?;
@@ -74,7 +74,7 @@ pub(super) fn promote(
             cx.check().and_then(|()| work.driver(&member.source)).and_then(|driver| driver.promote(cx, member, swap));
         if let Err(e) = swapped {
             let e = e.context(format!("promote {}/{}", work.name, member.source));
-            return Err(take_back(work, &grace(cx), &steps, n, plan, e));
+            return Err(take_back(work, &cx.taking_back(GRACE), &steps, n, plan, e));
         }
         cx.at(&format!("promoted {}", member.source));
     }

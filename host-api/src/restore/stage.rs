@@ -15,7 +15,7 @@ use crate::manifest::{Manifest, SourceFacts};
 use crate::sources::{Member, StageOptions, Target};
 use crate::stores::ObjectStore;
 use crate::upload::require_objects;
-use crate::work::{Work, grace};
+use crate::work::{GRACE, Work};
 
 /// Jobs of a database restore where nobody says: more would take what the live service needs.
 const JOBS_DEFAULT: u32 = 2;
@@ -102,8 +102,7 @@ fn make_dir(cx: &StepContext, dir: &Path) -> Result<()> {
         Err(_) => {}
     }
     if let Some(parent) = dir.parent() {
-        let mut builder = std::fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(parent).doing(|| format!("creating {}", parent.display()))?;
+        crate::disk::private_dir(parent)?;
     }
     std::fs::DirBuilder::new().mode(0o700).create(dir).doing(|| format!("creating {shown}"))
 }
@@ -132,7 +131,7 @@ fn stage_all(
                     members.clear();
                 }
                 // The deadline may be what failed: taking back has its own.
-                if let Err(left) = discard(work, &grace(cx), candidate, &members) {
+                if let Err(left) = discard(work, &cx.taking_back(GRACE), candidate, &members) {
                     e.message =
                         format!("{}; and what was staged before could not all be removed: {}", e.message, left.message);
                     e = e.hint(format!("once the cause is gone: lifeboat candidates discard {candidate}"));

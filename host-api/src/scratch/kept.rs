@@ -3,14 +3,12 @@
 //! It is written before the process is started, with the facts as they were then: another attempt at the same start compares with these,
 //! and not with what a first, short-lived process may have made of them.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Answers, Instance};
+use crate::disk::write_private;
 use crate::error::{Context, Error, Result};
 use crate::restore::Candidate;
 
@@ -49,13 +47,8 @@ impl Kept {
     /// Writes it, on disk when this answers.
     pub(super) fn write(&self, candidates: &Path, instance: &str) -> Result<()> {
         let path = path(candidates, instance);
-        let doing = || format!("writing {}", path.display());
-        let text = serde_json::to_vec(self).doing(doing)?;
-        let temporary = path.with_extension("new");
-        let mut file =
-            File::options().create(true).write(true).truncate(true).mode(0o600).open(&temporary).doing(doing)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).doing(doing)?;
-        std::fs::rename(&temporary, &path).and_then(|()| File::open(candidates)?.sync_all()).doing(doing)
+        let text = serde_json::to_vec(self).doing(|| format!("writing {}", path.display()))?;
+        write_private(&path, &text)
     }
 }
 

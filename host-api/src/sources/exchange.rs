@@ -8,14 +8,16 @@
 //! Where nothing was live (a lost database) "the previous" is "nothing", and a plain rename that replaces nothing does it. Identities
 //! survive renames, so what lies where decides the state after any crash; whatever fits neither row is a conflict for a person.
 
-use std::fs::{File, Metadata};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags};
 
 use crate::Finding;
+use crate::context::StepContext;
+use crate::disk::{self, look};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::sources::{Identity, Member, Swap, Target};
 
@@ -26,20 +28,6 @@ pub(crate) enum State {
     Before,
     /// The promoted is live.
     After,
-}
-
-/// Metadata of what lies at a path, symbolic links not followed; none where nothing does.
-pub(crate) fn look(path: &Path) -> Result<Option<Metadata>> {
-    match std::fs::symlink_metadata(path) {
-        Ok(metadata) => Ok(Some(metadata)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e).doing(|| format!("looking at {}", path.display())),
-    }
-}
-
-/// True if something lies there, even a dangling link.
-pub(crate) fn exists(path: &Path) -> Result<bool> {
-    Ok(look(path)?.is_some())
 }
 
 /// What tells one file or directory from every other: device, inode, and the time it was born where the file system keeps that,
@@ -127,13 +115,33 @@ pub(crate) fn candidate_place(configured: &Path, id: &str, target: &Target) -> R
                     .hint("in the service's `scratch.layout`, name a path such as `.app/data`"));
             }
             let place = dir.join(relative);
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(parent(&place)?)
-                .doing(|| format!("making the directory of {}", place.display()))?;
+            disk::private_dir(parent(&place)?)?;
             Ok((place, false))
         }
+    }
+}
+
+/// What a candidate is called until it is whole.
+pub(crate) fn unfinished(place: &Path) -> PathBuf {
+    suffixed(place, ".part")
+}
+
+/// The member that an earlier attempt at this step gave its name, which it has only when it is whole; none where nothing lies there. Whatever
+/// lies there at a first attempt is somebody's.
+pub(crate) fn made_before(cx: &StepContext, source: &str, place: &Path, beside: bool) -> Result<Option<Member>> {
+    match (disk::exists(place)?, cx.attempt) {
+        (false, _) => Ok(None),
+        (true, 2..) => member(source, place, beside).map(Some),
+        (true, _) => Err(Error::conflict(format!("{} exists already", place.display()))
+            .hint("discard that candidate, or stage under a new id")),
+    }
+}
+
+/// Flushes the directory that something was removed from, which may be gone itself.
+pub(crate) fn sync_removal(place: &Path) -> Result<()> {
+    match parent(place)? {
+        directory if disk::exists(directory)? => disk::sync_directory(directory),
+        _ => Ok(()),
     }
 }
 
@@ -170,11 +178,6 @@ pub(crate) fn text(path: &Path) -> Result<String> {
     })
 }
 
-/// Flushes a directory, so that the names in it survive a crash.
-pub(crate) fn sync_directory(path: &Path) -> Result<()> {
-    File::open(path).and_then(|d| d.sync_all()).doing(|| format!("syncing directory {}", path.display()))
-}
-
 /// Renames without replacing anything, and flushes the directory.
 pub(crate) fn rename_new(from: &Path, to: &Path) -> Result<()> {
     rename_with(from, to, RenameFlags::NOREPLACE)
@@ -182,7 +185,7 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> Result<()> {
 
 fn rename_with(from: &Path, to: &Path, flags: RenameFlags) -> Result<()> {
     rustix::fs::renameat_with(CWD, from, CWD, to, flags).map_err(|e| rename_error(from, to, e))?;
-    sync_directory(parent(to)?)
+    disk::sync_directory(parent(to)?)
 }
 
 fn rename_error(from: &Path, to: &Path, e: rustix::io::Errno) -> Error {
@@ -348,8 +351,10 @@ pub(crate) fn state(swap: &Swap) -> Result<State> {
     }
 }
 
-/// Exchanges from before to after, or back. What is at the live place must be flushed by whoever made it.
-pub(crate) fn swap_to(swap: &Swap, to: State) -> Result<()> {
+/// Exchanges from before to after, or back, unless the step is late. What is at the live place must be flushed by whoever made it.
+pub(crate) fn swap_to(cx: &StepContext, swap: &Swap, to: State) -> Result<()> {
+    // Whatever came before may have taken any time.
+    cx.check()?;
     let (live, other) = (Path::new(&swap.live_place), Path::new(&swap.other_place));
     // A link or a mount point could have come after the plan; the identities that `state` compared would differ for a link.
     match (&swap.previous, to) {
@@ -398,23 +403,4 @@ pub(crate) fn holder(path: &Path) -> Option<String> {
         }
     }
     None
-}
-
-/// Removes a file if it is there.
-pub(crate) fn remove_file(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).doing(|| format!("removing {}", path.display())),
-        _ => Ok(()),
-    }
-}
-
-/// Free space for us on the file system of a directory, or an error if it is less than needed.
-pub(crate) fn require_space(directory: &Path, bytes: u64) -> Result<()> {
-    let stat = rustix::fs::statvfs(directory).doing(|| format!("looking for space in {}", directory.display()))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if free >= bytes {
-        return Ok(());
-    }
-    Err(Error::failed(format!("{} has {free} bytes free, {bytes} are needed", directory.display()))
-        .hint("make room, or configure another place"))
 }

@@ -197,7 +197,8 @@ pub trait SourceDriver: Send + Sync {
     /// Runs statements on a member in one transaction (quarantine). Never on live data.
     fn execute(&self, cx: &StepContext, member: &Member, statements: &[String]) -> Result<()>;
 
-    /// Removes a member; done already is fine. Refuses what is not a member of ours (identity differs).
+    /// Removes a member, at its place or where a promotion that was taken back has put it; done already is fine. Refuses what is not a member
+    /// of ours (identity differs), and what is live.
     fn discard(&self, cx: &StepContext, member: &Member) -> Result<()>;
 
     /// Ends whatever earlier attempts at this step left running where the data are (sessions on a server). Nothing for what is a file.

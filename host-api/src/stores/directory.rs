@@ -184,7 +184,7 @@ impl Write for DirectoryWriter {
 }
 
 impl StoreWriter for DirectoryWriter {
-    fn finish(mut self: Box<Self>) -> Result<Put> {
+    fn finish(mut self: Box<Self>, may: &dyn Fn() -> Result<()>) -> Result<Put> {
         let (store, key) = (self.store.name.clone(), self.key.clone());
         let doing = |what: &str| format!("store {store}: {what} {key}");
         self.file.sync_all().doing(|| doing("syncing"))?;
@@ -196,6 +196,7 @@ impl StoreWriter for DirectoryWriter {
         self.store.root()?;
         let folder = last(&self.folders);
         let temporary = self.temporary.as_deref().unwrap_or_default();
+        may()?;
         let put = match rustix::fs::linkat(folder, temporary, folder, &self.name, AtFlags::empty()) {
             Ok(()) => Put::Created,
             Err(Errno::EXIST) => Put::Exists,

@@ -19,6 +19,7 @@ use std::io::{Read, Write};
 use std::sync::LazyLock;
 
 use crate::bindings;
+use crate::context::StepContext;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 pub use key::check_key;
@@ -45,8 +46,9 @@ pub enum Put {
 
 /// An object being written. Dropped without [`StoreWriter::finish`], nothing of it is in the store.
 pub trait StoreWriter: Write + Send {
-    /// Makes the object visible, whole and durable, unless its key is taken.
-    fn finish(self: Box<Self>) -> Result<Put>;
+    /// Makes the object visible, whole and durable, unless its key is taken. `may` is asked right before it becomes visible, when all of it
+    /// is on disk: with its error, nothing appears.
+    fn finish(self: Box<Self>, may: &dyn Fn() -> Result<()>) -> Result<Put>;
 }
 
 impl ObjectStore {
@@ -80,9 +82,18 @@ impl ObjectStore {
 
     /// Writes a small object unless its key is taken.
     pub fn put_if_absent(&self, key: &str, bytes: &[u8]) -> Result<Put> {
+        self.put_if_absent_and(key, bytes, &|| Ok(()))
+    }
+
+    /// The same, unless the step is late or cancelled by the time the object would become visible.
+    pub(crate) fn put_in_time(&self, cx: &StepContext, key: &str, bytes: &[u8]) -> Result<Put> {
+        self.put_if_absent_and(key, bytes, &|| cx.check())
+    }
+
+    fn put_if_absent_and(&self, key: &str, bytes: &[u8], may: &dyn Fn() -> Result<()>) -> Result<Put> {
         let mut writer = self.writer(key)?;
         writer.write_all(bytes).doing(|| format!("store {}: writing {key}", self.name))?;
-        writer.finish()
+        writer.finish(may)
     }
 
     /// Begins an object of any size.

@@ -83,7 +83,8 @@ impl Write for RemoteWriter {
 }
 
 impl StoreWriter for RemoteWriter {
-    fn finish(mut self: Box<Self>) -> Result<Put> {
+    fn finish(mut self: Box<Self>, may: &dyn Fn() -> Result<()>) -> Result<Put> {
+        may()?;
         self.finished = true;
         let Some(writer) = &mut self.writer else { return Ok(Put::Exists) };
         match wait(writer.close())? {

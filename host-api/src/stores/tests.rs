@@ -33,7 +33,7 @@ fn conforms(store: &ObjectStore) {
     let mut writer = store.writer("big/object").unwrap();
     big.chunks(1_000_003).for_each(|chunk| writer.write_all(chunk).unwrap());
     assert_eq!(store.size("big/object").unwrap(), None, "nothing is visible before the end");
-    assert_eq!(writer.finish().unwrap(), Put::Created);
+    assert_eq!(writer.finish(&|| Ok(())).unwrap(), Put::Created);
     let mut back = Vec::new();
     store.open_object("big/object").unwrap().read_to_end(&mut back).unwrap();
     assert!(big == back);
@@ -42,6 +42,14 @@ fn conforms(store: &ObjectStore) {
     aborted.write_all(&big).unwrap();
     drop(aborted);
     assert_eq!(store.list("big/").unwrap(), ["big/object"]);
+
+    let mut late = store.writer("big/late").unwrap();
+    late.write_all(b"whole").unwrap();
+    let error = late.finish(&|| Err(Error::new(ErrorKind::TimedOut, "late"))).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::TimedOut);
+    assert_eq!(store.list("big/").unwrap(), ["big/object"]);
+    assert_eq!(store.put_if_absent("big/late", b"again").unwrap(), Put::Created);
+    store.delete("big/late").unwrap();
 
     store.delete("big/object").unwrap();
     store.delete("big/object").unwrap();
@@ -130,7 +138,7 @@ fn a_store_that_vanishes_half_way_is_an_error_and_not_an_empty_store() {
     let mut writer = store.writer("a/c").unwrap();
     writer.write_all(b"half").unwrap();
     std::fs::rename(dir.path().join("store"), dir.path().join("elsewhere")).unwrap();
-    assert!(writer.finish().unwrap_err().message.contains("can't be opened"));
+    assert!(writer.finish(&|| Ok(())).unwrap_err().message.contains("can't be opened"));
     assert!(store.list("a/").unwrap_err().message.contains("can't be opened"));
     // The empty directory that an unmounted file system leaves.
     std::fs::create_dir(dir.path().join("store")).unwrap();

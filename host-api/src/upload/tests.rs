@@ -51,7 +51,7 @@ fn what_was_removed_from_a_store_is_not_copied_back() {
     let world = World::new();
     let backup = world.take().unwrap();
     let tombstone = catalog::records::Tombstone::new(&world.cx, &backup, &"0".repeat(64), vec![]);
-    catalog::records::write_tombstone(&world.offsite, "notes", &tombstone).unwrap();
+    catalog::records::write_tombstone(&world.cx, &world.offsite, "notes", &tombstone).unwrap();
     assert_eq!(copy(&world.cx, &world.store, &world.offsite, &backup).unwrap_err().kind, ErrorKind::Conflict);
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
+use engine::approvals::{Confirmer, Nobody};
 use engine::claims::Claim;
-use engine::config::{Environment, PolicyBinding};
+use engine::config::{Config, Environment, PolicyBinding};
 use engine::direct::NO_MODULE;
 use engine::error::{Error, Kind};
 use engine::journal::{By, RunRow};
@@ -80,14 +81,23 @@ pub async fn resume(global: &Global, run: &str, yes: bool) -> Result<u8> {
     let environment = config.environment(Some(&row.environment))?;
     let engine = engine(&config, &environment, yes, global.json).await?;
     let (module, options) = beginnings(&engine, &environment, &row)?;
+    interrupts(&options.cancelled);
     let ended = engine.resume(run, &module, options).await?;
     finish(global, &engine, &ended)
 }
 
-/// Goes on with a run that is claimed already.
-pub async fn go_on(global: &Global, engine: &Engine, environment: &Environment<'_>, claim: Claim) -> Result<u8> {
+/// Goes on with a run that is claimed already, where nobody sits: no signal is taken. `cancelled` ends what the host is doing for the run; it
+/// is for whoever has stopped waiting for the answer, since a run that goes on sees that it was cancelled.
+pub async fn go_on(
+    global: &Global,
+    engine: &Engine,
+    environment: &Environment<'_>,
+    claim: Claim,
+    cancelled: &Arc<AtomicBool>,
+) -> Result<u8> {
     let row = engine.state().run(claim.run()).await?;
     let (module, options) = beginnings(engine, environment, &row)?;
+    let options = RunOptions { cancelled: cancelled.clone(), ..options };
     let ended = engine.resume_claimed(claim, &module, options).await?;
     finish(global, engine, &ended)
 }
@@ -97,7 +107,6 @@ fn beginnings(engine: &Engine, environment: &Environment<'_>, row: &RunRow) -> R
     let binding = environment.policy(&row.policy)?;
     let module = engine.load(&binding.read_module()?)?;
     let options = environment.run_options(&row.policy, &binding, serde_json::Map::new(), "cli")?;
-    interrupts(&options.cancelled);
     Ok((module, options))
 }
 
@@ -158,12 +167,7 @@ pub fn by_hand() -> By {
 }
 
 /// An engine with the person at the terminal.
-pub async fn engine(
-    config: &engine::config::Config,
-    environment: &Environment<'_>,
-    yes: bool,
-    quiet: bool,
-) -> Result<Engine> {
+pub async fn engine(config: &Config, environment: &Environment<'_>, yes: bool, quiet: bool) -> Result<Engine> {
     if yes && !environment.binding.approver.is_empty() {
         return Err(Error::new(
             Kind::Usage,
@@ -175,12 +179,16 @@ pub async fn engine(
         return Err(Error::new(Kind::Usage, format!("environment {} does not allow --yes", environment.name))
             .hint(format!("answer at a terminal, or set allow-yes = true in [environment.{}]", environment.name)));
     }
-    config
-        .builder()?
-        .confirmer(Arc::new(AtTerminal { yes, actor: engine::config::actor() }))
-        .observer(Arc::new(Watch::new(quiet)))
-        .build()
-        .await
+    engine_asking(config, Arc::new(AtTerminal { yes, actor: engine::config::actor() }), quiet).await
+}
+
+/// An engine that asks nobody: what wants consent parks.
+pub async fn unattended(config: &Config, quiet: bool) -> Result<Engine> {
+    engine_asking(config, Arc::new(Nobody), quiet).await
+}
+
+async fn engine_asking(config: &Config, confirmer: Arc<dyn Confirmer>, quiet: bool) -> Result<Engine> {
+    config.builder()?.confirmer(confirmer).observer(Arc::new(Watch::new(quiet))).build().await
 }
 
 /// Ctrl-C, SIGTERM and SIGHUP cancel: the policy may compensate, then obligations are settled. A second Ctrl-C changes nothing: they must be.

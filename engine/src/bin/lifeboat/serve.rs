@@ -1,11 +1,13 @@
 //! `lifeboat serve`: owns the services that are its children, so that they live on when a command ends.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Args;
-use engine::Result;
 use engine::error::{Error, Kind};
 use engine::journal::ObligationRow;
+use engine::{Engine, Result};
 use host_api::StepContext;
 use host_api::control::supervisor::Supervisor;
 use host_api::real::RealHost;
@@ -27,39 +29,75 @@ pub struct Arguments {
 /// How long a service's start may take here; its own limit is usually shorter.
 const START_LIMIT: Duration = Duration::from_secs(600);
 
+/// The run that was taken up and is not over, and what ends the work of the host for it.
+type UnderWay = Arc<Mutex<Option<(String, Arc<AtomicBool>)>>>;
+
 /// How often runs are looked for whose engine died on another host.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Goes on with the runs of an environment whose engine died. What can't go on is said once, and left as it is.
-async fn take_up(global: &Global, environment: &str, passed_over: &mut Vec<String>) {
-    loop {
-        match take_up_one(global, environment, passed_over).await {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => {
-                output::say(&format!("error: runs whose engine died can't be looked for: {error}"));
-                return;
+/// Goes on with runs of an environment whose engine died. Nobody is asked: a run that wants consent waits for it, as without a terminal.
+struct TakesUp {
+    global: Global,
+    environment: String,
+    /// Opened at the first look.
+    engine: Option<Engine>,
+    /// What could not go on: said once, and left as it is.
+    passed_over: Vec<String>,
+    under_way: UnderWay,
+}
+
+impl TakesUp {
+    /// All that there are now.
+    async fn all(&mut self) {
+        loop {
+            match self.one().await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    output::say(&format!("error: runs whose engine died can't be looked for: {error}"));
+                    return;
+                }
             }
         }
     }
+
+    /// The oldest one; false if there is none.
+    async fn one(&mut self) -> Result<bool> {
+        let config = self.global.load()?;
+        let environment = config.environment(Some(&self.environment))?;
+        let engine = match &mut self.engine {
+            Some(engine) => engine,
+            none => none.insert(crate::run::unattended(&config, self.global.json).await?),
+        };
+        let Some(claim) = engine.claim_interrupted(&self.environment, &self.passed_over).await? else {
+            return Ok(false);
+        };
+        let run = claim.run().to_owned();
+        output::say(&format!("serve: run {run} was interrupted; going on with it"));
+        let cancelled = Arc::<AtomicBool>::default();
+        let set = |now| *self.under_way.lock().expect("no panic while held") = now;
+        set(Some((run.clone(), cancelled.clone())));
+        let came = crate::run::go_on(&self.global, engine, &environment, claim, &cancelled).await;
+        set(None);
+        match came {
+            Ok(code) => output::say(&format!("serve: run {run} came to exit code {code}")),
+            Err(error) => {
+                output::say(&format!("error: run {run} does not go on: {error}"));
+                self.passed_over.push(run);
+            }
+        }
+        Ok(true)
+    }
 }
 
-/// The oldest of them; false if there is none.
-async fn take_up_one(global: &Global, environment: &str, passed_over: &mut Vec<String>) -> Result<bool> {
-    let config = global.load()?;
-    let environment = config.environment(Some(environment))?;
-    let engine = crate::run::engine(&config, &environment, false, global.json).await?;
-    let Some(claim) = engine.claim_interrupted(&environment.name, passed_over).await? else { return Ok(false) };
-    let run = claim.run().to_owned();
-    output::say(&format!("serve: run {run} was interrupted; going on with it"));
-    match crate::run::go_on(global, &engine, &environment, claim).await {
-        Ok(code) => output::say(&format!("serve: run {run} came to exit code {code}")),
-        Err(error) => {
-            output::say(&format!("error: run {run} does not go on: {error}"));
-            passed_over.push(run);
-        }
-    }
-    Ok(true)
+/// Leaves a run that was taken up where it is, when serving ends: the services it may want to start end too, so to cancel it would end it with
+/// less than the next engine can do. It is as if this one had died, so nothing of it goes on record; what its step is doing ends.
+fn leave(under_way: &UnderWay) {
+    let Some((run, cancelled)) = under_way.lock().expect("no panic while held").take() else { return };
+    cancelled.store(true, Ordering::Relaxed);
+    output::say(&format!(
+        "serve: run {run} is left as it is; the next `lifeboat serve` goes on with it, or `lifeboat runs resume {run}`"
+    ));
 }
 
 /// Refuses to start a service behind the back of a run that has stopped it and is not over, and on a set that a promotion left mixed.
@@ -77,7 +115,7 @@ async fn may_start(global: &Global, host: &RealHost, environment: &str, service:
     Ok(engine::mixed::refuse_start(&state, host, &cx, environment, service).await?)
 }
 
-/// Serves until SIGINT or SIGTERM; then stops its children.
+/// Serves until SIGINT or SIGTERM; then leaves a run that it took up where it is, and stops its children.
 pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let config = global.load()?;
     let environment = config.environment(global.env.as_deref())?;
@@ -89,18 +127,26 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     }
     let socket = config.state_directory().join("serve.sock");
     let (failed, mut failure) = tokio::sync::oneshot::channel::<Error>();
-    let starting = tokio::spawn({
+    let under_way = UnderWay::default();
+    let mut starting = tokio::spawn({
         let (socket, names) = (socket.clone(), arguments.start);
         let (global, resume) = (global.clone(), !arguments.no_resume);
         let (environment, shared) = (environment.name.clone(), config.state_is_shared());
+        let under_way = under_way.clone();
         async move {
             while !socket.exists() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             // First: they may have stopped one of these services, and left its data half-way.
-            let mut passed_over = Vec::new();
+            let mut takes_up = TakesUp {
+                global: global.clone(),
+                environment: environment.clone(),
+                engine: None,
+                passed_over: Vec::new(),
+                under_way,
+            };
             if resume {
-                take_up(&global, &environment, &mut passed_over).await;
+                takes_up.all().await;
             }
             for name in names {
                 // Also where that can't be told: a service that is down is seen, and one on the wrong data is not.
@@ -122,7 +168,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
             if resume && shared {
                 loop {
                     tokio::time::sleep(LOOK_INTERVAL).await;
-                    take_up(&global, &environment, &mut passed_over).await;
+                    takes_up.all().await;
                 }
             }
             // Held, so that the other side does not take silence for a failure.
@@ -144,8 +190,14 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
             _ = terminated => {}
             Ok(error) = &mut failure => failed_to_start = Some(error),
         }
+        // Before the services end: a run that sees its service end would go on record as failed.
+        starting.abort();
+        // Its end by being aborted is no error.
+        let _ = (&mut starting).await;
+        leave(&under_way);
     };
     let served = Supervisor::serve(environment.binding.service.clone(), socket, shutdown).await;
+    // Where it could not serve at all.
     starting.abort();
     served?;
     match failed_to_start {

@@ -13,16 +13,17 @@ mod tests;
 mod walk;
 
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::Finding;
 use crate::bindings::FilesSource;
 use crate::context::StepContext;
+use crate::disk;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::identifier::now_ms;
 use crate::manifest::{FilesFacts, ObjectEntry, SourceFacts, SourceManifest};
-use crate::sources::exchange::{self, State, suffixed};
+use crate::sources::exchange::{self, State};
 use crate::sources::{
     Answers, Dumped, Identity, Member, ObjectSink, ObjectSource, Question, Row, SourceDriver, StageOptions, Swap,
     Target, Verified,
@@ -30,8 +31,6 @@ use crate::sources::{
 
 /// Between many small headers and the pipeline.
 const BUFFER_BYTES: usize = 256 * 1024;
-/// What a candidate is called until it is whole.
-const UNFINISHED: &str = ".part";
 /// What a directory entry may take on disk beyond its content, when space is checked.
 const ENTRY_BYTES: u64 = 4096;
 
@@ -93,13 +92,12 @@ impl SourceDriver for FilesDriver {
         self.check(cx)?;
         let started_at_ms = now_ms();
         let mut data = sink.create("data", "tar", None)?;
-        let mut index = tempfile::Builder::new()
-            .prefix("index-")
-            .tempfile_in(&self.spool)
-            .doing(|| format!("making an index in {}", self.spool.display()))?;
+        // Without a name: a killed engine leaves nothing of it.
+        let mut index =
+            tempfile::tempfile_in(&self.spool).doing(|| format!("making an index in {}", self.spool.display()))?;
         let (facts, findings) = {
             let mut archive = BufWriter::with_capacity(BUFFER_BYTES, &mut data);
-            let mut lines = BufWriter::with_capacity(BUFFER_BYTES, index.as_file_mut());
+            let mut lines = BufWriter::with_capacity(BUFFER_BYTES, &mut index);
             let mut reader =
                 read::Reader::new(cx, format!("dump {}", self.source), Some(&mut archive), Some(&mut lines));
             walk::walk(cx, &self.binding.path, &mut reader)?;
@@ -110,7 +108,7 @@ impl SourceDriver for FilesDriver {
         };
         let data = data.finish()?;
         let spooling = || "reading the index back".to_owned();
-        let mut lines = index.into_file();
+        let mut lines = index;
         lines.rewind().doing(spooling)?;
         let mut index = sink.create("index", "jsonl", Some(lines.metadata().doing(spooling)?.len()))?;
         std::io::copy(&mut lines, &mut index).doing(spooling)?;
@@ -136,29 +134,25 @@ impl SourceDriver for FilesDriver {
         let index = objects.spool(cx, object(source, "index")?)?;
         extract::check_index(index.path(), facts)?;
         let (place, beside) = exchange::candidate_place(&self.binding.path, id, target)?;
-        if exchange::exists(&place)? {
-            // An earlier attempt gave it its name, which it has only when it is whole.
-            if cx.attempt > 1 {
-                return exchange::member(&self.source, &place, beside);
-            }
-            return Err(Error::conflict(format!("{} exists already", place.display()))
-                .hint("discard that candidate, or stage under a new id"));
+        if let Some(member) = exchange::made_before(cx, &self.source, &place, beside)? {
+            return Ok(member);
         }
         let room = facts.bytes.saturating_add(facts.entries.saturating_mul(ENTRY_BYTES));
-        exchange::require_space(exchange::parent(&place)?, room)?;
-        let part = suffixed(&place, UNFINISHED);
+        disk::require_space(exchange::parent(&place)?, room)?;
+        let part = exchange::unfinished(&place);
         // Left by an attempt that died: the name is made of this candidate's id.
-        remove_tree(&part)?;
+        disk::remove_tree(&part)?;
         std::fs::DirBuilder::new().mode(0o700).create(&part).doing(|| format!("making {}", part.display()))?;
         let staged = objects.stream(cx, object(source, "data")?).and_then(|archive| {
             let mut archive: Box<dyn Read> = Box::new(BufReader::with_capacity(BUFFER_BYTES, archive));
             extract::extract(cx, &format!("stage {}", self.source), index.path(), &mut archive, &part)?;
             cx.at("tree written");
+            cx.check()?;
             // Whole and on disk before it has its name.
             exchange::rename_new(&part, &place)
         });
         if let Err(e) = staged {
-            return Err(match remove_tree(&part) {
+            return Err(match disk::remove_tree(&part) {
                 Ok(()) => e,
                 Err(left) => e.hint(format!("{} was left behind: {}", part.display(), left.message)),
             });
@@ -212,25 +206,24 @@ impl SourceDriver for FilesDriver {
         Err(self.no_sql())
     }
 
-    fn discard(&self, _cx: &StepContext, member: &Member) -> Result<()> {
+    fn discard(&self, cx: &StepContext, member: &Member) -> Result<()> {
         exchange::require_not_live(&self.binding.path, member)?;
+        cx.check()?;
         let place = Path::new(&member.place);
-        remove_tree(&suffixed(place, UNFINISHED))?;
-        if exchange::exists(place)? {
+        disk::remove_tree(&exchange::unfinished(place))?;
+        if disk::exists(place)? {
             exchange::require_member(member)?;
-            remove_tree(place)?;
+            disk::remove_tree(place)?;
         }
-        match exchange::parent(place)? {
-            directory if exchange::exists(directory)? => exchange::sync_directory(directory),
-            _ => Ok(()),
-        }
+        exchange::sync_removal(place)
     }
 
-    fn clear(&self, _cx: &StepContext, id: &str) -> Result<()> {
+    fn clear(&self, cx: &StepContext, id: &str) -> Result<()> {
         let place = exchange::beside(&self.live_place()?, id)?;
-        remove_tree(&suffixed(&place, UNFINISHED))?;
-        remove_tree(&place)?;
-        exchange::sync_directory(exchange::parent(&place)?)
+        cx.check()?;
+        disk::remove_tree(&exchange::unfinished(&place))?;
+        disk::remove_tree(&place)?;
+        disk::sync_directory(exchange::parent(&place)?)
     }
 
     fn place(&self) -> Result<String> {
@@ -248,7 +241,7 @@ impl SourceDriver for FilesDriver {
     fn preflight(&self, _cx: &StepContext, member: &Member) -> Result<Vec<Finding>> {
         let live = self.live_place()?;
         let mut findings = exchange::obstacles(&live, member)?;
-        if exchange::look(&live)?.is_some_and(|m| !m.is_dir() && !m.is_symlink()) {
+        if disk::look(&live)?.is_some_and(|m| !m.is_dir() && !m.is_symlink()) {
             findings.push(Finding::error(
                 "kind",
                 format!("{} is not a directory", live.display()),
@@ -265,26 +258,25 @@ impl SourceDriver for FilesDriver {
     fn promote(&self, cx: &StepContext, member: &Member, swap: &Swap) -> Result<()> {
         exchange::require_planned(&self.live_place()?, member, swap)?;
         if exchange::state(swap)? == State::After {
-            return exchange::sync_directory(exchange::parent(Path::new(&swap.live_place))?);
+            return disk::sync_directory(exchange::parent(Path::new(&swap.live_place))?);
         }
-        cx.check()?;
-        exchange::swap_to(swap, State::After)
+        exchange::swap_to(cx, swap, State::After)
     }
 
     fn undo(&self, cx: &StepContext, swap: &Swap) -> Result<()> {
         if exchange::state(swap)? == State::Before {
-            return exchange::sync_directory(exchange::parent(Path::new(&swap.live_place))?);
+            return disk::sync_directory(exchange::parent(Path::new(&swap.live_place))?);
         }
-        cx.check()?;
-        exchange::swap_to(swap, State::Before)
+        exchange::swap_to(cx, swap, State::Before)
     }
 
-    fn drop_previous(&self, _cx: &StepContext, swap: &Swap) -> Result<()> {
+    fn drop_previous(&self, cx: &StepContext, swap: &Swap) -> Result<()> {
         let other = Path::new(&swap.other_place);
         if exchange::may_drop(swap)? {
-            remove_tree(other)?;
+            cx.check()?;
+            disk::remove_tree(other)?;
         }
-        exchange::sync_directory(exchange::parent(other)?)
+        disk::sync_directory(exchange::parent(other)?)
     }
 }
 
@@ -302,37 +294,4 @@ fn object<'a>(source: &'a SourceManifest, role: &str) -> Result<&'a ObjectEntry>
         .iter()
         .find(|o| o.role == role)
         .ok_or_else(|| Error::failed(format!("backup of {} has no object `{role}`", source.name)))
-}
-
-/// Removes a tree without following links; gone already is fine. A link in its place is not ours.
-fn remove_tree(path: &Path) -> Result<()> {
-    match exchange::look(path)? {
-        None => return Ok(()),
-        Some(m) if m.is_dir() => {}
-        Some(_) => return Err(Error::conflict(format!("{} is not a directory", path.display()))),
-    }
-    let removed = std::fs::remove_dir_all(path).or_else(|e| {
-        // Directories that their owner made read-only. Root never comes here, so this touches nothing that is not our user's.
-        if e.kind() != std::io::ErrorKind::PermissionDenied || rustix::process::geteuid().is_root() {
-            return Err(e);
-        }
-        make_writable(path)?;
-        std::fs::remove_dir_all(path)
-    });
-    removed.map_err(|e| {
-        Error::failed(format!("removing {}: {e}", path.display()))
-            .hint("part of it may be gone; call again with the rights to remove the rest")
-    })
-}
-
-fn make_writable(directory: &Path) -> std::io::Result<()> {
-    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        // The entry's own type: a link to a directory is no directory.
-        if entry.file_type()?.is_dir() {
-            make_writable(&entry.path())?;
-        }
-    }
-    Ok(())
 }

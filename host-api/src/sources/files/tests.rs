@@ -516,7 +516,7 @@ fn a_crashed_staging_is_replaced_and_questions_are_answered_no() {
     let world = World::new();
     world.write("f", b"x");
     let source = world.dump();
-    let part = world.dir.path().join(format!(".live.lifeboat-{ID}{UNFINISHED}"));
+    let part = world.dir.path().join(format!(".live.lifeboat-{ID}.part"));
     std::fs::create_dir(&part).unwrap();
     std::fs::write(part.join("half"), b"x").unwrap();
     let member = world.beside(&source);
@@ -528,4 +528,20 @@ fn a_crashed_staging_is_replaced_and_questions_are_answered_no() {
     let late = cx();
     late.cancelled.store(true, Ordering::Relaxed);
     assert_eq!(world.driver.dump(&late, &world.objects, &[]).unwrap_err().kind, ErrorKind::Cancelled);
+}
+
+#[test]
+fn the_index_of_a_dump_that_is_cut_off_stays_nowhere() {
+    let world = World::new();
+    world.write("a", b"content");
+    let spool = tempfile::tempdir().unwrap();
+    let driver = FilesDriver::new("files", FilesSource { path: world.path.clone() }).with_spool(spool.path());
+    // What a kill in the middle would leave: looked at while the index is being written.
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (sink, path) = (seen.clone(), spool.path().to_owned());
+    let progress = move |_| sink.lock().unwrap().push(std::fs::read_dir(&path).unwrap().count());
+    let cx = StepContext { progress: std::sync::Arc::new(progress), ..cx() };
+    driver.dump(&cx, &world.objects, &[]).unwrap();
+    let seen = seen.lock().unwrap();
+    assert!(!seen.is_empty() && seen.iter().all(|files| *files == 0), "{seen:?}");
 }

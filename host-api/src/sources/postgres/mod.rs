@@ -244,10 +244,18 @@ impl SourceDriver for PostgresDriver {
 
     fn discard(&self, cx: &StepContext, member: &Member) -> Result<()> {
         let tools = Tools::new(cx, &self.binding)?;
-        if member.place == self.binding.database {
-            return Err(Error::refused(format!("database `{}` is the live one", member.place)));
+        let oid = part(&member.identity, "oid")?;
+        let named = tools.value(
+            &self.binding.maintenance_database,
+            &format!("SELECT datname FROM pg_catalog.pg_database WHERE oid::text = {}", sql::literal(oid)),
+        )?;
+        if [Some(&member.place), named.as_ref()].contains(&Some(&self.binding.database)) {
+            return Err(Error::refused(format!("database `{}` is the live one", self.binding.database))
+                .hint("a promotion is taken back with `lifeboat promotions undo`"));
         }
-        drop_generated(&tools, &member.place, part(&member.identity, "oid")?)
+        // A promotion that was taken back left it under the name that its previous had; one that came to other members only, under its own.
+        let place = named.filter(|name| swap::names_of(&member.place).contains(name));
+        drop_generated(&tools, place.as_ref().unwrap_or(&member.place), oid)
     }
 
     fn end_attempts(&self, cx: &StepContext) -> Result<()> {

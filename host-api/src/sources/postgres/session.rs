@@ -134,8 +134,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Sends a statement whose answer is then read by [`Session::lines`].
+    /// Sends a statement whose answer is then read by [`Session::lines`]; none once the step is late, a commit least of all.
     pub fn send(&mut self, statement: &str) -> Result<()> {
+        self.tools.cx.check()?;
         let text = format!("{statement}\n\\echo '\\{}'\n", self.sentinel);
         let sent = self.stdin.as_mut().map(|stdin| stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()));
         match sent {

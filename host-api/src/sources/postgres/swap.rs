@@ -12,6 +12,7 @@
 //! in between leaves a database that nobody can connect to: every call puts that right first, whatever else it finds.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,9 @@ use crate::sources::{Member, Swap};
 use super::session::Session;
 use super::tools::Tools;
 use super::{GENERATED_PREFIX, PREVIOUS, end_sessions, identity, part, sql};
+
+/// How long opening to connections again what a failed swap had closed may take.
+const REOPENING: Duration = Duration::from_secs(20);
 
 /// Settings that are lists of names, each of which is quoted on its own (`GUC_LIST_QUOTE`).
 const NAME_LISTS: &[&str] = &[
@@ -54,6 +58,15 @@ pub(super) fn other_place(candidate: &str) -> Result<String> {
         .strip_prefix(GENERATED_PREFIX)
         .map(|rest| format!("{GENERATED_PREFIX}{PREVIOUS}{rest}"))
         .ok_or_else(|| Error::refused(format!("database `{}` is not a candidate", crate::identifier::shown(candidate))))
+}
+
+/// The names that a candidate's database can have while it is not in service, of which this is one: its own, and its previous's.
+pub(super) fn names_of(place: &str) -> Vec<String> {
+    let own = match place.strip_prefix(GENERATED_PREFIX).and_then(|rest| rest.strip_prefix(PREVIOUS)) {
+        Some(rest) => format!("{GENERATED_PREFIX}{rest}"),
+        None => place.to_owned(),
+    };
+    other_place(&own).into_iter().chain([own]).collect()
 }
 
 pub(super) fn plan(tools: &Tools<'_>, member: &Member) -> Result<Swap> {
@@ -215,11 +228,7 @@ fn swapping<'a>(tools: &'a Tools<'a>, swap: &'a Swap, act: impl FnOnce(&mut Work
     };
     // The failed session is gone or goes now, and its open transaction with it.
     drop(work);
-    let grace = StepContext {
-        cancelled: std::sync::Arc::default(),
-        deadline: std::time::Instant::now() + std::time::Duration::from_secs(20),
-        ..tools.cx.clone()
-    };
+    let grace = tools.cx.taking_back(REOPENING);
     let reopened = tools.with(&grace).and_then(|tools| Work::begin(&tools, swap)?.names().map(drop));
     Err(match reopened {
         Ok(()) => error,

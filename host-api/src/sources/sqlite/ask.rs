@@ -86,7 +86,8 @@ pub(super) fn execute(cx: &StepContext, conn: &Connection, path: &Path, statemen
             conn.execute_batch(sql)
                 .map_err(|e| statement_error(cx, path, e).context(format!("statement {}", number + 1)))?;
         }
-        Ok(())
+        // The last one may have taken any time.
+        cx.check()
     })();
     forbid_nothing(conn);
     match done {

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use crate::bindings::SqliteSource;
 use crate::context::StepContext;
+use crate::disk;
 use crate::error::{Context, Error, Result};
 use crate::manifest::{SourceFacts, SourceManifest, SqliteFacts};
 use crate::sources::exchange::{self, State, suffixed};
@@ -30,8 +31,6 @@ use crate::{Finding, Severity};
 
 /// Bytes between two looks at the deadline while streaming.
 const CHUNK_BYTES: usize = 1024 * 1024;
-/// What a candidate is called until it is whole.
-const UNFINISHED: &str = ".part";
 /// Key in [`Swap::carried`]: the path, less the suffix, where sidecars of the previous lie that could not be recovered.
 const PREVIOUS_ASIDE: &str = "previous-sidecars";
 /// The same of the promoted file, after an undo.
@@ -99,9 +98,9 @@ impl SqliteDriver {
     }
 
     fn write_candidate(&self, cx: &StepContext, spooled: &Path, bytes: u64, part: &Path) -> Result<()> {
-        let live = exchange::look(&self.live_place()?)?.filter(std::fs::Metadata::is_file);
+        let live = disk::look(&self.live_place()?)?.filter(std::fs::Metadata::is_file);
         let directory = exchange::parent(part)?;
-        exchange::require_space(directory, bytes)?;
+        disk::require_space(directory, bytes)?;
         let doing = || format!("writing {}", part.display());
         let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(part).doing(doing)?;
         let mut input = File::open(spooled).doing(|| "reading the spooled copy".into())?;
@@ -137,7 +136,7 @@ impl SourceDriver for SqliteDriver {
         let path = &self.binding.path;
         let live = open::live(cx, path)?;
         let size = std::fs::metadata(path).doing(|| format!("looking at {}", path.display()))?.len();
-        exchange::require_space(&self.spool, size)?;
+        disk::require_space(&self.spool, size)?;
         // Mode 0600: the copy holds all that the database does.
         let spooled = tempfile::Builder::new()
             .prefix(&cx.spool_prefix())
@@ -189,29 +188,25 @@ impl SourceDriver for SqliteDriver {
             )));
         }
         let (place, beside) = exchange::candidate_place(&self.binding.path, id, target)?;
-        if exchange::exists(&place)? {
-            // An earlier attempt gave it its name, which it has only when it is whole.
-            if cx.attempt > 1 {
-                return exchange::member(&self.source, &place, beside);
-            }
-            return Err(Error::conflict(format!("{} exists already", place.display()))
-                .hint("discard that candidate, or stage under a new id"));
+        if let Some(member) = exchange::made_before(cx, &self.source, &place, beside)? {
+            return Ok(member);
         }
         if let Some(left) = open::sidecars(&place)?.first() {
             return Err(Error::conflict(format!("{} lies where a candidate would go", left.display()))
                 .hint("it would be applied to the restored file: move it away"));
         }
-        let part = suffixed(&place, UNFINISHED);
+        let part = exchange::unfinished(&place);
         // Left by an attempt that died: the name is made of this candidate's id.
-        exchange::remove_file(&part)?;
+        disk::remove_file(&part)?;
         let spooled = objects.spool(cx, data)?;
         let staged = self.write_candidate(cx, spooled.path(), spooled.bytes, &part).and_then(|()| {
             cx.at("file written");
+            cx.check()?;
             // Whole and on disk before it has its name.
             exchange::rename_new(&part, &place)
         });
         if let Err(e) = staged {
-            return Err(match exchange::remove_file(&part) {
+            return Err(match disk::remove_file(&part) {
                 Ok(()) => e,
                 Err(left) => e.hint(format!("{} was left behind: {}", part.display(), left.message)),
             });
@@ -297,31 +292,30 @@ impl SourceDriver for SqliteDriver {
         conn.close().map_err(|(_, e)| open::explain(cx, path, e))
     }
 
-    fn discard(&self, _cx: &StepContext, member: &Member) -> Result<()> {
+    fn discard(&self, cx: &StepContext, member: &Member) -> Result<()> {
         exchange::require_not_live(&self.binding.path, member)?;
+        cx.check()?;
         let place = Path::new(&member.place);
-        exchange::remove_file(&suffixed(place, UNFINISHED))?;
-        if exchange::exists(place)? {
+        disk::remove_file(&exchange::unfinished(place))?;
+        if disk::exists(place)? {
             exchange::require_member(member)?;
-            exchange::remove_file(place)?;
+            disk::remove_file(place)?;
         }
         for sidecar in open::sidecars(place)? {
-            exchange::remove_file(&sidecar)?;
+            disk::remove_file(&sidecar)?;
         }
-        match exchange::parent(place)? {
-            directory if exchange::exists(directory)? => exchange::sync_directory(directory),
-            _ => Ok(()),
-        }
+        exchange::sync_removal(place)
     }
 
-    fn clear(&self, _cx: &StepContext, id: &str) -> Result<()> {
+    fn clear(&self, cx: &StepContext, id: &str) -> Result<()> {
         let place = exchange::beside(&self.live_place()?, id)?;
-        exchange::remove_file(&suffixed(&place, UNFINISHED))?;
-        exchange::remove_file(&place)?;
+        cx.check()?;
+        disk::remove_file(&exchange::unfinished(&place))?;
+        disk::remove_file(&place)?;
         for sidecar in open::sidecars(&place)? {
-            exchange::remove_file(&sidecar)?;
+            disk::remove_file(&sidecar)?;
         }
-        exchange::sync_directory(exchange::parent(&place)?)
+        disk::sync_directory(exchange::parent(&place)?)
     }
 
     fn place(&self) -> Result<String> {
@@ -339,7 +333,7 @@ impl SourceDriver for SqliteDriver {
     fn preflight(&self, _cx: &StepContext, member: &Member) -> Result<Vec<Finding>> {
         let live = self.live_place()?;
         let mut findings = exchange::obstacles(&live, member)?;
-        if exchange::look(&live)?.is_some_and(|m| !m.is_file() && !m.is_symlink()) {
+        if disk::look(&live)?.is_some_and(|m| !m.is_file() && !m.is_symlink()) {
             findings.push(Finding::error(
                 "kind",
                 format!("{} is not a regular file", live.display()),
@@ -368,7 +362,7 @@ impl SourceDriver for SqliteDriver {
         exchange::require_planned(&self.live_place()?, member, swap)?;
         let live = Path::new(&swap.live_place);
         if exchange::state(swap)? == State::After {
-            return exchange::sync_directory(exchange::parent(live)?);
+            return disk::sync_directory(exchange::parent(live)?);
         }
         cx.check()?;
         if let Some(left) = open::sidecars(Path::new(&swap.other_place))?.first() {
@@ -376,44 +370,47 @@ impl SourceDriver for SqliteDriver {
                 .hint("something opened the candidate and did not close it: discard it and stage the backup again"));
         }
         let aside = Self::aside(swap, PREVIOUS_ASIDE, ".previous");
-        swap::settle(cx, live, &aside).and_then(|()| exchange::swap_to(swap, State::After)).inspect_err(|_| {
-            // Not exchanged: the live file gets its journals back. If that fails too, an undo does it.
-            if exchange::state(swap).is_ok_and(|s| s == State::Before) {
-                let _ = swap::unsettle(live, &aside);
-            }
-        })
+        let settled = swap::settle(cx, live, &aside).inspect(|()| cx.at("journals settled"));
+        settled
+            .and_then(|()| exchange::swap_to(cx, swap, State::After))
+            .inspect_err(|_| swap::unsettle_if(swap, State::Before, &aside))
     }
 
     fn undo(&self, cx: &StepContext, swap: &Swap) -> Result<()> {
         let (live, other) = (Path::new(&swap.live_place), Path::new(&swap.other_place));
         if exchange::state(swap)? == State::After {
             cx.check()?;
-            swap::settle(cx, live, &Self::aside(swap, PROMOTED_ASIDE, ".promoted"))?;
-            // Somebody may have looked into the previous, which leaves journals at its present name.
-            if swap.previous.is_some() {
-                swap::settle(cx, other, &suffixed(other, ".stray"))?;
-            }
-            exchange::swap_to(swap, State::Before)?;
+            let aside = Self::aside(swap, PROMOTED_ASIDE, ".promoted");
+            swap::settle(cx, live, &aside)
+                .and_then(|()| match swap.previous {
+                    // Somebody may have looked into the previous, which leaves journals at its present name.
+                    Some(_) => swap::settle(cx, other, &suffixed(other, ".stray")),
+                    None => Ok(()),
+                })
+                .inspect(|()| cx.at("journals settled"))
+                .and_then(|()| exchange::swap_to(cx, swap, State::Before))
+                .inspect_err(|_| swap::unsettle_if(swap, State::After, &aside))?;
         }
         // Also when the exchange was done already: a crash may have come between it and this.
         swap::unsettle(live, &Self::aside(swap, PREVIOUS_ASIDE, ".previous"))?;
-        exchange::sync_directory(exchange::parent(live)?)
+        disk::sync_directory(exchange::parent(live)?)
     }
 
-    fn drop_previous(&self, _cx: &StepContext, swap: &Swap) -> Result<()> {
+    fn drop_previous(&self, cx: &StepContext, swap: &Swap) -> Result<()> {
+        cx.check()?;
         let other = Path::new(&swap.other_place);
         let aside = Self::aside(swap, PREVIOUS_ASIDE, ".previous");
         if exchange::may_drop(swap)? {
-            exchange::remove_file(other)?;
+            disk::remove_file(other)?;
         } else if exchange::identity(Path::new(&swap.live_place))?.as_ref() != Some(&swap.promoted) {
             // Nothing at the other place, and what is live is not what was promoted: an undone promotion of a lost database. Journals set
             // aside went back with it; none are ours to remove.
             return Ok(());
         }
         for sidecar in open::sidecars(other)?.into_iter().chain(open::sidecars(&aside)?) {
-            exchange::remove_file(&sidecar)?;
+            disk::remove_file(&sidecar)?;
         }
-        exchange::sync_directory(exchange::parent(other)?)
+        disk::sync_directory(exchange::parent(other)?)
     }
 }
 

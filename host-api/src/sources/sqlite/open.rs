@@ -12,8 +12,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use crate::context::StepContext;
+use crate::disk;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::sources::exchange::{self, suffixed};
+use crate::sources::exchange::suffixed;
 
 /// What SQLite keeps beside a database while it is open, or after a crash.
 pub(super) const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
@@ -27,7 +28,7 @@ pub(super) fn sidecars(path: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for suffix in SIDECARS {
         let sidecar = suffixed(path, suffix);
-        if exchange::exists(&sidecar)? {
+        if disk::exists(&sidecar)? {
             found.push(sidecar);
         }
     }
@@ -54,7 +55,7 @@ pub(super) fn live(cx: &StepContext, path: &Path) -> Result<Connection> {
 pub(super) fn candidate(cx: &StepContext, path: &Path) -> Result<Connection> {
     require_file(path)?;
     // A `-wal` means somebody has it open or crashed: it must be read. Without one, an ordinary reader of a WAL database would make one.
-    if !exchange::exists(&suffixed(path, "-wal"))? && is_wal(cx, path)? {
+    if !disk::exists(&suffixed(path, "-wal"))? && is_wal(cx, path)? {
         return private(cx, path);
     }
     open(cx, path, "mode=ro", OpenFlags::SQLITE_OPEN_READ_ONLY)

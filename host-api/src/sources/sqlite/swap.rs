@@ -11,13 +11,15 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::open::{self, SIDECARS, explain, is_corrupt, sidecars};
 use crate::context::StepContext;
+use crate::disk;
 use crate::error::{Error, Result};
-use crate::sources::exchange::{self, suffixed};
+use crate::sources::Swap;
+use crate::sources::exchange::{self, State, suffixed};
 
 /// Recovers a stopped service's file and checks that nobody has it open; then moves aside what is left beside it, to `aside` and the
 /// sidecar's suffix.
 pub(super) fn settle(cx: &StepContext, path: &Path, aside: &Path) -> Result<()> {
-    if exchange::exists(path)? {
+    if disk::exists(path)? {
         if let Some(holder) = exchange::holder(path) {
             return Err(in_use(path, &holder));
         }
@@ -28,7 +30,7 @@ pub(super) fn settle(cx: &StepContext, path: &Path, aside: &Path) -> Result<()> 
     }
     for suffix in SIDECARS {
         let (from, to) = (suffixed(path, suffix), suffixed(aside, suffix));
-        if exchange::exists(&from)? {
+        if disk::exists(&from)? {
             exchange::rename_new(&from, &to)?;
         }
     }
@@ -42,11 +44,19 @@ pub(super) fn settle(cx: &StepContext, path: &Path, aside: &Path) -> Result<()> 
 pub(super) fn unsettle(path: &Path, aside: &Path) -> Result<()> {
     for suffix in SIDECARS {
         let (from, to) = (suffixed(aside, suffix), suffixed(path, suffix));
-        if exchange::exists(&from)? {
+        if disk::exists(&from)? {
             exchange::rename_new(&from, &to)?;
         }
     }
     Ok(())
+}
+
+/// Gives the live file its journals back where the exchange did not happen. If that fails too, the next attempt does it: they lie where the
+/// swap's record says.
+pub(super) fn unsettle_if(swap: &Swap, state: State, aside: &Path) {
+    if exchange::state(swap).is_ok_and(|found| found == state) {
+        let _ = unsettle(Path::new(&swap.live_place), aside);
+    }
 }
 
 /// Rolls back or checkpoints what was cut off. False: the file is too damaged for that, and its sidecars must be kept with it.

@@ -173,6 +173,12 @@ fn a_swap_that_fails_leaves_the_live_database_open() {
     assert_eq!(names(&server, &[&p, &c]), [format!("{live} true"), format!("{} true", member.place)]);
     sql_on(&server, &live, &["ROLLBACK PREPARED 'stuck'"]);
 
+    // Late by the time it would commit.
+    let late = cx().ended_at("before the commit");
+    assert_eq!(driver.promote(&late, &member, &swap).unwrap_err().kind, ErrorKind::Cancelled);
+    assert!(late.check().is_err(), "it came to that place");
+    assert_eq!(names(&server, &[&p, &c]), [format!("{live} true"), format!("{} true", member.place)]);
+
     // Fails after both renames: all is taken back.
     let mut wrong = swap.clone();
     wrong.carried.insert("owner".into(), "nobody here".into());
@@ -294,4 +300,39 @@ fn without_superuser_rights() {
     let error = stage(&driver, &taken).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Refused, "{error}");
     assert!(error.message.contains("other"), "{error}");
+}
+
+#[test]
+fn a_candidate_of_two_databases_is_discarded_after_a_promotion_that_came_to_one_of_them() {
+    let server = server!();
+    let (one, two) = (pair(&server, "one"), pair(&server, "two"));
+    let swap = one.driver.plan_swap(&cx(), &one.member).unwrap();
+    let previous = swap.previous.as_ref().unwrap()["oid"].clone();
+    one.driver.promote(&cx(), &one.member, &swap).unwrap();
+    // At the other's name lies the previous, and the candidate is live: neither is dropped, whichever name is said.
+    let at = |member: &Member, place: &str| Member { place: place.to_owned(), ..member.clone() };
+    for place in [&one.member.place, &swap.other_place, &one.live] {
+        assert_eq!(one.driver.discard(&cx(), &at(&one.member, place)).unwrap_err().kind, ErrorKind::Refused, "{place}");
+    }
+    one.driver.undo(&cx(), &swap).unwrap();
+    let (first, second) = (one.member.identity["oid"].clone(), two.member.identity["oid"].clone());
+    assert_eq!(
+        names(&server, &[&first, &second]),
+        [format!("{} true", swap.other_place), format!("{} true", two.member.place)]
+    );
+
+    // Under names that are nobody's, and with the name of one on the other, nothing goes.
+    for place in ["lb_elsewhere", &two.member.place, "postgres"] {
+        assert_eq!(one.driver.discard(&cx(), &at(&one.member, place)).unwrap_err().kind, ErrorKind::Refused, "{place}");
+    }
+    assert!(names(&server, &[&first, &second]).iter().all(|name| name.ends_with("true")));
+
+    // What is recorded may be the one name or the other, for either of them.
+    one.driver.discard(&cx(), &one.member).unwrap();
+    let moved = super::super::swap::other_place(&two.member.place).unwrap();
+    two.driver.discard(&cx(), &at(&two.member, &moved)).unwrap();
+    assert_eq!(names(&server, &[&first, &second, &previous]), ["", "", &format!("{} true", one.live)]);
+    for (driver, member) in [(&one.driver, &one.member), (&two.driver, &two.member)] {
+        driver.discard(&cx(), member).unwrap();
+    }
 }

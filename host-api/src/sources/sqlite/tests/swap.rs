@@ -189,7 +189,7 @@ fn a_crashed_staging_leaves_only_what_the_next_one_replaces() {
     let world = World::with_rows("delete", 3);
     let source = world.dump();
     let (place, _) = exchange::candidate_place(&world.path, ID, &Target::Beside).unwrap();
-    std::fs::write(suffixed(&place, UNFINISHED), b"half").unwrap();
+    std::fs::write(exchange::unfinished(&place), b"half").unwrap();
     let member = world.beside(&source);
     assert_eq!(world.verify(&member, &source), Vec::<String>::new());
     assert_eq!(world.names().len(), 2);
@@ -214,4 +214,37 @@ fn a_link_to_the_database_stays_a_link() {
     driver.promote(&cx(), &member, &swap).unwrap();
     assert!(link.symlink_metadata().unwrap().is_symlink());
     assert_eq!(count(&link), 300);
+}
+
+#[test]
+fn an_exchange_or_removal_that_would_come_late_does_not_happen() {
+    let world = World::with_rows("delete", 3);
+    let source = world.dump();
+    insert(&world.open(), 4);
+    let member = world.beside(&source);
+    let swap = world.driver.plan_swap(&cx(), &member).unwrap();
+    let late = |act: &dyn Fn(&StepContext) -> Result<()>, place| {
+        let late = cx().ended_at(place);
+        assert_eq!(act(&late).unwrap_err().kind, ErrorKind::Cancelled);
+        assert!(late.check().is_err(), "it came to that place");
+    };
+    late(&|cx| world.driver.promote(cx, &member, &swap), "journals settled");
+    assert_eq!(world.live_rows(), 7);
+    world.driver.promote(&cx(), &member, &swap).unwrap();
+    // A journal that can't be recovered stays with its file when that stays.
+    std::fs::write(&world.path, b"no database at all").unwrap();
+    let journal = suffixed(&world.path, "-wal");
+    std::fs::write(&journal, b"its journal").unwrap();
+    late(&|cx| world.driver.undo(cx, &swap), "journals settled");
+    assert_eq!(std::fs::read(&world.path).unwrap(), b"no database at all");
+    assert_eq!(std::fs::read(&journal).unwrap(), b"its journal");
+
+    let over = cx();
+    over.cancelled.store(true, Ordering::Relaxed);
+    assert_eq!(world.driver.drop_previous(&over, &swap).unwrap_err().kind, ErrorKind::Cancelled);
+    world.driver.undo(&cx(), &swap).unwrap();
+    assert_eq!(world.driver.discard(&over, &member).unwrap_err().kind, ErrorKind::Cancelled);
+    assert_eq!(world.driver.clear(&over, ID).unwrap_err().kind, ErrorKind::Cancelled);
+    assert!(Path::new(&member.place).exists());
+    assert_eq!(world.live_rows(), 7);
 }
