@@ -407,7 +407,11 @@ impl Engine {
         if let Err(error) = write_evidence(self.state().directory(), &run, JOURNAL, lines.as_bytes()) {
             unsettled.push(format!("the evidence has no {JOURNAL}: {}", error.message));
         }
-        let warnings = self.seal(&run).await;
+        let mut warnings = self.seal(&run).await;
+        // An engine before this one may have been killed while it read or wrote there.
+        if let Err(error) = stepper.around.host.clear_spool(&run).await {
+            warnings.push(format!("what the run left in the scratch space could not be removed: {error}"));
+        }
         Ok(Ended { run, status, summary, findings: stepper.said.findings, unsettled, breach: came.breach, warnings })
     }
 }
