@@ -112,6 +112,7 @@ impl Sandbox {
             actor: "bench".into(),
             channel: "embedded".into(),
             any_host: false,
+            took_over: None,
             cancelled: Arc::new(AtomicBool::new(false)),
         }
     }

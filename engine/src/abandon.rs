@@ -6,6 +6,7 @@ use host_api::promote::{Promotion, Standing};
 use host_api::{Error as HostError, ErrorKind, Finding, StepContext};
 
 use crate::Engine;
+use crate::claims::Claim;
 use crate::dispatch::get;
 use crate::endings;
 use crate::error::Result;
@@ -22,6 +23,12 @@ impl Engine {
     /// is ended; the effect itself stays in doubt on record: what it did is for a person to look at, and the summary says which it was.
     pub async fn abandon(&self, run: &str, reason: &str, options: RunOptions) -> Result<Ended> {
         let claim = self.claim(run).await?;
+        self.abandon_claimed(claim, reason, options).await
+    }
+
+    /// [`Engine::abandon`] of a run that is claimed already.
+    pub async fn abandon_claimed(&self, claim: Claim, reason: &str, options: RunOptions) -> Result<Ended> {
+        let run = &claim.run().to_owned();
         let row = self.state().run(run).await?;
         let records = self.live_records(run).await?;
         let in_doubt = open_step(&records).filter(|step| !is_question(step));

@@ -32,10 +32,10 @@ enum Means {
 }
 
 impl Claim {
-    /// Claims a run, or says who works on it.
-    pub(crate) async fn take(state: &Arc<State>, run: &str) -> Result<Self> {
+    /// Claims a run, or says who works on it. `is_known_dead`: a person says so of an engine on another host; only its lease is passed over.
+    pub(crate) async fn take(state: &Arc<State>, run: &str, is_known_dead: bool) -> Result<Self> {
         identifier::check_id("run", run)?;
-        let by = match state.lease(run, &holder()).await? {
+        let by = match state.lease(run, &holder(), is_known_dead).await? {
             Some(lease) => Means::Lease(lease),
             None => Means::File(LockFile::take(state.directory(), run)?),
         };
@@ -58,7 +58,7 @@ impl Claim {
             }));
         }
         for run in state.in_progress(environment).await?.into_iter().filter(|run| !passed_over.contains(run)) {
-            match Self::take(state, &run).await {
+            match Self::take(state, &run, false).await {
                 // It may have come to its end since it was listed.
                 Ok(claim) if state.run(&run).await?.status == Status::RUNNING => return Ok(Some(claim)),
                 Ok(_) => {}
@@ -236,11 +236,11 @@ mod tests {
         for run in ["run-number-1", "run-number-2"] {
             begun(&state, run).await;
         }
-        let mut first = Claim::take(&state, "run-number-1").await.unwrap();
+        let mut first = Claim::take(&state, "run-number-1", false).await.unwrap();
         for _ in 0..2 {
             first.hold(&state, "notes").await.unwrap();
         }
-        let mut second = Claim::take(&state, "run-number-2").await.unwrap();
+        let mut second = Claim::take(&state, "run-number-2", false).await.unwrap();
         let refused = second.hold(&state, "notes").await.unwrap_err();
         assert!(
             refused.kind == Kind::LockHeld
@@ -285,17 +285,17 @@ mod tests {
         for run in ["run-number-1", "run-number-2"] {
             begun(&state, run).await;
         }
-        let mut died = Claim::take(&state, "run-number-1").await.unwrap();
+        let mut died = Claim::take(&state, "run-number-1", false).await.unwrap();
         assert!(is_held(&state, "run-number-1").await.unwrap());
         died.hold(&state, "notes").await.unwrap();
         drop(died);
         assert!(!is_held(&state, "run-number-1").await.unwrap());
-        let mut other = Claim::take(&state, "run-number-2").await.unwrap();
+        let mut other = Claim::take(&state, "run-number-2", false).await.unwrap();
         for _ in 0..2 {
             let refused = other.hold(&state, "notes").await.unwrap_err();
             assert!(refused.message.contains("lifeboat runs resume run-number-1"), "{refused}");
         }
-        Claim::take(&state, "run-number-1").await.unwrap().hold(&state, "notes").await.unwrap();
+        Claim::take(&state, "run-number-1", false).await.unwrap().hold(&state, "notes").await.unwrap();
         let ended = Change::RunStatus("ok".into(), String::new(), Some(1));
         state.append("run-number-1", &by(), Transition::RunEnded, None, json!({}), &[ended]).await.unwrap();
         other.hold(&state, "notes").await.unwrap();

@@ -104,7 +104,7 @@ impl Engine {
         let mut changes = vec![Change::RunStatus(Status::RUNNING.into(), String::new(), None)];
         changes.extend(services.iter().cloned().map(Change::ServiceHeld));
         if let Err(mut error) =
-            self.state().append(run, &options.by(), Transition::Resumed, step, json!({}), &changes).await
+            self.state().append(run, &options.by(), Transition::Resumed, step, taken_over(options), &changes).await
         {
             for service in &services {
                 error = explained(self.state(), service, error).await;
@@ -138,6 +138,11 @@ impl Engine {
         stepper.ending = true;
         self.finish(stepper, came).await
     }
+}
+
+/// What a record says of a run that was taken over.
+pub(crate) fn taken_over(options: &RunOptions) -> Value {
+    options.took_over.as_ref().map_or_else(|| json!({}), |why| json!({"took-over": why}))
 }
 
 /// Whether a record of this kind has the answer to a call.

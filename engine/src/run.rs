@@ -53,6 +53,8 @@ pub struct RunOptions {
     pub channel: String,
     /// Where engines share the state: whether a run that began on another host may go on here.
     pub any_host: bool,
+    /// Why it is taken from an engine whose lease lasts, if it is.
+    pub took_over: Option<String>,
     /// Set from outside to cancel. One for each run: it is also set when the run ends, to end what may still be under way.
     pub cancelled: Arc<AtomicBool>,
 }
@@ -202,7 +204,14 @@ impl Engine {
 
     /// Claims a run, before its first record, or before it is looked at to go on with it or end it.
     pub(crate) async fn claim(&self, run: &str) -> Result<Claim> {
-        Claim::take(self.state(), run).await
+        Claim::take(self.state(), run, false).await
+    }
+
+    /// Claims a run that an engine on another host still has a lease of, because a person knows that engine to be dead. An engine whose process
+    /// can be seen from here is not passed over, whatever anyone says. For [`Engine::resume_claimed`] and [`Engine::abandon_claimed`], whose
+    /// options say why: [`RunOptions::took_over`].
+    pub async fn take_over(&self, run: &str) -> Result<Claim> {
+        Claim::take(self.state(), run, true).await
     }
 
     #[expect(clippy::too_many_arguments, reason = "the one way in, for a run that begins and one that goes on")]

@@ -255,6 +255,7 @@ impl Environment<'_> {
             actor: actor(),
             channel: channel.to_owned(),
             any_host: self.binding.any_host,
+            took_over: None,
             cancelled: Arc::new(AtomicBool::new(false)),
         })
     }
@@ -275,6 +276,7 @@ impl Environment<'_> {
             actor: actor(),
             channel: "cli".into(),
             any_host: self.binding.any_host,
+            took_over: None,
             cancelled: Arc::new(AtomicBool::new(false)),
         })
     }

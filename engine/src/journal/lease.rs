@@ -69,9 +69,9 @@ impl Drop for Lease {
 
 impl State {
     /// Takes the lease of a run, or says who has it; none where engines do not share the state.
-    pub(crate) async fn lease(self: &Arc<Self>, run: &str, holder: &str) -> Result<Option<Lease>> {
+    pub(crate) async fn lease(self: &Arc<Self>, run: &str, holder: &str, is_known_dead: bool) -> Result<Option<Lease>> {
         let Some(leases) = self.leases() else { return Ok(None) };
-        Ok(Some(Lease::kept(self, leases.take_lease(run, holder).await?)))
+        Ok(Some(Lease::kept(self, leases.take_lease(run, holder, is_known_dead).await?)))
     }
 
     /// Takes the lease of the oldest run whose engine died.

@@ -88,7 +88,7 @@ async fn answered(state: &State, run: &str, step: u64) -> Result<u64> {
 async fn the_log_is_a_chain_that_only_grows_and_a_forced_change_is_found() {
     let Some(shared) = Shared::new("chain") else { return };
     let state = shared.open().await;
-    let _lease = state.lease("r1", HOLDER).await.unwrap();
+    let _lease = state.lease("r1", HOLDER, false).await.unwrap();
     begin(&state, "r1").await.unwrap();
     for step in 1..=3 {
         answered(&state, "r1", step).await.unwrap();
@@ -112,7 +112,7 @@ async fn many_engines_add_to_one_chain_and_none_is_lost() {
         let state = states[number % 3].clone();
         tokio::spawn(async move {
             let run = format!("r{number}");
-            let _lease = state.lease(&run, HOLDER).await.unwrap();
+            let _lease = state.lease(&run, HOLDER, false).await.unwrap();
             begin(&state, &run).await.unwrap();
             for step in 1..=20 {
                 answered(&state, &run, step).await.unwrap();
@@ -127,16 +127,16 @@ async fn many_engines_add_to_one_chain_and_none_is_lost() {
 async fn a_run_that_was_taken_over_takes_no_record_of_the_one_before() {
     let Some(shared) = Shared::new("fence") else { return };
     let (first, second) = (shared.open().await, shared.open().await);
-    let lease = first.lease("r1", HOLDER).await.unwrap().unwrap();
+    let lease = first.lease("r1", HOLDER, false).await.unwrap().unwrap();
     let cancelled = Arc::new(AtomicBool::new(false));
     lease.watch(&cancelled);
     begin(&first, "r1").await.unwrap();
     // Elsewhere, and silent for too long.
     shared.sql("update lease set place = 'another machine 1 1'");
-    let held = second.lease("r1", "bob@host2").await.err().unwrap();
+    let held = second.lease("r1", "bob@host2", false).await.err().unwrap();
     assert!(held.kind == Kind::LockHeld && held.message.contains(HOLDER) && held.message.contains("s more"), "{held}");
-    shared.sql("update lease set until_ms = 0");
-    let taken = second.lease("r1", "bob@host2, process 9").await.unwrap().unwrap();
+    shared.sql("update lease set until_ms = 0 where run = 'r1'");
+    let taken = second.lease("r1", "bob@host2, process 9", false).await.unwrap().unwrap();
     let refused = answered(&first, "r1", 1).await.unwrap_err();
     assert!(refused.kind == Kind::TakenOver && refused.message.contains("bob@host2"), "{refused}");
     assert!(lease.is_lost() && cancelled.load(Ordering::Relaxed));
@@ -155,7 +155,7 @@ async fn a_run_that_was_taken_over_takes_no_record_of_the_one_before() {
 async fn whose_process_is_dead_is_taken_over_at_once_and_whose_is_seen_to_live_never_is() {
     let Some(shared) = Shared::new("place") else { return };
     let (first, second) = (shared.open().await, shared.open().await);
-    let _lease = first.lease("r1", HOLDER).await.unwrap().unwrap();
+    let _lease = first.lease("r1", HOLDER, false).await.unwrap().unwrap();
     // Another process of this machine that lives: the one that started us all.
     let parent = format!(
         "{} {}",
@@ -168,12 +168,16 @@ async fn whose_process_is_dead_is_taken_over_at_once_and_whose_is_seen_to_live_n
         .join(" ")
     );
     shared.sql(&format!("update lease set place = '{parent}', until_ms = 0"));
-    let refused = second.lease("r1", "bob").await.err().unwrap();
+    let refused = second.lease("r1", "bob", false).await.err().unwrap();
     assert!(refused.message.contains("its process is there, and does not move"), "{refused}");
+    assert!(second.lease("r1", "bob", true).await.is_err(), "whatever a person says");
     assert!(!second.is_leased("r1").await.unwrap().unwrap());
     shared.sql(&format!("update lease set place = '{parent}9', until_ms = 9000000000000"));
     assert!(!second.is_leased("r1").await.unwrap().unwrap());
-    second.lease("r1", "bob").await.unwrap().unwrap();
+    drop(second.lease("r1", "bob", false).await.unwrap().unwrap());
+    shared.sql("update lease set place = 'another machine 1 1', until_ms = 9000000000000");
+    assert!(second.lease("r1", "bob", false).await.is_err());
+    second.lease("r1", "bob", true).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -182,7 +186,7 @@ async fn engines_that_look_at_the_same_time_take_each_interrupted_run_once() {
     let states = futures::future::join_all((0..4).map(|_| shared.open())).await;
     for number in 0..20 {
         let run = format!("r{number}");
-        let _lease = states[0].lease(&run, HOLDER).await.unwrap();
+        let _lease = states[0].lease(&run, HOLDER, false).await.unwrap();
         begin(&states[0], &run).await.unwrap();
         std::mem::forget(_lease);
     }
@@ -222,7 +226,7 @@ async fn a_server_that_crashes_and_comes_back_is_waited_for_and_nothing_is_lost_
             let (state, done) = (state.clone(), done.clone());
             tokio::spawn(async move {
                 let run = format!("r{number}");
-                let _lease = state.lease(&run, HOLDER).await.unwrap();
+                let _lease = state.lease(&run, HOLDER, false).await.unwrap();
                 begin(&state, &run).await.unwrap();
                 for step in 1..=200 {
                     answered(&state, &run, step).await.unwrap();
@@ -310,7 +314,7 @@ async fn of_a_commit_whose_answer_was_lost_the_log_tells_whether_it_happened() {
         };
         let state = Arc::new(State::shared(shared.directory.path(), &binding).await.unwrap());
         let run = format!("run-{after}");
-        let _lease = state.lease(&run, HOLDER).await.unwrap();
+        let _lease = state.lease(&run, HOLDER, false).await.unwrap();
         begin(&state, &run).await.unwrap();
         for step in 1..=5 {
             // Done the first time, it is not done again.
@@ -453,7 +457,7 @@ mod same {
                 let other = shared.open().await;
                 let mut leases = Vec::new();
                 for run in (0..4).map(|n| format!("r{n}")) {
-                    leases.push(other.lease(&run, HOLDER).await.unwrap());
+                    leases.push(other.lease(&run, HOLDER, false).await.unwrap());
                     begin(&own, &run).await.unwrap();
                     begin(&other, &run).await.unwrap();
                 }

@@ -68,7 +68,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
 }
 
 /// Goes on with a run that waits, is in doubt, or was interrupted.
-pub async fn resume(global: &Global, run: &str, yes: bool) -> Result<u8> {
+pub async fn resume(global: &Global, run: &str, yes: bool, take_over: Option<String>) -> Result<u8> {
     let config = global.load()?;
     let row = config.open_state().await?.run(run).await?;
     if row.module_sha256 == NO_MODULE {
@@ -80,9 +80,15 @@ pub async fn resume(global: &Global, run: &str, yes: bool) -> Result<u8> {
     }
     let environment = config.environment(Some(&row.environment))?;
     let engine = engine(&config, &environment, yes, global.json).await?;
-    let (module, options) = beginnings(&engine, &environment, &row)?;
+    let (module, mut options) = beginnings(&engine, &environment, &row)?;
     interrupts(&options.cancelled);
-    let ended = engine.resume(run, &module, options).await?;
+    let ended = match take_over {
+        None => engine.resume(run, &module, options).await?,
+        why => {
+            options.took_over = why;
+            engine.resume_claimed(engine.take_over(run).await?, &module, options).await?
+        }
+    };
     finish(global, &engine, &ended)
 }
 
@@ -111,12 +117,19 @@ fn beginnings(engine: &Engine, environment: &Environment<'_>, row: &RunRow) -> R
 }
 
 /// Ends a run that no process works on.
-pub async fn abandon(global: &Global, run: &str, reason: &str) -> Result<u8> {
+pub async fn abandon(global: &Global, run: &str, reason: &str, take_over: Option<String>) -> Result<u8> {
     let config = global.load()?;
     let row = config.open_state().await?.run(run).await?;
     let environment = config.environment(Some(&row.environment))?;
     let engine = engine(&config, &environment, false, global.json).await?;
-    let ended = engine.abandon(run, reason, environment.options_by_hand("runs-abandon")?).await?;
+    let options = environment.options_by_hand("runs-abandon")?;
+    let ended = match take_over {
+        None => engine.abandon(run, reason, options).await?,
+        Some(why) => {
+            let reason = format!("{reason} (taken over: {why})");
+            engine.abandon_claimed(engine.take_over(run).await?, &reason, options).await?
+        }
+    };
     let code = finish(global, &engine, &ended)?;
     Ok(if ended.unsettled.is_empty() { code } else { 1 })
 }
@@ -129,7 +142,7 @@ pub async fn cancel(global: &Global, run: &str, reason: &str) -> Result<u8> {
     let engine = engine(&config, &environment, false, true).await?;
     if !engine.request_cancel(run, reason, &by_hand()).await? {
         drop(engine);
-        return resume(global, run, false).await;
+        return resume(global, run, false, None).await;
     }
     if global.json {
         output::json(&json!({"run": run, "cancel-requested": true}))?;

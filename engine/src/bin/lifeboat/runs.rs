@@ -47,6 +47,9 @@ pub enum Verb {
         /// Approve what it asks for; only where the environment allows it.
         #[arg(long)]
         yes: bool,
+        /// Where engines share the state: take it from an engine on another host that still has it, and that you know to be dead.
+        #[arg(long, value_name = "WHY")]
+        take_over: Option<String>,
     },
     /// Say what became of a step that the engine could not decide; `runs resume` then goes on.
     Resolve {
@@ -77,6 +80,9 @@ pub enum Verb {
         /// Why.
         #[arg(long)]
         reason: String,
+        /// Where engines share the state: take it from an engine on another host that still has it, and that you know to be dead.
+        #[arg(long, value_name = "WHY")]
+        take_over: Option<String>,
     },
 }
 
@@ -95,8 +101,8 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 /// Runs the verb.
 pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
     match verb {
-        Verb::Resume { run, yes } => crate::run::resume(global, &run, yes).await,
-        Verb::Abandon { run, reason } => crate::run::abandon(global, &run, &reason).await,
+        Verb::Resume { run, yes, take_over } => crate::run::resume(global, &run, yes, take_over).await,
+        Verb::Abandon { run, reason, take_over } => crate::run::abandon(global, &run, &reason, take_over).await,
         Verb::Cancel { run, reason } => crate::run::cancel(global, &run, &reason).await,
         Verb::Resolve { run, step, resolution, reason } => {
             crate::run::resolve(global, &run, step, resolution, &reason).await

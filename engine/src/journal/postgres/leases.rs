@@ -221,7 +221,7 @@ impl Found {
 
     /// Whether it can be taken: its holder is dead for all that can be seen, or has said nothing for so long that it must have ended all
     /// it did. Otherwise why not.
-    fn is_free(&self, run: &str) -> Result<(), Error> {
+    fn is_free(&self, run: &str, is_known_dead: bool) -> Result<(), Error> {
         let refused =
             |why: String| Err(Error::new(Kind::LockHeld, format!("{} works on run {run}: {why}", self.holder)));
         match (super::super::place::is_alive(&self.place), self.left_ms) {
@@ -231,8 +231,9 @@ impl Found {
                 refused("its process is there, and does not move; end it, then the run can be taken over".into())
             }
             (Some(true), _) => refused("its process is there".into()),
+            (None, _) if is_known_dead => Ok(()),
             (None, left_ms) => refused(format!(
-                "it is on another host, and has the run for {} s more; if it is dead, the run is free then",
+                "it is on another host, and has the run for {} s more; if you know that it is dead: --take-over WHY",
                 left_ms.unsigned_abs().div_ceil(1000)
             )),
         }
@@ -240,8 +241,8 @@ impl Found {
 }
 
 impl Postgres {
-    /// Takes a run, or says who has it.
-    pub(crate) async fn take_lease(&self, run: &str, holder: &str) -> Result<Arc<Held>> {
+    /// Takes a run, or says who has it. `is_known_dead`: a person says so of a holder that can't be seen from here.
+    pub(crate) async fn take_lease(&self, run: &str, holder: &str, is_known_dead: bool) -> Result<Arc<Held>> {
         if let Some(held) = self.leases.held(run).filter(|held| !held.is_lost()) {
             return Err(Error::new(Kind::LockHeld, format!("this engine works on run {} already", held.run)));
         }
@@ -267,7 +268,7 @@ impl Postgres {
                 Some(found) => {
                     // One of this process that is not among ours was let go of.
                     if found.place != place {
-                        found.is_free(run)?;
+                        found.is_free(run, is_known_dead)?;
                     }
                     let sql = "update lease set token = token + 1, holder = $3, place = $4,
                                       until_ms = (extract(epoch from clock_timestamp()) * 1000)::bigint + $5
@@ -309,7 +310,7 @@ impl Postgres {
                         .await?;
                     for row in &rows {
                         let (found, run) = (Found::of(row)?, row.string(4)?);
-                        if passed_over.contains(&run) || found.is_free(&run).is_err() {
+                        if passed_over.contains(&run) || found.is_free(&run, false).is_err() {
                             continue;
                         }
                         tx.execute(

@@ -68,7 +68,7 @@ fn default_port() -> u16 {
 }
 
 fn default_lease_s() -> u64 {
-    900
+    3600
 }
 
 impl PostgresState {
