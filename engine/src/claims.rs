@@ -140,13 +140,15 @@ fn holder() -> String {
 /// A file that is locked while its process lives.
 struct LockFile {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl Drop for LockFile {
     fn drop(&mut self) {
         // A file that stays is harmless: nobody holds it.
         let _ = std::fs::remove_file(&self.path);
+        // Not only closed: another thread's child holds a copy between its fork and its exec.
+        let _ = self.file.unlock();
     }
 }
 
@@ -177,7 +179,7 @@ impl LockFile {
             Err(TryLockError::Error(e)) => return Err(failed(&e)),
         }
         write(&mut file).map_err(|e| failed(&e))?;
-        Ok(Self { path, _file: file })
+        Ok(Self { path, file })
     }
 
     fn is_held(state_directory: &Path, run: &str) -> bool {

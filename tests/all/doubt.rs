@@ -370,6 +370,31 @@ fn a_serve_that_is_told_to_stop_leaves_the_run_that_it_took_up_to_the_next() {
 }
 
 #[test]
+fn an_instance_in_quarantine_lives_on_when_serve_leaves_its_run() {
+    let mut site = Site::notes();
+    site.serve_some_notes();
+    site.run("backup", &[]).expect(0);
+    // Its start is on record, and so is its process.
+    let run = killed_at(&site, "5 completed", "drill", &[]);
+    let shown = site.show(&run);
+    let started = records(&shown, "started").into_iter().find(|r| r["request"]["call"] == "scratch.start").unwrap();
+    let instance = started["prepared"]["instance"].as_str().unwrap();
+    let file = std::fs::read(site.path(format!(".lifeboat/candidates/{instance}.instance.json"))).unwrap();
+    let pid = serde_json::from_slice::<Value>(&file).unwrap()["running"]["pid"].to_string();
+    let signal = |signal: &str| assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    // It answers nobody, so that the run waits for it.
+    signal("-STOP");
+    site.stop_serving();
+    site.serve(&[]);
+    wait_until("serve went on with it", || serve_log(&site).contains(&format!("run {run} resumed")));
+    site.stop_serving();
+    assert!(serve_log(&site).contains(&format!("serve: run {run} is left as it is")), "{}", serve_log(&site));
+    signal("-CONT");
+    let ended = resume(&site, &run).expect(0);
+    assert!(ended.json()["summary"].as_str().unwrap().contains("scratch is clean"), "{ended:?}");
+}
+
+#[test]
 fn a_run_that_serve_takes_up_at_a_terminal_asks_nobody_there_and_parks() {
     let mut site = Site::notes();
     site.serve_some_notes();

@@ -23,8 +23,14 @@ const ALGORITHM: u8 = 1;
 pub(crate) struct Keys<'s> {
     state: &'s State,
     directory: PathBuf,
-    /// Let go of when this is dropped.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Keys<'_> {
+    fn drop(&mut self) {
+        // Not only closed: another thread's child holds a copy between its fork and its exec.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl<'s> Keys<'s> {
@@ -40,7 +46,7 @@ impl<'s> Keys<'s> {
         // Waited for on a thread made for waiting: who holds it may need the others to let go of it.
         let locked = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await;
         let lock = locked.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
-        Ok(Self { state, directory, _lock: lock })
+        Ok(Self { state, directory, lock })
     }
 
     /// The key of the epoch that the log is in.

@@ -12,6 +12,7 @@ use host_api::StepContext;
 use host_api::control::supervisor::Supervisor;
 use host_api::real::RealHost;
 use host_api::service::ServiceControl;
+use tokio::sync::Notify;
 
 use crate::{Global, output};
 
@@ -127,13 +128,13 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     }
     let socket = config.state_directory().join("serve.sock");
     let (failed, mut failure) = tokio::sync::oneshot::channel::<Error>();
-    let under_way = UnderWay::default();
+    let (under_way, stopping) = (UnderWay::default(), Arc::new(Notify::new()));
     let mut starting = tokio::spawn({
         let (socket, names) = (socket.clone(), arguments.start);
         let (global, resume) = (global.clone(), !arguments.no_resume);
         let (environment, shared) = (environment.name.clone(), config.state_is_shared());
-        let under_way = under_way.clone();
-        async move {
+        let (under_way, stopping) = (under_way.clone(), stopping.clone());
+        let mut work = Box::pin(async move {
             while !socket.exists() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -174,6 +175,13 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
             // Held, so that the other side does not take silence for a failure.
             std::future::pending::<()>().await;
             drop(failed);
+        });
+        async move {
+            tokio::select! {
+                () = &mut work => {}
+                // Left where it is, as by a kill, and not dropped: an instance in quarantine ends with its host, and the run could not go on.
+                () = stopping.notified() => std::mem::forget(work),
+            }
         }
     });
     let mut failed_to_start = None;
@@ -191,8 +199,8 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
             Ok(error) = &mut failure => failed_to_start = Some(error),
         }
         // Before the services end: a run that sees its service end would go on record as failed.
-        starting.abort();
-        // Its end by being aborted is no error.
+        stopping.notify_one();
+        // A panic in it was told when it happened.
         let _ = (&mut starting).await;
         leave(&under_way);
     };
