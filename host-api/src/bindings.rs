@@ -7,6 +7,8 @@
 //! `{current}` (the installed version's directory), `{port}` and `{scratch}` (of a scratch instance), and `{place.SOURCE}`
 //! (a candidate's path or database name, in scratch; the live one elsewhere).
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -74,7 +76,8 @@ pub struct PostgresSource {
     pub database: String,
     /// The role that dumps, restores and promotes.
     pub user: String,
-    /// Its password.
+    /// Its password. It never stands in arguments: without a prefix it goes through a private file, with one through the environment, as
+    /// far as every program of the prefix can hand a variable on.
     pub password: Option<Secret>,
     /// A database to connect to while the other is renamed or absent.
     #[serde(default = "default_maintenance_database")]
@@ -85,7 +88,8 @@ pub struct PostgresSource {
     pub ssl_root_cert: Option<PathBuf>,
     /// Where `pg_dump`, `pg_restore` and `psql` are; otherwise the PATH decides.
     pub bin_dir: Option<PathBuf>,
-    /// Command in front of every tool (`sudo -u postgres`), as a list.
+    /// Command in front of every tool, as a list: `sudo -n -u postgres`, `docker compose exec -T db`, `ssh db1`. See
+    /// [`crate::sources::postgres::prefix`].
     #[serde(default)]
     pub prefix: Vec<String>,
 }
@@ -404,6 +408,7 @@ impl Service {
         for source in self.source.values_mut() {
             match source {
                 Source::Postgres(pg) => {
+                    anchor_words(&mut pg.prefix, base);
                     if let Some(dir) = &mut pg.bin_dir {
                         *dir = base.join(&*dir);
                     }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -12,6 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
 
 use crate::context::StepContext;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -21,6 +24,10 @@ use crate::leftovers;
 const STDERR_BYTES_MAX: usize = 64 * 1024;
 /// How often a watcher looks at deadline and cancellation.
 const WATCH_INTERVAL: Duration = Duration::from_millis(25);
+
+/// How long a read that found nothing waits before it looks again: a short answer comes at once, a long silence costs little.
+const READ_PAUSE_MIN: Duration = Duration::from_micros(100);
+const READ_PAUSE_MAX: Duration = Duration::from_millis(10);
 
 /// What to run.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +41,9 @@ pub struct Spec {
     /// What it starts is meant to go on when the step is over (a service manager's command): it carries no marker of the step, so that
     /// nobody takes it for a leftover.
     pub lasting: bool,
+    /// What it starts may go on when it is killed (a client of something elsewhere, or of another user's process), and keep its pipes open:
+    /// after a kill, nobody waits for their end.
+    pub outlives: bool,
 }
 
 impl Spec {
@@ -135,6 +145,7 @@ pub fn quotes_rows(line: &str) -> bool {
 pub struct Child {
     inner: std::process::Child,
     program: String,
+    outlives: bool,
     stderr: Option<JoinHandle<Vec<u8>>>,
     watcher: Option<JoinHandle<()>>,
     /// Tells the watcher that the child has been reaped, so that it kills no reused process id. Held locked while killing.
@@ -181,7 +192,17 @@ impl Child {
                 }
             })
         };
-        Ok(Self { inner, program, stderr: Some(stderr), watcher: Some(watcher), reaped, killed, stop_watching })
+        let outlives = spec.outlives;
+        Ok(Self {
+            inner,
+            program,
+            outlives,
+            stderr: Some(stderr),
+            watcher: Some(watcher),
+            reaped,
+            killed,
+            stop_watching,
+        })
     }
 
     /// Its stdin; the child sees the end when it is dropped.
@@ -190,8 +211,11 @@ impl Child {
     }
 
     /// Its stdout.
-    pub fn stdout(&mut self) -> ChildStdout {
-        self.inner.stdout.take().expect("stdout is taken once")
+    pub fn stdout(&mut self) -> Output {
+        let pipe = self.inner.stdout.take().expect("stdout is taken once");
+        // The flag belongs to our end of the pipe. Where it can't be set, a read waits, and the step may end late.
+        let looks = self.outlives && rustix::fs::fcntl_setfl(&pipe, OFlags::RDONLY | OFlags::NONBLOCK).is_ok();
+        Output { pipe, killed: self.killed.clone(), looks }
     }
 
     /// Process id.
@@ -213,10 +237,11 @@ impl Child {
             std::thread::sleep(Duration::from_millis(2));
         };
         self.stop();
-        let bytes = self.stderr.take().and_then(|t| t.join().ok()).unwrap_or_default();
-        if let Some(why) = self.killed.lock().expect("no panic while held").take() {
+        if let Some(why) = self.killed.lock().expect("no panic while held").clone() {
+            // Its stderr is not waited for: what it started may hold it open.
             return Err(why.context(format!("{} was killed", self.program)));
         }
+        let bytes = self.stderr.take().and_then(|t| t.join().ok()).unwrap_or_default();
         Ok(Ended { status, stderr: String::from_utf8_lossy(&bytes).into_owned() })
     }
 
@@ -240,6 +265,39 @@ impl Drop for Child {
             let _ = self.inner.wait();
             *reaped = true;
         }
+    }
+}
+
+/// A child's stdout. It ends with the child when that is killed, also if something else still holds its pipe.
+#[derive(Debug)]
+pub struct Output {
+    pipe: ChildStdout,
+    killed: Arc<Mutex<Option<Error>>>,
+    /// Reads do not block, so that the kill is noticed.
+    looks: bool,
+}
+
+impl Read for Output {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut pause = READ_PAUSE_MIN;
+        loop {
+            if self.looks && self.killed.lock().expect("no panic while held").is_some() {
+                return Ok(0);
+            }
+            match self.pipe.read(buffer) {
+                Err(e) if self.looks && e.kind() == std::io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(READ_PAUSE_MAX);
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+impl AsFd for Output {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
     }
 }
 

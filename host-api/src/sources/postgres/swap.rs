@@ -19,6 +19,7 @@ use crate::context::StepContext;
 use crate::error::{Error, Result};
 use crate::sources::{Member, Swap};
 
+use super::leftovers::{self, Attempts};
 use super::session::Session;
 use super::tools::Tools;
 use super::{GENERATED_PREFIX, PREVIOUS, end_sessions, identity, part, sql};
@@ -215,12 +216,14 @@ fn swapping<'a>(tools: &'a Tools<'a>, swap: &'a Swap, act: impl FnOnce(&mut Work
     };
     // The failed session is gone or goes now, and its open transaction with it.
     drop(work);
-    let grace = StepContext {
-        cancelled: std::sync::Arc::default(),
-        deadline: std::time::Instant::now() + std::time::Duration::from_secs(20),
-        ..tools.cx.clone()
-    };
-    let reopened = tools.with(&grace).and_then(|tools| Work::begin(&tools, swap)?.names().map(drop));
+    let grace = leftovers::grace(tools.cx);
+    let reopened = tools.with(&grace).and_then(|tools| {
+        // A session whose client was killed still holds its locks on the databases.
+        if leftovers::may_be_left(&tools, &error) {
+            leftovers::end(&tools, Attempts::All)?;
+        }
+        Work::begin(&tools, swap)?.names().map(drop)
+    });
     Err(match reopened {
         Ok(()) => error,
         Err(e) => error
