@@ -385,3 +385,85 @@ fn a_dump_in_a_container_whose_engine_died_is_ended_by_the_probe() {
     assert_eq!(sessions(&server, &first), "0");
     container.drained();
 }
+
+/// A container of a real Docker, removed when it is dropped.
+struct Real {
+    docker: Vec<String>,
+    id: String,
+}
+
+impl Real {
+    /// Of `LIFEBOAT_TEST_DOCKER_IMAGE`, which has the tools of the tests' server at the same place; reached by the words of
+    /// `LIFEBOAT_TEST_DOCKER` (`docker --host …`).
+    fn start(server: &PgServer) -> Option<Self> {
+        let (Ok(docker), Ok(image)) =
+            (std::env::var("LIFEBOAT_TEST_DOCKER"), std::env::var("LIFEBOAT_TEST_DOCKER_IMAGE"))
+        else {
+            eprintln!(
+                "SKIPPED: LIFEBOAT_TEST_DOCKER and LIFEBOAT_TEST_DOCKER_IMAGE are not set. A real Docker was NOT tested."
+            );
+            return None;
+        };
+        let mut real = Self { docker: docker.split_whitespace().map(str::to_owned).collect(), id: String::new() };
+        let volume = format!("{0}:{0}", server.host);
+        real.id =
+            real.run(&["run", "--detach", "--init", "--network", "host", "--volume", &volume, &image, "sleep", "3600"]);
+        Some(real)
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let out = std::process::Command::new(&self.docker[0]).args(&self.docker[1..]).args(arguments).output().unwrap();
+        assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    }
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        let mut command = std::process::Command::new(&self.docker[0]);
+        // What is left is seen in `docker ps`.
+        let _ = command.args(&self.docker[1..]).args(["rm", "--force", &self.id]).output();
+    }
+}
+
+#[test]
+fn everything_works_in_a_real_docker() {
+    let server = server!();
+    let Some(container) = Real::start(&server) else { return };
+    filled(&server, "docked");
+    server.sql("postgres", &["CREATE ROLE docked SUPERUSER LOGIN PASSWORD 'in docker'"]);
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "in docker\n").unwrap();
+    let mut prefix = container.docker.clone();
+    prefix.extend(["exec", "-i", container.id.as_str()].map(str::to_owned));
+    let over_socket = PostgresSource { prefix, ..server.source("docked") };
+    everything(&server, over_socket.clone());
+    everything(
+        &server,
+        PostgresSource {
+            host: "127.0.0.1".into(),
+            user: "docked".into(),
+            password: Some(Secret { file: Some(secret.path().into()), env: None, prefix: String::new() }),
+            ..over_socket.clone()
+        },
+    );
+
+    // Something that waits inside, and whose client is killed.
+    let driver = driver(over_socket);
+    let member = stage(&driver, &take(&driver, &[])).unwrap();
+    let mut holder = held(&server, &member.place, "LOCK TABLE t");
+    let step = cx();
+    let query = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{}' AND wait_event_type = 'Lock'",
+        step.marker()
+    );
+    let waits = || server.sql("postgres", &[&query]) == "1";
+    let inside = || container.run(&["exec", &container.id, "sh", "-c", "cat /proc/[0-9]*/comm"]).contains("psql");
+    let error =
+        cancelled_at(&step, || waits() && inside(), || driver.execute(&step, &member, &["UPDATE t SET b = ''".into()]));
+    assert_eq!(error.kind, ErrorKind::Cancelled, "{error}");
+    assert_eq!(sessions(&server, &step), "0");
+    assert!(wait_until(&cx(), Duration::from_secs(20), || !inside()), "psql ends with its session");
+    driver.discard(&cx(), &member).unwrap();
+    let _ = holder.wait();
+}
