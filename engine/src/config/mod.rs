@@ -383,6 +383,20 @@ grants = ["dump.take service=notes store=local"]
     }
 
     #[test]
+    fn the_examples_of_the_documentation_are_read() {
+        let text = include_str!("../../../docs/environments.md");
+        let examples: Vec<&str> =
+            text.split("```toml\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0)).collect();
+        let mut kinds = 0;
+        for example in examples.iter().filter(|example| example.contains(".control]")) {
+            let source = "\n[environment.production.service.notes.source.other]\nkind = \"files\"\npath = \"live\"\n";
+            load(&format!("{example}{source}")).unwrap_or_else(|e| panic!("{example}: {e}"));
+            kinds += 1;
+        }
+        assert!(kinds >= 2, "systemd and Compose");
+    }
+
+    #[test]
     fn environments_and_policies_are_named_when_asked_for_wrongly() {
         let config = load(GOOD).unwrap();
         assert!(config.environment(Some("prod")).err().unwrap().to_string().contains("demo"));

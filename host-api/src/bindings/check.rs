@@ -81,7 +81,7 @@ impl Control {
                 if let Some(context) = &of.context {
                     named("context", context, |c| c.is_ascii_graphic())?;
                 }
-                named("selector", &of.selector, |c| c.is_ascii_graphic())?;
+                named("selector", &of.selector, |c| c.is_ascii_graphic() || c == ' ')?;
                 if !(1..=REPLICAS_MAX).contains(&of.replicas) {
                     return Err(Error::invalid(format!("`replicas` is {}", of.replicas))
                         .hint(format!("1 to {REPLICAS_MAX}: how many pods it has when it runs")));

@@ -35,7 +35,7 @@ impl Manager for Commands {
 
 /// Runs a command that asks for a state.
 pub(super) fn ask(cx: &StepContext, words: &[String]) -> Result<(String, Ended)> {
-    let (out, ended) = run(cx, &Spec::new(words), b"", STATUS_BYTES_MAX)?;
+    let (out, ended) = run(cx, &manager(words), b"", STATUS_BYTES_MAX)?;
     Ok((String::from_utf8_lossy(&out).into_owned(), ended))
 }
 
@@ -51,12 +51,17 @@ pub(super) fn answer(cx: &StepContext, words: &[String]) -> Result<Result<String
 /// Runs a command that starts something.
 pub(super) fn start(cx: &StepContext, words: &[String]) -> Result<()> {
     // It may start the service itself, and not only ask a manager for it.
-    run_text(cx, &Spec { lasting: true, ..Spec::new(words) }).map(drop)
+    run_text(cx, &Spec { lasting: true, ..manager(words) }).map(drop)
 }
 
 /// Runs a command that stops something.
 pub(super) fn stop(cx: &StepContext, words: &[String]) -> Result<()> {
-    run_text(cx, &Spec::new(words)).map(drop)
+    run_text(cx, &manager(words)).map(drop)
+}
+
+/// A manager's command, which may be another user's process: behind sudo, we can't even kill it.
+fn manager(words: &[String]) -> Spec {
+    Spec { outlives: true, ..Spec::new(words) }
 }
 
 /// A command with words of ours behind it.

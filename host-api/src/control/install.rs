@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::values::{self, Values};
 use crate::bindings::{Install, fill as fill_text};
-use crate::child::run_text;
+use crate::child::{Spec, run_text};
 use crate::context::StepContext;
 use crate::error::{Context, Error, Result};
 use crate::versions::{check_version, current, unfinished};
@@ -140,7 +140,10 @@ fn fill(cx: &StepContext, install: &Install, version: &str, dir: &Path) -> Resul
 }
 
 fn step(cx: &StepContext, install: &Install, command: &[String], values: &Values) -> Result<String> {
-    run_text(&cx.within(Duration::from_secs(install.timeout_s)), &values::command(command, values)?)
+    run_text(
+        &cx.within(Duration::from_secs(install.timeout_s)),
+        &Spec { outlives: true, ..values::command(command, values)? },
+    )
 }
 
 fn switch(cx: &StepContext, install: &Install, name: &str, link: &Path) -> Result<()> {
