@@ -7,12 +7,20 @@
 //! `{current}` (the installed version's directory), `{port}` and `{scratch}` (of a scratch instance), and `{place.SOURCE}`
 //! (a candidate's path or database name, in scratch; the live one elsewhere).
 
+mod check;
+mod control;
+mod install;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+
+pub use control::{ChildControl, CommandControl, ComposeControl, Control, KubernetesControl, SystemdControl};
+pub(crate) use install::IMAGE_FILE;
+pub use install::Install;
 
 /// A service: what is preserved and recovered as one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -74,7 +82,8 @@ pub struct PostgresSource {
     pub database: String,
     /// The role that dumps, restores and promotes.
     pub user: String,
-    /// Its password.
+    /// Its password. It never stands in arguments: without a prefix it goes through a private file, with one through the environment, as
+    /// far as every program of the prefix can hand a variable on.
     pub password: Option<Secret>,
     /// A database to connect to while the other is renamed or absent.
     #[serde(default = "default_maintenance_database")]
@@ -85,7 +94,8 @@ pub struct PostgresSource {
     pub ssl_root_cert: Option<PathBuf>,
     /// Where `pg_dump`, `pg_restore` and `psql` are; otherwise the PATH decides.
     pub bin_dir: Option<PathBuf>,
-    /// Command in front of every tool (`sudo -u postgres`), as a list.
+    /// Command in front of every tool, as a list: `sudo -n -u postgres`, `docker compose exec -T db`, `ssh db1`. See
+    /// [`crate::sources::postgres::prefix`].
     #[serde(default)]
     pub prefix: Vec<String>,
 }
@@ -152,79 +162,8 @@ pub struct FilesSource {
     pub path: PathBuf,
 }
 
-/// How a live service is controlled.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Control {
-    /// By commands of a service manager, which owns the process.
-    Command(CommandControl),
-    /// A child of `lifeboat serve`.
-    Child(ChildControl),
-}
-
-/// Commands of a service manager. Each is an argument list; no shell.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct CommandControl {
-    /// Starts it.
-    pub start: Vec<String>,
-    /// Stops it.
-    pub stop: Vec<String>,
-    /// Exit code 0: running; 3 (as `systemctl is-active`): stopped; anything else: unknown.
-    pub status: Vec<String>,
-    /// How long start and stop may take.
-    #[serde(default = "default_control_timeout_s")]
-    pub timeout_s: u64,
-    /// Ports that are closed when it is stopped.
-    #[serde(default)]
-    pub ports: Vec<u16>,
-}
-
-/// A child process of `lifeboat serve`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct ChildControl {
-    /// The command, an argument list; no shell.
-    pub command: Vec<String>,
-    /// Working directory.
-    pub directory: Option<PathBuf>,
-    /// Environment on top of a minimal one (PATH, HOME, LANG).
-    #[serde(default)]
-    pub environment: BTreeMap<String, String>,
-    /// Secrets for its environment.
-    #[serde(default)]
-    pub secret: BTreeMap<String, Secret>,
-    /// How long start and stop may take; then it is killed.
-    #[serde(default = "default_control_timeout_s")]
-    pub timeout_s: u64,
-    /// Ports that are closed when it is stopped.
-    #[serde(default)]
-    pub ports: Vec<u16>,
-}
-
 fn default_control_timeout_s() -> u64 {
     60
-}
-
-/// How versions of a service are installed: each into `DIRECTORY/VERSION@ATTEMPT`, then one symbolic link `DIRECTORY/current`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Install {
-    /// Where versions live.
-    pub directory: PathBuf,
-    /// Proves, changing nothing, that `{version}` can be had (`pip download --no-deps …`).
-    pub installable: Vec<String>,
-    /// Installs `{version}` into `{dir}`, which exists and is empty.
-    pub command: Vec<String>,
-    /// Run after it: must succeed and print the version.
-    pub check: Vec<String>,
-    /// How long each may take.
-    #[serde(default = "default_install_timeout_s")]
-    pub timeout_s: u64,
-}
-
-fn default_install_timeout_s() -> u64 {
-    900
 }
 
 /// How the service is started on a candidate, in quarantine.
@@ -404,6 +343,7 @@ impl Service {
         for source in self.source.values_mut() {
             match source {
                 Source::Postgres(pg) => {
+                    anchor_words(&mut pg.prefix, base);
                     if let Some(dir) = &mut pg.bin_dir {
                         *dir = base.join(&*dir);
                     }
@@ -422,21 +362,11 @@ impl Service {
                 Source::Files(files) => files.path = base.join(&files.path),
             }
         }
-        if let Some(Control::Command(command)) = &mut self.control {
-            for words in [&mut command.start, &mut command.stop, &mut command.status] {
-                anchor_words(words, base);
-            }
-        }
-        if let Some(Control::Child(child)) = &mut self.control {
-            anchor_words(&mut child.command, base);
-            child.directory = Some(base.join(child.directory.as_deref().unwrap_or(Path::new(""))));
-            child.secret.values_mut().for_each(|s| s.anchor(base));
+        if let Some(control) = &mut self.control {
+            control.anchor(base);
         }
         if let Some(install) = &mut self.install {
-            install.directory = base.join(&install.directory);
-            for words in [&mut install.installable, &mut install.command, &mut install.check] {
-                anchor_words(words, base);
-            }
+            install.anchor(base);
         }
         if let Some(scratch) = &mut self.scratch {
             anchor_words(&mut scratch.command, base);

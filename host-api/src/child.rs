@@ -8,6 +8,7 @@ mod alarm;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -15,6 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
 
 use crate::context::StepContext;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -24,6 +27,12 @@ use crate::leftovers;
 const STDERR_BYTES_MAX: usize = 64 * 1024;
 /// How often a watcher looks at deadline and cancellation.
 const WATCH_INTERVAL: Duration = Duration::from_millis(25);
+
+/// How long a killed child may take to go. One that we may not signal (another user's, behind sudo) is let go after it: the step ends.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How long a read that found nothing waits before it looks again: a short answer comes at once, a long silence costs little.
+const READ_PAUSE_MIN: Duration = Duration::from_micros(100);
+const READ_PAUSE_MAX: Duration = Duration::from_millis(10);
 
 /// What to run.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +46,9 @@ pub struct Spec {
     /// What it starts is meant to go on when the step is over (a service manager's command): it carries no marker of the step, so that
     /// nobody takes it for a leftover, and no alarm, which it would keep if it becomes the service.
     pub lasting: bool,
+    /// What it starts may go on when it is killed (a client of something elsewhere, or of another user's process), and keep its pipes open:
+    /// after a kill, nobody waits for their end.
+    pub outlives: bool,
 }
 
 impl Spec {
@@ -136,8 +148,11 @@ pub fn quotes_rows(line: &str) -> bool {
 /// A running child.
 #[derive(Debug)]
 pub struct Child {
-    inner: std::process::Child,
+    /// None once it was let go: killed, and not gone.
+    inner: Option<std::process::Child>,
+    pid: u32,
     program: String,
+    outlives: bool,
     stderr: Option<JoinHandle<Vec<u8>>>,
     watcher: Option<JoinHandle<()>>,
     /// Tells the watcher that the child has been reaped, so that it kills no reused process id. Held locked while killing.
@@ -188,9 +203,12 @@ impl Child {
                 }
             })
         };
+        let outlives = spec.outlives;
         Ok(Self {
-            inner,
+            pid: inner.id(),
+            inner: Some(inner),
             program,
+            outlives,
             stderr: Some(stderr),
             watcher: Some(watcher),
             reaped,
@@ -202,43 +220,71 @@ impl Child {
 
     /// Its stdin; the child sees the end when it is dropped.
     pub fn stdin(&mut self) -> ChildStdin {
-        self.inner.stdin.take().expect("stdin is taken once")
+        self.inner.as_mut().and_then(|inner| inner.stdin.take()).expect("stdin is taken once")
     }
 
     /// Its stdout.
-    pub fn stdout(&mut self) -> ChildStdout {
-        self.inner.stdout.take().expect("stdout is taken once")
+    pub fn stdout(&mut self) -> Output {
+        let pipe = self.inner.as_mut().and_then(|inner| inner.stdout.take()).expect("stdout is taken once");
+        // The flag belongs to our end of the pipe. Where it can't be set, a read waits, and the step may end late.
+        let looks = self.outlives && rustix::fs::fcntl_setfl(&pipe, OFlags::RDONLY | OFlags::NONBLOCK).is_ok();
+        Output { pipe, killed: self.killed.clone(), looks }
     }
 
     /// Process id.
     pub fn id(&self) -> u32 {
-        self.inner.id()
+        self.pid
     }
 
     /// Waits for its end. A child that was killed for deadline or cancellation, or that its alarm ended, is that error.
     pub fn wait(mut self) -> Result<Ended> {
-        drop(self.inner.stdin.take());
+        if let Some(inner) = &mut self.inner {
+            drop(inner.stdin.take());
+        }
+        let mut killed_at = None;
         let status = loop {
-            // Polled, so that the lock that guards against a reused pid is held only around the reaping itself.
-            let mut reaped = self.reaped.lock().expect("no panic while held");
-            if let Some(status) = self.inner.try_wait().doing(|| format!("waiting for {}", self.program))? {
-                *reaped = true;
-                break status;
+            if let Some(status) = self.reap().doing(|| format!("waiting for {}", self.program))? {
+                break Some(status);
             }
-            drop(reaped);
+            if self.killed.lock().expect("no panic while held").is_some()
+                && killed_at.get_or_insert_with(Instant::now).elapsed() > KILL_LIMIT
+            {
+                break None;
+            }
             std::thread::sleep(Duration::from_millis(2));
         };
         self.stop();
-        let bytes = self.stderr.take().and_then(|t| t.join().ok()).unwrap_or_default();
-        if let Some(why) = self.killed.lock().expect("no panic while held").take() {
-            return Err(why.context(format!("{} was killed", self.program)));
+        if let Some(why) = self.killed.lock().expect("no panic while held").clone() {
+            // Its stderr is not waited for: what it started may hold it open.
+            return Err(match status {
+                Some(_) => why.context(format!("{} was killed", self.program)),
+                // Another user's, behind sudo: we may not even signal it.
+                None => {
+                    why.context(format!("{} (process {}) should be killed, and is still there", self.program, self.pid))
+                }
+            });
         }
         // One that sends itself the signal before its time has failed.
-        if status.signal() == Some(alarm::SIGALRM) && self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        if status.and_then(|status| status.signal()) == Some(alarm::SIGALRM)
+            && self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        {
             return Err(Error::new(ErrorKind::TimedOut, "the step's deadline has passed")
                 .context(format!("{} was ended by its alarm", self.program)));
         }
+        let bytes = self.stderr.take().and_then(|t| t.join().ok()).unwrap_or_default();
+        let status = status.ok_or_else(|| Error::failed(format!("{} has no end", self.program)))?;
         Ok(Ended { status, stderr: String::from_utf8_lossy(&bytes).into_owned() })
+    }
+
+    /// Its exit status, if it has ended. Polled, so that the lock that guards against a reused pid is held only around the reaping itself.
+    fn reap(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        let mut reaped = self.reaped.lock().expect("no panic while held");
+        let status = match &mut self.inner {
+            Some(inner) => inner.try_wait()?,
+            None => None,
+        };
+        *reaped |= status.is_some();
+        Ok(status)
     }
 
     fn stop(&mut self) {
@@ -254,13 +300,55 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.stop();
-        let mut reaped = self.reaped.lock().expect("no panic while held");
-        if !*reaped {
-            kill_group(self.inner.id());
-            // Killed just now: the wait is short, and its result changes nothing.
-            let _ = self.inner.wait();
-            *reaped = true;
+        let already = *self.reaped.lock().expect("no panic while held");
+        if already {
+            return;
         }
+        kill_group(self.pid);
+        let limit = Instant::now() + KILL_LIMIT;
+        // Its result changes nothing.
+        while matches!(self.reap(), Ok(None)) {
+            if Instant::now() >= limit {
+                // Whenever it ends, it is reaped; until then this waits for nobody.
+                let inner = self.inner.take();
+                std::thread::spawn(move || inner.map(|mut inner| inner.wait()));
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// A child's stdout. It ends with the child when that is killed, also if something else still holds its pipe.
+#[derive(Debug)]
+pub struct Output {
+    pipe: ChildStdout,
+    killed: Arc<Mutex<Option<Error>>>,
+    /// Reads do not block, so that the kill is noticed.
+    looks: bool,
+}
+
+impl Read for Output {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut pause = READ_PAUSE_MIN;
+        loop {
+            if self.looks && self.killed.lock().expect("no panic while held").is_some() {
+                return Ok(0);
+            }
+            match self.pipe.read(buffer) {
+                Err(e) if self.looks && e.kind() == std::io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(READ_PAUSE_MAX);
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+impl AsFd for Output {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
     }
 }
 
@@ -380,6 +468,26 @@ mod tests {
         let error = run_text(&cx(200), &Spec::new(["sleep", "60"])).unwrap_err();
         assert_eq!(error.kind, ErrorKind::TimedOut, "{error}");
         assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_child_that_can_not_be_killed_does_not_hold_its_step() {
+        // It leaves the group that is killed, as if it were another user's.
+        let script = "setpgrp(0, getpgrp(getppid())); $| = 1; print \"left\\n\"; sleep 600";
+        let spec = Spec { outlives: true, ..Spec::new(["perl", "-e", script]) };
+        let step = cx(60_000);
+        let mut child = Child::spawn(&step, &spec).unwrap();
+        let pid = child.id();
+        let mut line = [0; 5];
+        let mut stdout = child.stdout();
+        stdout.read_exact(&mut line).unwrap();
+        step.cancelled.store(true, Ordering::Relaxed);
+        assert_eq!(stdout.read(&mut line).unwrap(), 0, "nothing more is waited for");
+        let error = child.wait().unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Cancelled, "{error}");
+        assert!(error.message.contains("still there") && start_ticks(pid).is_some(), "{error}");
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     }
 
     #[test]

@@ -99,7 +99,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn install(dir: &std::path::Path) -> Install {
-        Install { directory: dir.into(), installable: vec![], command: vec![], check: vec![], timeout_s: 60 }
+        Install { directory: dir.into(), timeout_s: 60, ..Install::default() }
     }
 
     #[test]

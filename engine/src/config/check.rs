@@ -206,6 +206,7 @@ fn check_service(service: &Service) -> Result<()> {
     for name in service.source.keys() {
         named("source", name)?;
     }
+    service.check().map_err(|e| Error { kind: Kind::Configuration, ..e.into() })?;
     let database = |what: &str, source: &str| {
         let databases: Vec<&str> = service
             .source

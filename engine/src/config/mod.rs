@@ -396,6 +396,41 @@ grants = ["dump.take service=notes store=local"]
     }
 
     #[test]
+    fn a_prefix_that_could_not_work_is_refused_when_it_is_read() {
+        let postgres = |keys: &str| {
+            let source = format!("kind = \"postgres\"\nhost = \"db\"\ndatabase = \"d\"\nuser = \"u\"\n{keys}\n");
+            load(&GOOD.replace("kind = \"sqlite\"\npath = \"notes.sqlite\"\n", &source))
+        };
+        let password = "password = { env = \"NOWHERE\" }";
+        for (keys, says) in [
+            ("prefix = [\"docker\", \"compose\", \"exec\", \"db\"]".to_owned(), "without -T"),
+            (format!("prefix = [\"kubectl\", \"exec\", \"-i\", \"db-0\", \"--\"]\n{password}"), "through `kubectl`"),
+        ] {
+            let error = postgres(&keys).unwrap_err();
+            assert_eq!(error.kind, Kind::Configuration, "{error}");
+            let text = error.to_string();
+            assert!(text.contains(says) && text.contains("service notes: source db"), "{text}");
+        }
+        let config = postgres(&format!("prefix = [\"./docker\", \"exec\", \"-i\", \"db\"]\n{password}")).unwrap();
+        let shown = config.shown().unwrap().to_string();
+        assert!(!shown.contains("\"./docker\"") && shown.contains("/docker\""), "{shown}");
+    }
+
+    #[test]
+    fn the_examples_of_the_documentation_are_read() {
+        let text = include_str!("../../../docs/environments.md");
+        let examples: Vec<&str> =
+            text.split("```toml\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0)).collect();
+        let mut kinds = 0;
+        for example in examples.iter().filter(|example| example.contains(".control]")) {
+            let source = "\n[environment.production.service.notes.source.other]\nkind = \"files\"\npath = \"live\"\n";
+            load(&format!("{example}{source}")).unwrap_or_else(|e| panic!("{example}: {e}"));
+            kinds += 1;
+        }
+        assert!(kinds >= 2, "systemd and Compose");
+    }
+
+    #[test]
     fn environments_and_policies_are_named_when_asked_for_wrongly() {
         let config = load(GOOD).unwrap();
         assert!(config.environment(Some("prod")).err().unwrap().to_string().contains("demo"));

@@ -1,13 +1,14 @@
 //! Installing a version beside the others, and switching to it with one rename.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::unfinished::{self, Alone};
 use super::values::{self, Values};
-use crate::bindings::Install;
-use crate::child::run_text;
+use crate::bindings::{Install, fill as fill_text};
+use crate::child::{Spec, run_text};
 use crate::context::StepContext;
 use crate::disk::{self, sync_directory};
 use crate::error::{Context, Error, Result};
@@ -111,6 +112,9 @@ impl Drop for Fresh<'_> {
 fn fill(cx: &StepContext, install: &Install, version: &str, dir: &Path) -> Result<()> {
     let values =
         Values::from([("version".to_owned(), version.to_owned()), ("dir".to_owned(), dir.display().to_string())]);
+    if !install.prepare.is_empty() {
+        step(cx, install, &install.prepare, &values)?;
+    }
     step(cx, install, &install.command, &values)?;
     cx.at("version installed");
     let said = step(cx, install, &install.check, &values).map_err(|e| e.context("its check"))?;
@@ -120,13 +124,24 @@ fn fill(cx: &StepContext, install: &Install, version: &str, dir: &Path) -> Resul
             crate::identifier::shown(said.trim())
         )));
     }
+    for (name, text) in &install.files {
+        let path = dir.join(name);
+        let text = fill_text(text, &values)?;
+        // New: a command that made a file of this name means something else by it.
+        File::create_new(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .doing(|| format!("writing {}", path.display()))?;
+    }
     // One call for however many files a package has; on disk before anything points here.
     let open = File::open(dir).doing(|| format!("opening {}", dir.display()))?;
     rustix::fs::syncfs(&open).doing(|| format!("writing {} to disk", dir.display()))
 }
 
 fn step(cx: &StepContext, install: &Install, command: &[String], values: &Values) -> Result<String> {
-    run_text(&cx.within(Duration::from_secs(install.timeout_s)), &values::command(command, values)?)
+    run_text(
+        &cx.within(Duration::from_secs(install.timeout_s)),
+        &Spec { outlives: true, ..values::command(command, values)? },
+    )
 }
 
 fn switch(cx: &StepContext, install: &Install, name: &str, link: &Path) -> Result<()> {
@@ -179,6 +194,7 @@ mod tests {
             command: bash(COMMAND, &["{version}", "{dir}"]),
             check: bash("echo service $(cat \"$1/version\")", &["{dir}"]),
             timeout_s: 60,
+            ..Install::default()
         }
     }
 

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | this | the two ways as one: stopped means that the manager says so *and* every port is closed |
 //! | `command` | a service manager's commands |
+//! | `systemd`, `compose`, `kubernetes` | service managers whose commands, and what they answer, are known |
 //! | `child` | children of `lifeboat serve`, asked over its socket |
 //! | [`supervisor`] | the other end of that socket: starts, watches and stops them |
 //! | `process`, `ports` | a long-running child; whether a port is open |
@@ -12,13 +13,16 @@
 
 mod child;
 mod command;
+mod compose;
 pub(crate) mod install;
+mod kubernetes;
 pub(crate) mod ports;
 pub(crate) mod process;
 mod protocol;
 pub(crate) mod ready;
 pub(crate) mod record;
 pub mod supervisor;
+mod systemd;
 #[cfg(test)]
 pub(crate) mod test_child;
 pub(crate) mod unfinished;
@@ -29,7 +33,7 @@ use std::time::Duration;
 
 pub use protocol::SOCKET_NAME;
 
-use crate::bindings::{Control, Service};
+use crate::bindings::{Control, IMAGE_FILE, Service};
 use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -73,20 +77,40 @@ pub(crate) struct Live {
 impl Live {
     /// The live service of this name; none where the environment does not say how it is controlled.
     pub(crate) fn of(name: &str, service: &Service, state_dir: &Path) -> Option<Self> {
-        let name = name.to_owned();
+        let timeout = Duration::from_secs;
+        let of = |manager: Box<dyn Manager>, ports: &[u16], timeout: Duration, stop_limit: Duration| Self {
+            name: name.to_owned(),
+            manager,
+            ports: ports.to_vec(),
+            timeout,
+            stop_limit,
+            sees_ends: false,
+        };
+        let install = service.install.clone();
         Some(match service.control.clone()? {
             Control::Command(control) => {
-                let timeout = Duration::from_secs(control.timeout_s);
-                let ports = control.ports.clone();
-                let manager = Box::new(command::Commands(control));
-                Self { name, manager, ports, timeout, stop_limit: timeout, sees_ends: false }
+                let (ports, timeout) = (control.ports.clone(), timeout(control.timeout_s));
+                of(Box::new(command::Commands(control)), &ports, timeout, timeout)
             }
             Control::Child(control) => {
-                let timeout = Duration::from_secs(control.timeout_s);
-                let ports = control.ports;
+                let (ports, timeout) = (control.ports, timeout(control.timeout_s));
                 let state_dir = state_dir.to_owned();
-                let manager = Box::new(child::Supervised { service: name.clone(), state_dir, ports: ports.clone() });
-                Self { name, manager, ports, timeout, stop_limit: timeout + KILL_MARGIN, sees_ends: true }
+                let manager = child::Supervised { service: name.to_owned(), state_dir, ports: ports.clone() };
+                Self { sees_ends: true, ..of(Box::new(manager), &ports, timeout, timeout + KILL_MARGIN) }
+            }
+            Control::Systemd(control) => {
+                let (ports, timeout) = (control.ports.clone(), timeout(control.timeout_s));
+                of(Box::new(systemd::Unit(control)), &ports, timeout, timeout)
+            }
+            Control::Compose(control) => {
+                let (ports, timeout) = (control.ports.clone(), timeout(control.timeout_s));
+                let pin = install.filter(|install| install.files.contains_key(IMAGE_FILE));
+                let pin = pin.map(|install| install.directory.join("current").join(IMAGE_FILE));
+                of(Box::new(compose::Composed { control, pin }), &ports, timeout, timeout + KILL_MARGIN)
+            }
+            Control::Kubernetes(control) => {
+                let timeout = timeout(control.timeout_s);
+                of(Box::new(kubernetes::Deployment { control, install }), &[], timeout, timeout)
             }
         })
     }
@@ -169,3 +193,6 @@ impl Live {
         }
     }
 }
+
+#[cfg(test)]
+mod managers;

@@ -121,7 +121,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let directory = dir.path().join("versions");
         std::fs::create_dir(&directory).unwrap();
-        (dir, Install { directory, installable: vec![], command: vec![], check: vec![], timeout_s: 60 })
+        (
+            dir,
+            Install {
+                directory,
+                installable: vec![],
+                prepare: vec![],
+                command: vec![],
+                check: vec![],
+                files: Default::default(),
+                timeout_s: 60,
+            },
+        )
     }
 
     fn make(install: &Install, name: &str) {

@@ -68,8 +68,15 @@ async fn an_install_that_was_cut_off_goes_with_its_attempt() {
     std::fs::create_dir_all(directory.join("2.0@run-5-1")).unwrap();
     std::fs::write(directory.join(".2.0@run-5-1.unfinished"), "").unwrap();
     std::fs::create_dir(directory.join("1.0@run-1-1")).unwrap();
-    let install =
-        Install { directory: directory.clone(), installable: vec![], command: vec![], check: vec![], timeout_s: 60 };
+    let install = Install {
+        directory: directory.clone(),
+        installable: vec![],
+        prepare: vec![],
+        command: vec![],
+        check: vec![],
+        files: Default::default(),
+        timeout_s: 60,
+    };
     let service = Service { install: Some(install), ..serde_json::from_str("{}").unwrap() };
     let state = dir.path().join("state");
     let host = RealHost::new([("notes".to_owned(), service)].into(), &Default::default(), &state).unwrap();

@@ -350,6 +350,7 @@ async fn an_installed_version_is_chosen_by_its_name() {
         command: vec![],
         check: vec![],
         timeout_s: 1,
+        ..crate::bindings::Install::default()
     };
     world.host.services.get_mut("notes").unwrap().install = Some(install);
     let current = |version: Option<&str>| world.host.plan(&candidate(), version).map(|p| p.values["current"].clone());

@@ -412,6 +412,7 @@ async fn a_version_is_installed_only_while_the_service_is_stopped() {
         command: vec!["touch".into(), "{dir}/program".into()],
         check: vec!["echo".into(), "{version}".into()],
         timeout_s: 60,
+        ..Install::default()
     });
     let world = World::without_supervisor(binding);
     world.start().await.unwrap();

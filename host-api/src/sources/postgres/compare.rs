@@ -381,7 +381,7 @@ fn check_structure(
         ));
         return Ok(());
     }
-    let mut spec = tools.connected("pg_dump", place, session_encoding(&facts.encoding));
+    let mut spec = tools.connected("pg_dump", place, session_encoding(&facts.encoding))?;
     for argument in ["-Fc", "-Z0", "--schema-only"] {
         spec = spec.arg(tools.word(argument));
     }

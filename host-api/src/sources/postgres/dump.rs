@@ -15,7 +15,7 @@ use crate::manifest::{PostgresFacts, SourceFacts, TableFacts};
 use crate::sources::{Answers, Dumped, ObjectSink, ObjectWriter, Question, Row};
 
 use super::archive::{READ_BYTES, Reader, Summary};
-use super::end_earlier_attempts;
+use super::leftovers::{self, Attempts};
 use super::session::{Gathering, Session};
 use super::tools::Tools;
 
@@ -58,7 +58,7 @@ pub(super) fn dump(tools: &Tools<'_>, source: &str, sink: &dyn ObjectSink, quest
     let server = tools.server_version(database)?;
     check_server(server)?;
     let dump_version = tools.matching_version("pg_dump", server)?;
-    end_earlier_attempts(tools)?;
+    leftovers::end(tools, Attempts::Earlier)?;
     let mut lock_wait = LOCK_WAIT;
     let mut attempt = 1;
     loop {
@@ -234,7 +234,7 @@ fn run_pg_dump(
     encoding: &str,
     lock_wait: Duration,
 ) -> Result<(Box<dyn ObjectWriter>, Summary, Ended), Stopped> {
-    let mut spec = tools.connected("pg_dump", &tools.binding.database, encoding);
+    let mut spec = tools.connected("pg_dump", &tools.binding.database, encoding)?;
     for argument in [
         "-Fc",
         "-Z0",

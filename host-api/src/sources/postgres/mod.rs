@@ -3,6 +3,8 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`tools`], [`session`], [`sql`] | run `pg_dump`, `pg_restore` and `psql`; one open `psql`; quoting |
+//! | [`prefix`] | the command in front of every tool: how words, variables and pipes come through |
+//! | [`leftovers`] | sessions that outlive the client we started |
 //! | [`archive`], [`rows`] | read the custom archive as it streams; count and hash rows |
 //! | [`dump`] | one consistent snapshot, every table locked, questions answered within it |
 //! | [`stage`] | a candidate: a database of its own next to the live one |
@@ -12,6 +14,8 @@
 pub mod archive;
 mod compare;
 mod dump;
+mod leftovers;
+pub mod prefix;
 mod preflight;
 mod rows;
 mod session;
@@ -53,6 +57,12 @@ impl PostgresDriver {
     /// A driver for the source of this name.
     pub fn new(source: &str, binding: PostgresSource) -> Self {
         Self { source: source.to_owned(), binding }
+    }
+
+    /// Does one thing with the tools. When it answers, nothing of it runs on, also where a client was killed or lost.
+    fn work<T>(&self, cx: &StepContext, act: impl FnOnce(&Tools<'_>) -> Result<T>) -> Result<T> {
+        let tools = Tools::new(cx, &self.binding)?;
+        act(&tools).map_err(|error| leftovers::after(&tools, error))
     }
 
     /// A generated name, `lb_ID_SOURCE`: two sources of one service may lie on one server.
@@ -126,20 +136,17 @@ fn end_sessions(databases: &[&str]) -> String {
     )
 }
 
-/// Ends sessions that an earlier attempt at this step left behind: a killed child's server process, or a tool in a container.
-fn end_earlier_attempts(tools: &Tools<'_>) -> Result<()> {
-    let marker = tools.cx.marker();
-    let step = marker.rsplit_once('/').map_or(marker.as_str(), |(step, _)| step);
-    tools.value(
-        &tools.binding.maintenance_database,
-        &format!(
-            "SELECT count(*) FILTER (WHERE pg_catalog.pg_terminate_backend(pid, 5000)) FROM pg_catalog.pg_stat_activity \
-             WHERE usename = current_user AND starts_with(application_name, left({}, 63)) AND application_name <> left({}, 63)",
-            sql::literal(&format!("{step}/")),
-            sql::literal(&marker)
-        ),
-    )?;
-    Ok(())
+/// The identity of a member, which must be what was staged.
+fn staged(tools: &Tools<'_>, member: &Member) -> Result<Identity> {
+    let found = identity(tools, &member.place)?.ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, format!("database `{}` is gone", crate::identifier::shown(&member.place)))
+            .hint("stage the backup again")
+    })?;
+    if found == member.identity {
+        return Ok(found);
+    }
+    Err(Error::conflict(format!("database `{}` is not the one that was staged: {found:?}", member.place))
+        .hint("something replaced it: stage the backup again"))
 }
 
 /// Removes a database with a generated name that has this OID. Gone already is fine.
@@ -171,17 +178,18 @@ fn drop_generated(tools: &Tools<'_>, name: &str, oid: &str) -> Result<()> {
 
 impl SourceDriver for PostgresDriver {
     fn check(&self, cx: &StepContext) -> Result<()> {
-        let tools = Tools::new(cx, &self.binding)?;
-        let server = tools.server_version(&self.binding.database)?;
-        dump::check_server(server)?;
-        for tool in ["psql", "pg_dump", "pg_restore"] {
-            tools.matching_version(tool, server)?;
-        }
-        Ok(())
+        self.work(cx, |tools| {
+            let server = tools.server_version(&self.binding.database)?;
+            dump::check_server(server)?;
+            for tool in ["psql", "pg_dump", "pg_restore"] {
+                tools.matching_version(tool, server)?;
+            }
+            Ok(())
+        })
     }
 
     fn dump(&self, cx: &StepContext, sink: &dyn ObjectSink, questions: &[Question]) -> Result<Dumped> {
-        dump::dump(&Tools::new(cx, &self.binding)?, &self.source, sink, questions)
+        self.work(cx, |tools| dump::dump(tools, &self.source, sink, questions))
     }
 
     fn stage(
@@ -194,9 +202,9 @@ impl SourceDriver for PostgresDriver {
         options: &StageOptions,
     ) -> Result<Member> {
         let place = self.generated(id)?;
-        let tools = Tools::new(cx, &self.binding)?;
-        let identity = stage::stage(&tools, source, objects, &place, *target == Target::Beside, options)?;
-        Ok(Member { source: self.source.clone(), place, identity, beside: *target == Target::Beside })
+        let beside = *target == Target::Beside;
+        let identity = self.work(cx, |tools| stage::stage(tools, source, objects, &place, beside, options))?;
+        Ok(Member { source: self.source.clone(), place, identity, beside })
     }
 
     fn verify(
@@ -206,24 +214,26 @@ impl SourceDriver for PostgresDriver {
         source: &SourceManifest,
         questions: &[Question],
     ) -> Result<Verified> {
-        let tools = Tools::new(cx, &self.binding)?;
-        self.member_identity(cx, member)?;
-        compare::verify(&tools, &member.place, facts(source)?, questions)
+        self.work(cx, |tools| {
+            staged(tools, member)?;
+            compare::verify(tools, &member.place, facts(source)?, questions)
+        })
     }
 
     fn query(&self, cx: &StepContext, member: Option<&Member>, question: &Question) -> Result<Vec<Row>> {
         let cx = cx.within(QUERY_LIMIT);
-        let tools = Tools::new(&cx, &self.binding)?;
         let database = member.map_or(self.binding.database.as_str(), |m| &m.place);
-        let mut session = session::Session::open(&tools, database, "UTF8")?;
-        // The server gives up before we do, so that no query runs on after us.
-        session.run(&format!(
-            "BEGIN READ ONLY; SET LOCAL statement_timeout = {};",
-            cx.remaining().as_millis().clamp(1, i32::MAX as u128)
-        ))?;
-        let rows = session.ask(question)?;
-        session.close()?;
-        Ok(rows)
+        self.work(&cx, |tools| {
+            let mut session = session::Session::open(tools, database, "UTF8")?;
+            // The server gives up before we do, so that no query runs on after us.
+            session.run(&format!(
+                "BEGIN READ ONLY; SET LOCAL statement_timeout = {};",
+                cx.remaining().as_millis().clamp(1, i32::MAX as u128)
+            ))?;
+            let rows = session.ask(question)?;
+            session.close()?;
+            Ok(rows)
+        })
     }
 
     fn execute(&self, cx: &StepContext, member: &Member, statements: &[String]) -> Result<()> {
@@ -234,42 +244,46 @@ impl SourceDriver for PostgresDriver {
             ))
             .hint("statements are run on candidates only"));
         }
-        let tools = Tools::new(cx, &self.binding)?;
-        self.member_identity(cx, member)?;
-        if !statements.is_empty() {
-            tools.statements(&member.place, true, statements)?;
-        }
-        Ok(())
+        self.work(cx, |tools| {
+            staged(tools, member)?;
+            if !statements.is_empty() {
+                tools.statements(&member.place, true, statements)?;
+            }
+            Ok(())
+        })
     }
 
     fn discard(&self, cx: &StepContext, member: &Member) -> Result<()> {
-        let tools = Tools::new(cx, &self.binding)?;
-        let oid = part(&member.identity, "oid")?;
-        let named = tools.value(
-            &self.binding.maintenance_database,
-            &format!("SELECT datname FROM pg_catalog.pg_database WHERE oid::text = {}", sql::literal(oid)),
-        )?;
-        if [Some(&member.place), named.as_ref()].contains(&Some(&self.binding.database)) {
-            return Err(Error::refused(format!("database `{}` is the live one", self.binding.database))
-                .hint("a promotion is taken back with `lifeboat promotions undo`"));
-        }
-        // A promotion that was taken back left it under the name that its previous had; one that came to other members only, under its own.
-        let place = named.filter(|name| swap::names_of(&member.place).contains(name));
-        drop_generated(&tools, place.as_ref().unwrap_or(&member.place), oid)
+        self.work(cx, |tools| {
+            let oid = part(&member.identity, "oid")?;
+            let named = tools.value(
+                &self.binding.maintenance_database,
+                &format!("SELECT datname FROM pg_catalog.pg_database WHERE oid::text = {}", sql::literal(oid)),
+            )?;
+            if [Some(&member.place), named.as_ref()].contains(&Some(&self.binding.database)) {
+                return Err(Error::refused(format!("database `{}` is the live one", self.binding.database))
+                    .hint("a promotion is taken back with `lifeboat promotions undo`"));
+            }
+            // A promotion that was taken back left it under the name that its previous had; one that came to other members only, under its
+            // own.
+            let place = named.filter(|name| swap::names_of(&member.place).contains(name));
+            drop_generated(tools, place.as_ref().unwrap_or(&member.place), oid)
+        })
     }
 
     fn end_attempts(&self, cx: &StepContext) -> Result<()> {
-        end_earlier_attempts(&Tools::new(cx, &self.binding)?)
+        leftovers::end(&Tools::new(cx, &self.binding)?, leftovers::Attempts::Earlier)
     }
 
     fn clear(&self, cx: &StepContext, id: &str) -> Result<()> {
         let name = self.generated(id)?;
-        let tools = Tools::new(cx, &self.binding)?;
-        let oid = tools.value(
-            &self.binding.maintenance_database,
-            &format!("SELECT oid FROM pg_catalog.pg_database WHERE datname = {}", sql::literal(&name)),
-        )?;
-        oid.map_or(Ok(()), |oid| drop_generated(&tools, &name, &oid))
+        self.work(cx, |tools| {
+            let oid = tools.value(
+                &self.binding.maintenance_database,
+                &format!("SELECT oid FROM pg_catalog.pg_database WHERE datname = {}", sql::literal(&name)),
+            )?;
+            oid.map_or(Ok(()), |oid| drop_generated(tools, &name, &oid))
+        })
     }
 
     fn place(&self) -> Result<String> {
@@ -277,45 +291,36 @@ impl SourceDriver for PostgresDriver {
     }
 
     fn live_identity(&self, cx: &StepContext) -> Result<Option<Identity>> {
-        identity(&Tools::new(cx, &self.binding)?, &self.binding.database)
+        self.work(cx, |tools| identity(tools, &self.binding.database))
     }
 
     fn member_identity(&self, cx: &StepContext, member: &Member) -> Result<Identity> {
-        let tools = Tools::new(cx, &self.binding)?;
-        let found = identity(&tools, &member.place)?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("database `{}` is gone", crate::identifier::shown(&member.place)))
-                .hint("stage the backup again")
-        })?;
-        if found == member.identity {
-            return Ok(found);
-        }
-        Err(Error::conflict(format!("database `{}` is not the one that was staged: {found:?}", member.place))
-            .hint("something replaced it: stage the backup again"))
+        self.work(cx, |tools| staged(tools, member))
     }
 
     fn preflight(&self, cx: &StepContext, member: &Member) -> Result<Vec<Finding>> {
-        preflight::preflight(&Tools::new(cx, &self.binding)?, member)
+        self.work(cx, |tools| preflight::preflight(tools, member))
     }
 
     fn plan_swap(&self, cx: &StepContext, member: &Member) -> Result<Swap> {
-        let tools = Tools::new(cx, &self.binding)?;
-        self.member_identity(cx, member)?;
-        swap::plan(&tools, member)
+        self.work(cx, |tools| {
+            staged(tools, member)?;
+            swap::plan(tools, member)
+        })
     }
 
     fn promote(&self, cx: &StepContext, _member: &Member, swap: &Swap) -> Result<()> {
-        swap::promote(&Tools::new(cx, &self.binding)?, swap)
+        self.work(cx, |tools| swap::promote(tools, swap))
     }
 
     fn undo(&self, cx: &StepContext, swap: &Swap) -> Result<()> {
-        swap::undo(&Tools::new(cx, &self.binding)?, swap)
+        self.work(cx, |tools| swap::undo(tools, swap))
     }
 
     fn drop_previous(&self, cx: &StepContext, swap: &Swap) -> Result<()> {
-        let tools = Tools::new(cx, &self.binding)?;
-        match &swap.previous {
-            Some(previous) => drop_generated(&tools, &swap.other_place, part(previous, "oid")?),
+        self.work(cx, |tools| match &swap.previous {
+            Some(previous) => drop_generated(tools, &swap.other_place, part(previous, "oid")?),
             None => Ok(()),
-        }
+        })
     }
 }

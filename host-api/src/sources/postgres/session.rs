@@ -2,10 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
-use std::process::{ChildStdin, ChildStdout};
+use std::process::ChildStdin;
 use std::time::Duration;
 
-use crate::child::{Child, Ended};
+use crate::child::{Child, Ended, Output};
 use crate::error::{Error, Result};
 use crate::sources::{Question, Row};
 
@@ -24,7 +24,7 @@ pub(super) struct Session<'a> {
     tools: &'a Tools<'a>,
     child: Option<Child>,
     stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
+    stdout: BufReader<Output>,
     /// The line after each answer. It begins with a backslash and a character that COPY text never has behind one.
     sentinel: String,
     /// SQLSTATE of what ended it.
@@ -33,7 +33,7 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     pub fn open(tools: &'a Tools<'a>, database: &str, encoding: &str) -> Result<Self> {
-        let mut child = Child::spawn(tools.cx, &tools.psql(database, encoding))?;
+        let mut child = Child::spawn(tools.cx, &tools.psql(database, encoding)?)?;
         let stdin = child.stdin();
         let stdout = child.stdout();
         widen(&stdout);
@@ -180,12 +180,12 @@ impl<'a> Session<'a> {
 /// The output of a child that writes much, a few kilobytes at a time. To be woken for each of those costs both sides more than the
 /// bytes do: before each read there is a pause in which they gather in the pipe, which is made large enough for it.
 pub(super) struct Gathering {
-    pipe: ChildStdout,
+    pipe: Output,
     pause: Duration,
 }
 
 impl Gathering {
-    pub fn new(pipe: ChildStdout) -> Self {
+    pub fn new(pipe: Output) -> Self {
         // Where the size is not allowed, the child would fill the pipe and wait for us.
         let pause = if widen(&pipe) { GATHERING } else { Duration::ZERO };
         Self { pipe, pause }

@@ -2,18 +2,15 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::time::Duration;
 
 use crate::child::Child;
 use crate::error::{Context, Error, Result};
 use crate::manifest::{PostgresFacts, SourceManifest};
 use crate::sources::{Identity, ObjectSource, SpooledFile, StageOptions};
 
+use super::leftovers::{self, Attempts};
 use super::tools::Tools;
-use super::{archive, end_earlier_attempts, facts, identity, sql};
-
-/// How long cleaning up may take after a failure, a cancellation or a deadline.
-const CLEANUP: Duration = Duration::from_secs(30);
+use super::{archive, facts, identity, sql};
 
 /// The comment that says a candidate is whole, written last. A comment rather than a setting: setting an unknown
 /// `lifeboat.…` parameter on a database takes a superuser. Promoting replaces it with the live database's comment.
@@ -33,7 +30,7 @@ pub(super) fn stage(
     let maintenance = &tools.binding.maintenance_database;
     check_versions(tools, facts)?;
     check_roles(tools, facts)?;
-    end_earlier_attempts(tools)?;
+    leftovers::end(tools, Attempts::Earlier)?;
     let entry =
         source.objects.first().ok_or_else(|| Error::failed(format!("source `{}` has no object", source.name)))?;
     let mark = whole_mark(&entry.plain_sha256);
@@ -206,7 +203,7 @@ fn live_tablespace(tools: &Tools<'_>) -> Result<String> {
 
 fn fill(tools: &Tools<'_>, spooled: &SpooledFile, place: &str, mark: &str, options: &StageOptions) -> Result<()> {
     let quoted = sql::identifier(place);
-    let mut spec = tools.connected("pg_restore", place, "UTF8");
+    let mut spec = tools.connected("pg_restore", place, "UTF8")?;
     for argument in ["--exit-on-error", "--no-subscriptions"] {
         spec = spec.arg(tools.word(argument));
     }
@@ -257,8 +254,12 @@ fn fill(tools: &Tools<'_>, spooled: &SpooledFile, place: &str, mark: &str, optio
 
 /// Drops what a failed stage made, also when the step itself may take no more time; says so where that failed.
 fn clean_up(tools: &Tools<'_>, place: &str, error: Error) -> Error {
-    let cx = tools.cx.taking_back(CLEANUP);
+    let cx = leftovers::grace(tools.cx);
     let dropped = tools.with(&cx).and_then(|tools| {
+        // First, or a CREATE DATABASE that goes on would come to its end after the drop.
+        if leftovers::may_be_left(&tools, &error) {
+            leftovers::end(&tools, Attempts::All)?;
+        }
         tools.statements(
             &tools.binding.maintenance_database,
             false,

@@ -12,7 +12,6 @@
 //! in between leaves a database that nobody can connect to: every call puts that right first, whatever else it finds.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,12 +19,10 @@ use crate::context::StepContext;
 use crate::error::{Error, Result};
 use crate::sources::{Member, Swap};
 
+use super::leftovers::{self, Attempts};
 use super::session::Session;
 use super::tools::Tools;
 use super::{GENERATED_PREFIX, PREVIOUS, end_sessions, identity, part, sql};
-
-/// How long opening to connections again what a failed swap had closed may take.
-const REOPENING: Duration = Duration::from_secs(20);
 
 /// Settings that are lists of names, each of which is quoted on its own (`GUC_LIST_QUOTE`).
 const NAME_LISTS: &[&str] = &[
@@ -228,8 +225,14 @@ fn swapping<'a>(tools: &'a Tools<'a>, swap: &'a Swap, act: impl FnOnce(&mut Work
     };
     // The failed session is gone or goes now, and its open transaction with it.
     drop(work);
-    let grace = tools.cx.taking_back(REOPENING);
-    let reopened = tools.with(&grace).and_then(|tools| Work::begin(&tools, swap)?.names().map(drop));
+    let grace = leftovers::grace(tools.cx);
+    let reopened = tools.with(&grace).and_then(|tools| {
+        // A session whose client was killed still holds its locks on the databases.
+        if leftovers::may_be_left(&tools, &error) {
+            leftovers::end(&tools, Attempts::All)?;
+        }
+        Work::begin(&tools, swap)?.names().map(drop)
+    });
     Err(match reopened {
         Ok(()) => error,
         Err(e) => error

@@ -1,8 +1,9 @@
 //! How `pg_dump`, `pg_restore` and `psql` are run: where they are, how they connect, what their errors mean.
 //!
-//! Everything about a connection that is no secret stands in one connection string in the arguments, so that it goes through any prefix.
-//! The password goes through a password file in memory, which is gone with this process, never through arguments or the environment. Behind a prefix (`sudo`, `docker exec`)
-//! that file can't be seen: the server must let the role in by other means there (peer, trust, a password file on that side).
+//! Everything about a connection that is no secret stands in one connection string in the arguments, and what is no part of a connection
+//! stands in front of the tool (`env LC_ALL=C … psql`), so that both go through any prefix. The password never stands in arguments: it goes
+//! through a password file in memory, which is gone with this process. Behind a prefix that file can't be seen; there it goes through the
+//! environment, as far as every program of the prefix hands a variable on ([`super::prefix`]); otherwise it is refused.
 
 use std::fs::{File, Permissions};
 use std::io::Write;
@@ -14,7 +15,13 @@ use crate::child::{self, Ended, Spec};
 use crate::context::StepContext;
 use crate::error::{Context, Error, ErrorKind, Result};
 
+use super::prefix::{PASSWORD, Prefix};
 use super::sql;
+use crate::leftovers::STEP_VARIABLE;
+
+/// Variables of every tool. Messages are compared with their English text; what libpq makes of its own variables would go before the
+/// settings below, and the environment behind a prefix may have them.
+const VARIABLES: &[(&str, &str)] = &[("LC_ALL", "C"), ("PGTZ", "UTC"), ("PGDATESTYLE", "ISO")];
 
 /// Settings of every session, over those of database and role: COPY text depends on the first ones, and a session that waits for
 /// `pg_dump` must not be ended for idling.
@@ -36,25 +43,34 @@ const PINNED: &[(&str, &str)] = &[
     ("synchronize_seqscans", "off"),
 ];
 
-/// The tools for one operation: a binding, the step, and the password file that lives as long as this.
+/// The tools for one operation: a binding, the step, and its password for as long as this lives.
 pub(super) struct Tools<'a> {
     pub cx: &'a StepContext,
     pub binding: &'a PostgresSource,
-    password: Option<File>,
+    prefix: Prefix,
+    password: Option<Password>,
+}
+
+/// How the password reaches the tools.
+enum Password {
+    /// By a file that our own children see.
+    File(File),
+    /// By a variable, through the prefix.
+    Variable(String),
 }
 
 impl<'a> Tools<'a> {
     pub fn new(cx: &'a StepContext, binding: &'a PostgresSource) -> Result<Self> {
+        let prefix = Prefix::parse(&binding.prefix)?;
         let password = match &binding.password {
-            Some(secret) if binding.prefix.is_empty() => Some(password_file(&binding.user, &secret.read()?)?),
-            Some(_) => {
-                return Err(Error::refused("a password can't be handed to tools behind a `prefix`").hint(
-                    "let the role in by peer authentication or a password file on that side, and remove `password`",
-                ));
+            Some(secret) if prefix.is_empty() => Some(Password::File(password_file(&binding.user, &secret.read()?)?)),
+            Some(secret) => {
+                prefix.check_password()?;
+                Some(Password::Variable(one_line(secret.read()?)?))
             }
             None => None,
         };
-        Ok(Self { cx, binding, password })
+        Ok(Self { cx, binding, prefix, password })
     }
 
     /// These tools under another context.
@@ -66,7 +82,7 @@ impl<'a> Tools<'a> {
     }
 
     /// A tool with its connection to a database; the tool's own arguments follow.
-    pub fn connected(&self, tool: &str, database: &str, encoding: &str) -> Spec {
+    pub fn connected(&self, tool: &str, database: &str, encoding: &str) -> Result<Spec> {
         let options: Vec<String> = PINNED.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
         let roots = self.binding.ssl_root_cert.as_ref().map(|path| path.display().to_string());
         let protection = [("sslmode", self.binding.ssl_mode.map(SslMode::word)), ("sslrootcert", roots.as_deref())];
@@ -88,56 +104,58 @@ impl<'a> Tools<'a> {
     }
 
     /// A tool with these arguments, behind the prefix if there is one.
-    pub fn tool(&self, tool: &str, arguments: &[String]) -> Spec {
+    pub fn tool(&self, tool: &str, arguments: &[String]) -> Result<Spec> {
         let program = match &self.binding.bin_dir {
             Some(dir) => dir.join(tool).display().to_string(),
             None => tool.to_owned(),
         };
         let own = std::iter::once(program).chain(arguments.iter().cloned());
-        // Messages are compared with their English text.
-        let pinned = ["LC_ALL=C", "PGTZ=UTC"];
-        let spec = if self.binding.prefix.is_empty() {
-            let mut spec = Spec::new(own);
-            for pair in pinned {
-                let (name, value) = pair.split_once('=').expect("a pair");
-                spec = spec.env(name, value);
-            }
-            spec
-        } else {
-            let own = std::iter::once("env".to_owned()).chain(pinned.map(str::to_owned)).chain(own);
-            // ssh joins its arguments with spaces and has a shell take them apart again.
-            let over_ssh = self.binding.prefix[0].rsplit('/').next() == Some("ssh");
-            let own = own.map(|a| if over_ssh { shell_word(&a) } else { a });
-            Spec::new(self.binding.prefix.iter().cloned().chain(own))
-        };
-        match &self.password {
-            Some(file) => spec.env("PGPASSFILE", path_of(file)),
-            None => spec,
+        let variables = VARIABLES.iter().copied();
+        if self.prefix.is_empty() {
+            let spec = variables.fold(Spec::new(own), |spec, (name, value)| spec.env(name, value));
+            return Ok(match &self.password {
+                Some(Password::File(file)) => spec.env("PGPASSFILE", path_of(file)),
+                _ => spec,
+            });
         }
+        // The marker too: what runs on this machine behind the prefix is then found by it.
+        let marker = self.cx.marker();
+        let variables =
+            variables.chain([(STEP_VARIABLE, marker.as_str())]).map(|(name, value)| format!("{name}={value}"));
+        let own = std::iter::once("env".to_owned()).chain(variables).chain(own).map(|word| self.word(&word));
+        let spec = match &self.password {
+            Some(Password::Variable(value)) => {
+                Spec::new(self.prefix.words(Some(PASSWORD))?.into_iter().chain(own)).env(PASSWORD, value)
+            }
+            _ => Spec::new(self.prefix.words(None)?.into_iter().chain(own)),
+        };
+        Ok(Spec { outlives: true, ..spec })
     }
 
     /// `psql` with what every use of it has in common.
-    pub fn psql(&self, database: &str, encoding: &str) -> Spec {
-        let mut spec = self.connected("psql", database, encoding);
+    pub fn psql(&self, database: &str, encoding: &str) -> Result<Spec> {
+        let mut spec = self.connected("psql", database, encoding)?;
         for argument in
             ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-v", "SHOW_CONTEXT=never"]
         {
             spec = spec.arg(self.word(argument));
         }
-        spec
+        Ok(spec)
     }
 
     /// An argument added to a [`Spec`] of ours, in the form the prefix needs.
     pub fn word(&self, argument: &str) -> String {
-        match self.binding.prefix.first() {
-            Some(first) if first.rsplit('/').next() == Some("ssh") => shell_word(argument),
-            _ => argument.to_owned(),
-        }
+        self.prefix.word(argument)
+    }
+
+    /// Whether a tool that we kill may go on: behind a prefix, what we kill is not the tool.
+    pub fn outlive(&self) -> bool {
+        !self.prefix.is_empty()
     }
 
     /// Runs statements, one argument each, and gives the raw output. They are one transaction if `together`.
     pub fn statements(&self, database: &str, together: bool, statements: &[String]) -> Result<Vec<u8>> {
-        let mut spec = self.psql(database, "UTF8");
+        let mut spec = self.psql(database, "UTF8")?;
         if together {
             spec = spec.arg("--single-transaction");
         }
@@ -178,7 +196,18 @@ impl<'a> Tools<'a> {
         let text = without_location(&ended.stderr);
         let binding = self.binding;
         let at = format!("{}:{}", binding.host, binding.port);
+        if self.password.is_some() && text.contains("no password supplied") {
+            let message =
+                format!("{tool}: the server at {at} wants a password for role `{}`, and saw none", binding.user);
+            return Error::new(ErrorKind::Denied, message).hint(self.prefix.password_hint());
+        }
         let known = [
+            (
+                "not allowed to set the following environment variables",
+                ErrorKind::Denied,
+                format!("{tool}: sudo does not hand the password on"),
+                "allow it in sudoers (`Defaults env_keep += \"PGPASSWORD\"`), or use a password file on that side: env PGPASSFILE=/path",
+            ),
             (
                 "password authentication failed",
                 ErrorKind::Denied,
@@ -259,7 +288,7 @@ impl<'a> Tools<'a> {
 
     /// A tool's version as it prints it, `15.18`, and its major part.
     pub fn tool_version(&self, tool: &str) -> Result<(String, u32)> {
-        let (out, ended) = child::run(self.cx, &self.tool(tool, &["--version".into()]), b"", 64 * 1024)
+        let (out, ended) = child::run(self.cx, &self.tool(tool, &["--version".into()])?, b"", 64 * 1024)
             .map_err(|e| match e.kind {
                 ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("{tool} was not found: {}", e.message))
                     .hint("install PostgreSQL's client tools of the server's major version, or name their directory in `bin-dir`"),
@@ -288,10 +317,16 @@ impl<'a> Tools<'a> {
     }
 }
 
-fn password_file(user: &str, password: &str) -> Result<File> {
+/// A password that files and variables can hold.
+fn one_line(password: String) -> Result<String> {
     if password.contains(['\n', '\0']) {
         return Err(Error::invalid("the password has a line break in it").hint("only one line end at its end is cut"));
     }
+    Ok(password)
+}
+
+fn password_file(user: &str, password: &str) -> Result<File> {
+    let password = &one_line(password.to_owned())?;
     let escaped = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
     let doing = || "making a private password file".to_owned();
     let memory = rustix::fs::memfd_create("lifeboat-password", rustix::fs::MemfdFlags::CLOEXEC).doing(doing)?;
@@ -305,10 +340,6 @@ fn password_file(user: &str, password: &str) -> Result<File> {
 /// Where our own children, and nobody else's, find an open file of ours.
 fn path_of(file: &File) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
-}
-
-fn shell_word(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// The SQLSTATE in what psql says with VERBOSITY=verbose: `ERROR:  42P01: relation …`.

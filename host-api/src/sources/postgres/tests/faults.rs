@@ -68,8 +68,17 @@ fn connections_that_fail_say_why() {
     assert!(!error.to_string().contains("wr0ng"), "{error}");
     let error = driver(PostgresSource { password: None, ..over_tcp.clone() }).check(&cx()).unwrap_err();
     expect(&error, ErrorKind::Denied, "none is configured");
-    let error = driver(PostgresSource { prefix: vec!["env".into()], ..over_tcp }).check(&cx()).unwrap_err();
-    expect(&error, ErrorKind::Refused, "behind a `prefix`");
+    let behind = |words: &[&str]| {
+        let prefix = words.iter().map(|w| (*w).to_owned()).collect();
+        driver(PostgresSource { prefix, ..over_tcp.clone() }).check(&cx()).unwrap_err()
+    };
+    expect(&behind(&["nice"]), ErrorKind::Denied, "refuses the password");
+    expect(&behind(&["env", "-i"]), ErrorKind::Refused, "can't be handed through `env`");
+    // A program of ours by the name of one that hands it on, and which does not.
+    let deaf = tempfile::tempdir().unwrap();
+    let sudo = deaf.path().join("sudo");
+    write_script(&sudo, "#!/bin/sh\nshift\nexec env -i \"$@\"\n");
+    expect(&behind(&[&sudo.display().to_string()]), ErrorKind::Denied, "and saw none");
 
     let error = driver(server.source("no such db")).check(&cx()).unwrap_err();
     expect(&error, ErrorKind::NotFound, "no such database");
