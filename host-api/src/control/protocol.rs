@@ -109,17 +109,31 @@ pub(super) fn short(socket: &Path) -> Result<(File, PathBuf)> {
     Ok((dir, path))
 }
 
+/// How often a socket that is there and refuses is tried.
+const CONNECT_TRIES: u32 = 5;
+const CONNECT_PAUSE: Duration = Duration::from_millis(20);
+
 /// Connects; none where nobody answers.
 pub(super) fn connect(socket: &Path) -> Result<Option<UnixStream>> {
     if !socket.exists() {
         return Ok(None);
     }
     let (_open, path) = short(socket)?;
-    match UnixStream::connect(path) {
-        Ok(stream) => Ok(Some(stream)),
-        Err(e) if matches!(e.kind(), Io::NotFound | Io::ConnectionRefused) => Ok(None),
-        Err(e) => Err(Error::failed(format!("connecting to {}: {e}", socket.display()))
-            .hint("lifeboat must run as the user that runs `lifeboat serve`")),
+    let mut tries = CONNECT_TRIES;
+    loop {
+        match UnixStream::connect(&path) {
+            Ok(stream) => return Ok(Some(stream)),
+            // Between its binding and its listening there is a moment in which one that begins looks like one that has ended.
+            Err(e) if e.kind() == Io::ConnectionRefused && tries > 1 => {
+                tries -= 1;
+                std::thread::sleep(CONNECT_PAUSE);
+            }
+            Err(e) if matches!(e.kind(), Io::NotFound | Io::ConnectionRefused) => return Ok(None),
+            Err(e) => {
+                return Err(Error::failed(format!("connecting to {}: {e}", socket.display()))
+                    .hint("lifeboat must run as the user that runs `lifeboat serve`"));
+            }
+        }
     }
 }
 
