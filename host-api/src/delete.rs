@@ -101,6 +101,7 @@ fn remove(cx: &StepContext, store: &ObjectStore, backup: &Backup, intent_sha256:
             crate::identifier::shown(stranger)
         )));
     }
+    cx.check()?;
     store.delete(&manifest_key)?;
     cx.at("manifest removed");
     for key in &objects {

@@ -94,8 +94,8 @@ pub(crate) fn take(work: &Work, cx: &StepContext, store: &Arc<ObjectStore>, opti
         known,
         findings,
     };
-    cx.check()?;
     cx.at("before the manifest");
+    cx.check()?;
     let digest = manifests::write(store, &manifest)?;
     cx.at("manifest written");
     Ok(manifests::backup(&manifest, &digest, store.name()))

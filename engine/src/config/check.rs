@@ -36,7 +36,12 @@ impl Config {
         let Some(state) = &self.file.state_database else { return Ok(()) };
         let wrong = |why: String| Err(Error::new(Kind::Configuration, format!("state-database: {why}")));
         if !LEASE_S.contains(&state.lease_s) {
-            return wrong(format!("lease-s is {} to {} seconds, not {}", LEASE_S.start(), LEASE_S.end(), state.lease_s));
+            return wrong(format!(
+                "lease-s is {} to {} seconds, not {}",
+                LEASE_S.start(),
+                LEASE_S.end(),
+                state.lease_s
+            ));
         }
         for (environment, binding) in &self.file.environment {
             for (service, binding) in &binding.service {

@@ -136,6 +136,7 @@ fn switch(cx: &StepContext, install: &Install, name: &str, link: &Path) -> Resul
     let mark = unfinished(install, name);
     std::fs::remove_file(&mark).doing(|| format!("removing {}", mark.display()))?;
     cx.at("before the switch");
+    cx.check()?;
     let temporary = install.directory.join(format!(".current.{name}"));
     let made = std::os::unix::fs::symlink(name, &temporary)
         .and_then(|()| std::fs::rename(&temporary, link))

@@ -2,12 +2,9 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::child::Child;
-use crate::context::StepContext;
 use crate::error::{Context, Error, Result};
 use crate::manifest::{PostgresFacts, SourceManifest};
 use crate::sources::{Identity, ObjectSource, SpooledFile, StageOptions};
@@ -260,11 +257,8 @@ fn fill(tools: &Tools<'_>, spooled: &SpooledFile, place: &str, mark: &str, optio
 
 /// Drops what a failed stage made, also when the step itself may take no more time; says so where that failed.
 fn clean_up(tools: &Tools<'_>, place: &str, error: Error) -> Error {
-    let cx = StepContext {
-        cancelled: Arc::new(AtomicBool::new(false)),
-        deadline: Instant::now() + CLEANUP,
-        ..tools.cx.clone()
-    };
+    // Not when another engine may have the step: what has the name then is its.
+    let cx = tools.cx.grace(CLEANUP);
     let dropped = tools.with(&cx).and_then(|tools| {
         tools.statements(
             &tools.binding.maintenance_database,

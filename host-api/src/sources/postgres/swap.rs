@@ -12,6 +12,7 @@
 //! in between leaves a database that nobody can connect to: every call puts that right first, whatever else it finds.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +77,8 @@ pub(super) fn plan(tools: &Tools<'_>, member: &Member) -> Result<Swap> {
 
 /// Key of the name that the candidate had when the promotion was planned: a name says where, an identity says what.
 const CANDIDATE: &str = "candidate";
+/// How long letting connections in again may take after a swap that failed.
+const REOPEN_LIMIT: Duration = Duration::from_secs(20);
 
 fn candidate_name(swap: &Swap) -> Result<&str> {
     swap.carried.get(CANDIDATE).map(String::as_str).ok_or_else(|| {
@@ -215,11 +218,7 @@ fn swapping<'a>(tools: &'a Tools<'a>, swap: &'a Swap, act: impl FnOnce(&mut Work
     };
     // The failed session is gone or goes now, and its open transaction with it.
     drop(work);
-    let grace = StepContext {
-        cancelled: std::sync::Arc::default(),
-        deadline: std::time::Instant::now() + std::time::Duration::from_secs(20),
-        ..tools.cx.clone()
-    };
+    let grace = tools.cx.grace(REOPEN_LIMIT);
     let reopened = tools.with(&grace).and_then(|tools| Work::begin(&tools, swap)?.names().map(drop));
     Err(match reopened {
         Ok(()) => error,
