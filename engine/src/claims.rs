@@ -81,9 +81,12 @@ impl Claim {
         }
     }
 
-    /// Another engine has the run now: nothing more may be done for it here.
-    pub(crate) fn is_lost(&self) -> bool {
-        matches!(&self.by, Means::Lease(lease) if lease.is_lost())
+    /// Another engine has the run now: nothing more may be done for it here. The error says which.
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.by {
+            Means::Lease(lease) => lease.lost().map_or(Ok(()), Err),
+            Means::File(_) => Ok(()),
+        }
     }
 
     /// When what is done to the world must have ended, and when taking it back must have; none where no one else could begin it again

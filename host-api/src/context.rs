@@ -103,6 +103,12 @@ impl StepContext {
         Self { deadline, cancelled: Arc::new(AtomicBool::new(false)), ..self.clone() }
     }
 
+    /// Whether what has this step's names in the world is still this attempt's: it may not be once another engine may have begun the step
+    /// again.
+    pub fn may_take_back(&self) -> bool {
+        self.latest.is_none_or(|latest| Instant::now() < latest)
+    }
+
     /// Name of a record that this step writes beside a manifest, the same for every attempt: "exists already" then means "done".
     pub fn record_id(&self) -> String {
         format!("{}-{:06}", self.run, self.step)

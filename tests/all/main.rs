@@ -13,5 +13,6 @@ mod limits;
 mod modules;
 mod notes;
 mod obligations;
+mod shared;
 mod support;
 mod sweep;

@@ -51,28 +51,44 @@ impl<'s> Keys<'s> {
 
     /// The key of the epoch that the log is in.
     pub(crate) async fn signer(&self, epoch: u64) -> Result<Signer> {
-        let known = self.state.signing_keys().await?;
-        let Some(verifier) = known.last() else {
+        let mut known = self.state.signing_keys().await?;
+        if known.is_empty() {
             let signer = self.made(&host_api::identifier::fresh(), 1)?;
-            self.state.first_signing_key(&signer.verifier.to_string()).await?;
-            return Ok(signer);
+            if self.state.first_signing_key(&signer.verifier.to_string()).await? {
+                return Ok(signer);
+            }
+            // Another engine on the same state, with a directory of its own, was faster: the log is signed with its key.
+            known = self.state.signing_keys().await?;
+        }
+        let Some(verifier) = known.last() else {
+            return Err(Error::new(Kind::Journal, "the state forgets the log's signing key"));
         };
         if known.len() as u64 != epoch {
             let why = format!("the log is in epoch {epoch} of its signing key, the state knows {} keys", known.len());
             return Err(Error::new(Kind::Journal, why));
         }
-        let signer = self.read(epoch)?.ok_or_else(|| {
-            Error::new(Kind::Journal, format!("signing key {} is gone", self.path(epoch).display())).hint(
-                "put it back from a copy of the state directory: the log can be verified without it, but nothing new is signed",
-            )
-        })?;
+        let signer = self.read(epoch)?.ok_or_else(|| self.gone(epoch))?;
         if signer.verifier.to_string() != *verifier {
             let why = format!("{} is not the key that the log is signed with", self.path(epoch).display());
-            return Err(Error::new(Kind::Journal, why).hint("put it back from a copy of the state directory"));
+            return Err(Error::new(Kind::Journal, why).hint(self.where_it_is()));
         }
         // An engine that died right after a rotation has left it. What can't be removed is tried again the next time.
         let _ = self.forget(epoch - 1);
         Ok(signer)
+    }
+
+    fn gone(&self, epoch: u64) -> Error {
+        let what = if self.state.is_shared() { "not on this host" } else { "gone" };
+        Error::new(Kind::Journal, format!("signing key {} is {what}", self.path(epoch).display()))
+            .hint(format!("{}: the log can be verified without it, but nothing new is signed", self.where_it_is()))
+    }
+
+    /// What to do about a key that is missing.
+    fn where_it_is(&self) -> &'static str {
+        match self.state.is_shared() {
+            true => "copy keys/ from the state directory of an engine that has it (mode 0700)",
+            false => "put it back from a copy of the state directory",
+        }
     }
 
     /// The key of an epoch, made unless there is one.

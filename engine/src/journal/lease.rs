@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::database::cells;
 use super::postgres::Held;
 use super::state::State;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A run's lease.
 pub(crate) struct Lease {
@@ -40,8 +40,8 @@ impl Lease {
         self.held.watch(cancelled);
     }
 
-    pub(crate) fn is_lost(&self) -> bool {
-        self.held.is_lost()
+    pub(crate) fn lost(&self) -> Option<Error> {
+        self.held.lost()
     }
 
     pub(crate) fn deadlines(&self) -> (Instant, Instant) {

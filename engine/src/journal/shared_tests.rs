@@ -139,7 +139,8 @@ async fn a_run_that_was_taken_over_takes_no_record_of_the_one_before() {
     let taken = second.lease("r1", "bob@host2, process 9", false).await.unwrap().unwrap();
     let refused = answered(&first, "r1", 1).await.unwrap_err();
     assert!(refused.kind == Kind::TakenOver && refused.message.contains("bob@host2"), "{refused}");
-    assert!(lease.is_lost() && cancelled.load(Ordering::Relaxed));
+    assert!(cancelled.load(Ordering::Relaxed));
+    assert!(lease.lost().unwrap().message.contains("bob@host2, process 9"), "it knows who has it");
     assert_eq!(first.hold("r1", "notes").await.unwrap_err().kind, Kind::TakenOver);
     answered(&second, "r1", 1).await.unwrap();
     assert_eq!(second.lines("r1").await.unwrap().len(), 2);
@@ -171,7 +172,7 @@ async fn whose_process_is_dead_is_taken_over_at_once_and_whose_is_seen_to_live_n
     let refused = second.lease("r1", "bob", false).await.err().unwrap();
     assert!(refused.message.contains("its process is there, and does not move"), "{refused}");
     assert!(second.lease("r1", "bob", true).await.is_err(), "whatever a person says");
-    assert!(!second.is_leased("r1").await.unwrap().unwrap());
+    assert!(second.is_leased("r1").await.unwrap().unwrap(), "nobody else may have it: it is not called interrupted");
     shared.sql(&format!("update lease set place = '{parent}9', until_ms = 9000000000000"));
     assert!(!second.is_leased("r1").await.unwrap().unwrap());
     drop(second.lease("r1", "bob", false).await.unwrap().unwrap());

@@ -104,7 +104,7 @@ impl State {
             match &written {
                 Ok(_) if kind == Transition::RunEnded => postgres.forget(&held),
                 Ok(_) => held.extended(&fence, sent),
-                Err(error) if error.kind == Kind::TakenOver => held.lose(),
+                Err(error) if error.kind == Kind::TakenOver => held.lose(error),
                 Err(_) => {}
             }
         }

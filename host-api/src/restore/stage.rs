@@ -186,7 +186,9 @@ pub(crate) fn discard(work: &Work, cx: &StepContext, candidate: &str, members: &
     let mut failures = Vec::new();
     let mut kind = None;
     for member in members {
-        let removed = work.driver(&member.source).and_then(|driver| driver.discard(cx, member));
+        // After a pause they may be another engine's, and in service.
+        let removed =
+            cx.check().and_then(|()| work.driver(&member.source)).and_then(|driver| driver.discard(cx, member));
         if let Err(e) = removed {
             kind.get_or_insert(e.kind);
             failures.push(format!("{} at {}: {}", member.source, member.place, e.message));
@@ -194,7 +196,7 @@ pub(crate) fn discard(work: &Work, cx: &StepContext, candidate: &str, members: &
         cx.at(&format!("discarded {}", member.source));
     }
     for (source, driver) in work.drivers.iter().filter(|_| members.is_empty()) {
-        if let Err(e) = driver.end_attempts(cx).and_then(|()| driver.clear(cx, candidate)) {
+        if let Err(e) = cx.check().and_then(|()| driver.end_attempts(cx)).and_then(|()| driver.clear(cx, candidate)) {
             kind.get_or_insert(e.kind);
             failures.push(format!("{source}: {}", e.message));
         }

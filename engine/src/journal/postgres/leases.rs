@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -34,8 +34,8 @@ pub(crate) struct Held {
     length: Duration,
     /// When it ends by our clocks, which began to count before the server's.
     ends: Mutex<Ends>,
-    /// Another engine has it, or we let go of it.
-    lost: AtomicBool,
+    /// Another engine has it: which one.
+    lost: OnceLock<Error>,
     /// Set when it is lost: whatever is under way ends.
     watching: Mutex<Vec<Weak<AtomicBool>>>,
 }
@@ -118,7 +118,12 @@ impl Held {
 
     /// Whether another engine has the run now.
     pub(crate) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Acquire)
+        self.lost.get().is_some()
+    }
+
+    /// That another engine has the run now, and which.
+    pub(crate) fn lost(&self) -> Option<Error> {
+        self.lost.get().cloned()
     }
 
     /// What is to be set when the run is not ours any more.
@@ -131,8 +136,9 @@ impl Held {
         }
     }
 
-    pub(in crate::journal) fn lose(&self) {
-        self.lost.store(true, Ordering::Release);
+    pub(in crate::journal) fn lose(&self, to: &Error) {
+        // Whoever was first had it taken; others may have it since.
+        let _ = self.lost.set(to.clone());
         self.end_all();
     }
 
@@ -195,14 +201,28 @@ async fn refuse_unless(tx: &mut dyn Transaction, run: &str, ours: u64) -> Result
     if ours == 1 {
         return Ok(());
     }
-    let holder = tx.rows("select holder from lease where run = $1", cells![run]).await?;
-    let holder = holder.first().map_or(Ok("another engine, which ended it"), |row| row.text(0))?;
-    Err(Error::new(
+    Err(taken_over(tx, run).await?)
+}
+
+/// That another engine has a run: the one whose lease it is, or, where the run is over or waits, who wrote its last record.
+async fn taken_over(tx: &mut dyn Transaction, run: &str) -> Result<Error> {
+    let leased = tx.rows("select holder from lease where run = $1", cells![run]).await?;
+    let by = match leased.first() {
+        Some(row) => row.string(0)?,
+        None => {
+            let last = tx.rows("select line from log where run = $1 order by seq desc limit 1", cells![run]).await?;
+            let last = last.first().map(|row| row.text(0)).transpose()?.unwrap_or_default();
+            let last: serde_json::Value = serde_json::from_str(last).unwrap_or_default();
+            format!("{}, which ended it", last["actor"].as_str().unwrap_or("another engine"))
+        }
+    };
+    Ok(Error::new(
         Kind::TakenOver,
         format!(
-            "run {run} was taken over by {holder}: this engine was away for longer than its lease, and does nothing more on it"
+            "run {run} was taken over by {by}: this engine was away for longer than its lease, and does nothing more on it"
         ),
-    ))
+    )
+    .hint(format!("lifeboat runs show {run} --follow")))
 }
 
 /// Another engine's lease, as found.
@@ -222,8 +242,10 @@ impl Found {
     /// Whether it can be taken: its holder is dead for all that can be seen, or has said nothing for so long that it must have ended all
     /// it did. Otherwise why not.
     fn is_free(&self, run: &str, is_known_dead: bool) -> Result<(), Error> {
-        let refused =
-            |why: String| Err(Error::new(Kind::LockHeld, format!("{} works on run {run}: {why}", self.holder)));
+        let refused = |why: String| {
+            Err(Error::new(Kind::LockHeld, format!("{} works on run {run}: {why}", self.holder))
+                .hint(format!("lifeboat runs show {run} --follow")))
+        };
         match (super::super::place::is_alive(&self.place), self.left_ms) {
             (Some(false), _) | (None, ..=0) => Ok(()),
             // It can be seen from here, and may wake at any moment: what it has in its own hands has no deadline.
@@ -291,8 +313,9 @@ impl Postgres {
         holder: &str,
         passed_over: &[String],
     ) -> Result<Option<Arc<Held>>> {
-        let (environment, holder) = (environment.to_owned(), holder.to_owned());
+        let (environment, holder, place) = (environment.to_owned(), holder.to_owned(), super::super::place::here());
         let passed_over = passed_over.to_vec();
+        let ours: Vec<String> = self.leases.lock().keys().cloned().collect();
         let ends = Ends::after(self.leases.idle());
         let idle = u64::try_from(self.leases.idle().as_millis()).unwrap_or(0);
         let taken = self
@@ -310,14 +333,20 @@ impl Postgres {
                         .await?;
                     for row in &rows {
                         let (found, run) = (Found::of(row)?, row.string(4)?);
-                        if passed_over.contains(&run) || found.is_free(&run, false).is_err() {
+                        // One of this process that is not among ours was let go of, and the server could not be told. One that was just
+                        // taken may not be among them yet: it has not lapsed.
+                        let free = match found.place == place {
+                            true => found.left_ms <= 0 && !ours.contains(&run),
+                            false => found.is_free(&run, false).is_ok(),
+                        };
+                        if passed_over.contains(&run) || !free {
                             continue;
                         }
                         tx.execute(
                             "update lease set token = token + 1, holder = $2, place = $3,
                                     until_ms = (extract(epoch from clock_timestamp()) * 1000)::bigint + $4
                              where run = $1",
-                            cells![&run, holder, super::super::place::here(), idle],
+                            cells![&run, &holder, &place, idle],
                         )
                         .await?;
                         return Ok(Some((run, found.token + 1)));
@@ -335,7 +364,7 @@ impl Postgres {
             token,
             length: self.leases.length,
             ends: Mutex::new(ends),
-            lost: AtomicBool::new(false),
+            lost: OnceLock::new(),
             watching: Mutex::default(),
         });
         self.leases.lock().insert(run.to_owned(), held.clone());
@@ -357,7 +386,14 @@ impl Postgres {
         let renewing = super::bound(sql, cells![&held.run, held.token, idle]).execute(&self.pool);
         let renewed = tokio::time::timeout(CONNECT_LIMIT, renewing).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         match renewed.map(|done| done.rows_affected()) {
-            Ok(0) if self.leases.held(&held.run).is_some_and(|ours| ours.token == held.token) => held.lose(),
+            Ok(0) if self.leases.held(&held.run).is_some_and(|ours| ours.token == held.token) => {
+                // At once; the name of who has it may take a moment.
+                held.end_all();
+                let run = held.run.clone();
+                match self.look(Box::new(move |tx| Box::pin(async move { taken_over(tx, &run).await }))).await {
+                    Ok(to) | Err(to) => held.lose(&to),
+                }
+            }
             Ok(0) => {}
             Ok(_) => {
                 let longer = held.ends();
@@ -374,7 +410,8 @@ impl Postgres {
 
     /// Lets go of a run.
     pub(crate) async fn release(&self, held: &Held) {
-        let sql = "update lease set until_ms = 0 where run = $1 and token = $2";
+        // Without a place: this process may go on for long, and is not the one to wait for any more.
+        let sql = "update lease set until_ms = 0, place = '' where run = $1 and token = $2";
         // What can't be reached lapses.
         let _ =
             tokio::time::timeout(CONNECT_LIMIT, super::bound(sql, cells![&held.run, held.token]).execute(&self.pool))
@@ -399,7 +436,7 @@ impl Postgres {
             )
             .await?;
         Ok(match rows.first().map(Found::of).transpose()? {
-            Some(found) => found.left_ms > 0 && super::super::place::is_alive(&found.place) != Some(false),
+            Some(found) => found.is_free(run, false).is_err(),
             None => false,
         })
     }

@@ -147,11 +147,14 @@ impl SourceDriver for FilesDriver {
             let mut archive: Box<dyn Read> = Box::new(BufReader::with_capacity(BUFFER_BYTES, archive));
             extract::extract(cx, &format!("stage {}", self.source), index.path(), &mut archive, &part)?;
             cx.at("tree written");
+            // Whole and on disk before it has its name; and ours, which it may not be after a pause.
             cx.check()?;
-            // Whole and on disk before it has its name.
             exchange::rename_new(&part, &place)
         });
         if let Err(e) = staged {
+            if !cx.may_take_back() {
+                return Err(e);
+            }
             return Err(match disk::remove_tree(&part) {
                 Ok(()) => e,
                 Err(left) => e.hint(format!("{} was left behind: {}", part.display(), left.message)),

@@ -254,6 +254,7 @@ fn fill(tools: &Tools<'_>, spooled: &SpooledFile, place: &str, mark: &str, optio
 
 /// Drops what a failed stage made, also when the step itself may take no more time; says so where that failed.
 fn clean_up(tools: &Tools<'_>, place: &str, error: Error) -> Error {
+    // Not when another engine may have the step: what has the name then is its.
     let cx = leftovers::grace(tools.cx);
     let dropped = tools.with(&cx).and_then(|tools| {
         // First, or a CREATE DATABASE that goes on would come to its end after the drop.

@@ -12,6 +12,7 @@
 //! in between leaves a database that nobody can connect to: every call puts that right first, whatever else it finds.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -86,7 +87,6 @@ pub(super) fn plan(tools: &Tools<'_>, member: &Member) -> Result<Swap> {
 
 /// Key of the name that the candidate had when the promotion was planned: a name says where, an identity says what.
 const CANDIDATE: &str = "candidate";
-
 fn candidate_name(swap: &Swap) -> Result<&str> {
     swap.carried.get(CANDIDATE).map(String::as_str).ok_or_else(|| {
         Error::failed("the swap does not say what the candidate was called").hint("the record is damaged")

@@ -201,11 +201,14 @@ impl SourceDriver for SqliteDriver {
         let spooled = objects.spool(cx, data)?;
         let staged = self.write_candidate(cx, spooled.path(), spooled.bytes, &part).and_then(|()| {
             cx.at("file written");
+            // Whole and on disk before it has its name; and ours, which it may not be after a pause.
             cx.check()?;
-            // Whole and on disk before it has its name.
             exchange::rename_new(&part, &place)
         });
         if let Err(e) = staged {
+            if !cx.may_take_back() {
+                return Err(e);
+            }
             return Err(match disk::remove_file(&part) {
                 Ok(()) => e,
                 Err(left) => e.hint(format!("{} was left behind: {}", part.display(), left.message)),
