@@ -12,7 +12,6 @@
 //! in between leaves a database that nobody can connect to: every call puts that right first, whatever else it finds.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
