@@ -175,10 +175,11 @@ async fn whose_process_is_dead_is_taken_over_at_once_and_whose_is_seen_to_live_n
     assert!(second.is_leased("r1").await.unwrap().unwrap(), "nobody else may have it: it is not called interrupted");
     shared.sql(&format!("update lease set place = '{parent}9', until_ms = 9000000000000"));
     assert!(!second.is_leased("r1").await.unwrap().unwrap());
-    drop(second.lease("r1", "bob", false).await.unwrap().unwrap());
+    let _kept = second.lease("r1", "bob", false).await.unwrap().unwrap();
+    let third = shared.open().await;
     shared.sql("update lease set place = 'another machine 1 1', until_ms = 9000000000000");
-    assert!(second.lease("r1", "bob", false).await.is_err());
-    second.lease("r1", "bob", true).await.unwrap().unwrap();
+    assert!(third.lease("r1", "carol", false).await.is_err());
+    third.lease("r1", "carol", true).await.unwrap().unwrap();
 }
 
 #[tokio::test]
