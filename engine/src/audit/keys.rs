@@ -28,16 +28,23 @@ pub(crate) struct Keys<'s> {
 }
 
 impl<'s> Keys<'s> {
-    pub(crate) fn hold(state: &'s State) -> Result<Self> {
+    pub(crate) async fn hold(state: &'s State) -> Result<Self> {
         let directory = state.directory().join("keys");
-        let lock = || -> std::io::Result<File> {
-            DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-            let file = OpenOptions::new().create(true).append(true).mode(0o600).open(directory.join("lock"))?;
-            file.lock()?;
-            Ok(file)
+        let lock = {
+            let directory = directory.clone();
+            move || -> std::io::Result<File> {
+                DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+                let file = OpenOptions::new().create(true).append(true).mode(0o600).open(directory.join("lock"))?;
+                file.lock()?;
+                Ok(file)
+            }
         };
-        let lock =
-            lock().map_err(|e| Error::new(Kind::Journal, format!("signing keys {}: {e}", directory.display())))?;
+        let failed =
+            |e: &dyn std::fmt::Display| Error::new(Kind::Journal, format!("signing keys {}: {e}", directory.display()));
+        // Whoever holds it waits for the state meanwhile: to wait for the lock on the runtime's own threads would keep that one from going on,
+        // where as many runs of one engine end at a time as it has threads.
+        let locked = tokio::task::spawn_blocking(lock).await.map_err(|e| failed(&e))?;
+        let lock = locked.map_err(|e| failed(&e))?;
         Ok(Self { state, directory, _lock: lock })
     }
 
@@ -162,25 +169,27 @@ mod tests {
     async fn a_key_is_made_once_private_and_missed_when_it_is_gone() {
         let directory = tempfile::tempdir().unwrap();
         let state = State::open(directory.path()).await.unwrap();
-        let first = Keys::hold(&state).unwrap().signer(1).await.unwrap().verifier;
+        let first = Keys::hold(&state).await.unwrap().signer(1).await.unwrap().verifier;
         let path = directory.path().join("keys/1.key");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(Keys::hold(&state).unwrap().signer(1).await.unwrap().verifier, first);
+        assert_eq!(Keys::hold(&state).await.unwrap().signer(1).await.unwrap().verifier, first);
         assert_eq!(verifiers(&state).await.unwrap(), [first]);
 
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(Keys::hold(&state).unwrap().signer(1).await.err().unwrap().message.contains("others may read it"));
+        assert!(
+            Keys::hold(&state).await.unwrap().signer(1).await.err().unwrap().message.contains("others may read it")
+        );
         std::fs::remove_file(&path).unwrap();
-        let error = Keys::hold(&state).unwrap().signer(1).await.err().unwrap();
+        let error = Keys::hold(&state).await.unwrap().signer(1).await.err().unwrap();
         assert!(error.message.contains("is gone") && error.hint.is_some(), "{error}");
-        Keys::hold(&state).unwrap().made("another", 1).unwrap();
-        let error = Keys::hold(&state).unwrap().signer(1).await.err().unwrap();
+        Keys::hold(&state).await.unwrap().made("another", 1).unwrap();
+        let error = Keys::hold(&state).await.unwrap().signer(1).await.err().unwrap();
         assert!(error.message.contains("is not the key"), "{error}");
         let secret = text.trim_end().splitn(5, '+').last().unwrap();
         for spoilt in [text.replace(secret, &secret[4..]), text.replacen("/1+", "/2+", 1), text.trim_end().to_owned()] {
             std::fs::write(&path, &spoilt).unwrap();
-            let error = Keys::hold(&state).unwrap().signer(1).await.err().unwrap();
+            let error = Keys::hold(&state).await.unwrap().signer(1).await.err().unwrap();
             assert!(
                 error.message.contains("no private key of ours") && !error.message.contains(&secret[4..]),
                 "{error}"
@@ -188,12 +197,30 @@ mod tests {
         }
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_at_once_wait_for_the_keys_and_not_for_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = std::sync::Arc::new(State::open(directory.path()).await.unwrap());
+        let signing = (0..16).map(|_| {
+            let state = state.clone();
+            tokio::spawn(async move {
+                let keys = Keys::hold(&state).await.unwrap();
+                // Others of this runtime ask for them meanwhile.
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                keys.signer(1).await.unwrap().verifier
+            })
+        });
+        let signed = futures::future::join_all(signing);
+        let first = Keys::hold(&state).await.unwrap().signer(1).await.unwrap().verifier;
+        assert!(signed.await.into_iter().all(|verifier| verifier.unwrap() == first));
+    }
+
     #[tokio::test]
     async fn a_key_that_was_made_before_a_crash_is_taken() {
         let directory = tempfile::tempdir().unwrap();
         let state = State::open(directory.path()).await.unwrap();
-        let made = Keys::hold(&state).unwrap().made("log", 1).unwrap().verifier;
+        let made = Keys::hold(&state).await.unwrap().made("log", 1).unwrap().verifier;
         assert!(state.signing_keys().await.unwrap().is_empty(), "the crash was before it was remembered");
-        assert_eq!(Keys::hold(&state).unwrap().signer(1).await.unwrap().verifier, made);
+        assert_eq!(Keys::hold(&state).await.unwrap().signer(1).await.unwrap().verifier, made);
     }
 }

@@ -40,7 +40,7 @@ impl CheckpointStore {
 impl Engine {
     /// A signed checkpoint of the log as it is now. `run`: at whose end it is made.
     pub async fn checkpoint(&self, run: Option<&str>) -> Result<(Checkpoint, String)> {
-        let keys = Keys::hold(self.state())?;
+        let keys = Keys::hold(self.state()).await?;
         // Looked at while the keys are held: the epoch is that of the head.
         let head = self.state().head().await?;
         let signer = keys.signer(head.epoch).await?;
@@ -83,7 +83,7 @@ impl Engine {
 
     /// The key that signs now, as a line of trust. Made if there is none.
     pub async fn signing_key(&self) -> Result<(Verifier, u64, Trust)> {
-        let keys = Keys::hold(self.state())?;
+        let keys = Keys::hold(self.state()).await?;
         let epoch = self.state().head().await?.epoch;
         let verifier = keys.signer(epoch).await?.verifier;
         Ok((verifier.clone(), epoch, Trust::of([verifier])))
@@ -95,7 +95,7 @@ impl Engine {
         let run = fresh();
         let mut warnings = Vec::new();
         {
-            let keys = Keys::hold(self.state())?;
+            let keys = Keys::hold(self.state()).await?;
             let epoch = self.state().head().await?.epoch;
             let old = keys.signer(epoch).await?;
             let origin = origin_of(&old.verifier);

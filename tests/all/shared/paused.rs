@@ -136,7 +136,7 @@ impl Book {
         };
         json!({
             "drifted": drifted, "beside": beside, "page": std::fs::read_to_string(self.site.path("book/files/page")).unwrap(),
-            "names": names(&self.site.path("book")), "manifests": names(&self.site.path("backups/book/manifests")),
+            "names": names(&self.site.path("book")), "manifests": names(&self.site.path("backups/book/manifests")).into_iter().filter(|n| !n.starts_with('.')).collect::<Vec<_>>(),
             "control": std::fs::read_to_string(self.site.path("control.log")).unwrap_or_default(),
             "up": self.site.path("up").exists(),
         })
