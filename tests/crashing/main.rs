@@ -62,6 +62,7 @@ fn waypoints(trail: &str, kill_at: &str) -> Waypoint {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).init();
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [trail, kill_at, verb, what, parameters @ ..] = words.as_slice() else {
         eprintln!("lifeboat-crashing TRAIL KILL-AT run POLICY [KEY=VALUE]… | resume RUN | work ENVIRONMENT");

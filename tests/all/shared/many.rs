@@ -177,7 +177,7 @@ fn three_engines_that_are_killed_at_random_do_each_of_200_runs_exactly_once() {
     });
     assert_eq!(counted, BTreeMap::from([("ok", RUNS)]), "{runs}");
     state.assert_nothing_left();
-    host.lifeboat(&["audit", "verify"]).expect(0);
+    state.assert_whole(&host);
     counted_outside(&site, &recording, &state);
 }
 

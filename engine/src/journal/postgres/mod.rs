@@ -405,7 +405,23 @@ async fn connected(options: &PgConnectOptions, name: &str) -> Result<Box<PgConne
         Ok(Box::new(connection))
     });
     let connected = connect.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-    connected.map_err(|e: sqlx::Error| Error::from(e).context(name))
+    connected.map_err(|e: sqlx::Error| {
+        let code = match &e {
+            sqlx::Error::Database(e) => e.code().unwrap_or_default().into_owned(),
+            _ => String::new(),
+        };
+        let error = Error::from(e).context(name);
+        match code.as_str() {
+            // Not let in: authentication, a role or a database that is not there.
+            "28P01" | "28000" | "3D000" | "42501" => {
+                error.hint("[state-database] in the configuration says which database, role and password are used")
+            }
+            _ if error.kind == Kind::StateAway => error.hint(
+                "is the server up, and can it be reached from here? [state-database] in the configuration says where it is",
+            ),
+            _ => error,
+        }
+    })
 }
 
 impl From<sqlx::Error> for Error {
