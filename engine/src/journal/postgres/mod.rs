@@ -246,13 +246,17 @@ impl Writer {
         let patience = Patience::begin();
         // What the last try would have left, if its commit happened.
         let mut uncertain: Option<(Tail, Vec<u64>)> = None;
+        let mut told = false;
         loop {
             let attempt = tokio::time::timeout(ATTEMPT_LIMIT, self.attempt(group, &mut uncertain)).await;
             match attempt.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut.into())) {
                 Ok(results) => return Ok(results),
                 Err(error) => {
-                    if error.kind == Kind::StateAway && self.session.take().is_some() {
-                        tracing::warn!("{}: {}; waiting for it", self.name, error.message);
+                    if error.kind == Kind::StateAway {
+                        self.session = None;
+                        if !std::mem::replace(&mut told, true) {
+                            tracing::warn!("{}: {}; waiting for it", self.name, error.message);
+                        }
                     }
                     patience.pause(error).await?;
                 }
