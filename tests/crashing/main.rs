@@ -52,8 +52,10 @@ fn waypoints(trail: &str, kill_at: &str) -> Waypoint {
         let own = rustix::process::getpid();
         let signal = if stops { Signal::STOP } else { Signal::KILL };
         rustix::process::kill_process(own, signal).expect("we may signal ourselves");
-        while !stops {
-            std::thread::park();
+        if !stops {
+            loop {
+                std::thread::park();
+            }
         }
         // Any thread may be the one that is given the signal: this one must not run on until it stands.
         std::thread::sleep(STOPPING);
