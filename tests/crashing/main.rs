@@ -52,8 +52,10 @@ fn waypoints(trail: &str, kill_at: &str) -> Waypoint {
         let own = rustix::process::getpid();
         let signal = if stops { Signal::STOP } else { Signal::KILL };
         rustix::process::kill_process(own, signal).expect("we may signal ourselves");
-        while !stops {
-            std::thread::park();
+        if !stops {
+            loop {
+                std::thread::park();
+            }
         }
         // Any thread may be the one that is given the signal: this one must not run on until it stands.
         std::thread::sleep(STOPPING);
@@ -62,6 +64,7 @@ fn waypoints(trail: &str, kill_at: &str) -> Waypoint {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).init();
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [trail, kill_at, verb, what, parameters @ ..] = words.as_slice() else {
         eprintln!("lifeboat-crashing TRAIL KILL-AT run POLICY [KEY=VALUE]… | resume RUN | work ENVIRONMENT");

@@ -198,6 +198,24 @@ mod tests {
         }
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_at_once_wait_for_the_keys_and_not_for_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = std::sync::Arc::new(State::open(directory.path()).await.unwrap());
+        let signing = (0..16).map(|_| {
+            let state = state.clone();
+            tokio::spawn(async move {
+                let keys = Keys::hold(&state).await.unwrap();
+                // Others of this runtime ask for them meanwhile.
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                keys.signer(1).await.unwrap().verifier
+            })
+        });
+        let signed = futures::future::join_all(signing);
+        let first = Keys::hold(&state).await.unwrap().signer(1).await.unwrap().verifier;
+        assert!(signed.await.into_iter().all(|verifier| verifier.unwrap() == first));
+    }
+
     #[tokio::test]
     async fn a_key_that_was_made_before_a_crash_is_taken() {
         let directory = tempfile::tempdir().unwrap();

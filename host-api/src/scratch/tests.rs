@@ -315,7 +315,8 @@ async fn one_that_ignores_sigterm_is_killed() {
             .map(str::to_owned)
             .into(),
         environment: BTreeMap::new(),
-        timeout_s: 1,
+        // What it is given to end by itself: also on a busy machine it hears the signal in that time.
+        timeout_s: 5,
         ..world.scratch().clone()
     };
     // It opens no port: the start leaves that to `wait_ready`, as for a service that starts slowly.

@@ -17,7 +17,7 @@ use crate::sweep::names;
 
 const RUNS: usize = 200;
 /// How many runs an engine is given at its start.
-const PORTION: usize = 10;
+const PORTION: usize = 8;
 /// How many engines die; then the rest is worked off in peace.
 const KILLS: usize = 36;
 /// An act of these runs takes a fraction of a second; the machine may be busy.
@@ -116,7 +116,7 @@ impl Slot<'_> {
         let dies = self.kills.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
         // Half of them at a place between two things that belong together, half at any moment.
         let at_place = dies && random.below(2) == 0;
-        let place = if at_place { 1 + random.below(110) } else { 0 };
+        let place = if at_place { 1 + random.below(90) } else { 0 };
         let mut command = self.host.crashing(&format!("trail-{}", self.name), &place.to_string(), "work", "demo", &[]);
         let mut engine = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines: String = portion.iter().map(|number| line(*number) + "\n").collect();
@@ -166,7 +166,7 @@ fn three_engines_that_are_killed_at_random_do_each_of_200_runs_exactly_once() {
     });
     let (killed, taken) = (KILLS - kills.into_inner(), taken.into_inner());
     println!("{killed} engines were killed, {taken} times a run was taken over");
-    assert!(killed >= KILLS / 2 && taken >= KILLS / 4, "{killed} killed, {taken} taken over");
+    assert!(killed >= KILLS / 3 && taken >= KILLS / 3, "{killed} killed, {taken} taken over");
 
     let host = state.host(&site, "looking", LEASE_S, false);
     let runs = host.lifeboat(&["--json", "runs", "list", "--limit", "1000"]).expect(0).json();
@@ -177,7 +177,7 @@ fn three_engines_that_are_killed_at_random_do_each_of_200_runs_exactly_once() {
     });
     assert_eq!(counted, BTreeMap::from([("ok", RUNS)]), "{runs}");
     state.assert_nothing_left();
-    host.lifeboat(&["audit", "verify"]).expect(0);
+    state.assert_whole(&host);
     counted_outside(&site, &recording, &state);
 }
 
@@ -202,7 +202,9 @@ fn counted_outside(site: &Site, recording: &Recording, state: &SharedState) {
     println!("{again} requests were sent again, with their key");
     for number in (1..RUNS).step_by(2) {
         for store in ["backups", "offsite"] {
-            let manifests = names(&site.path(format!("{store}/s{number}/manifests")));
+            // What a killed engine was about to write has a name that no list shows.
+            let mut manifests = names(&site.path(format!("{store}/s{number}/manifests")));
+            manifests.retain(|name| !name.starts_with('.'));
             assert_eq!(manifests.len(), 1, "{store} of service {number}: {manifests:?}");
         }
     }

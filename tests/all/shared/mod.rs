@@ -68,6 +68,13 @@ impl SharedState {
         assert_eq!(left, "runs 0\nleases 0\nholds 0\nobligations 0");
     }
 
+    /// The log is whole, as a host sees it, all of it.
+    #[track_caller]
+    pub fn assert_whole(&self, host: &Host<'_>) {
+        let verdict = host.lifeboat(&["--json", "audit", "verify"]).expect(0).json();
+        assert_eq!(verdict["records"], self.records(), "{verdict}");
+    }
+
     /// The table of a configuration that names it.
     pub fn table(&self, lease_s: u64) -> String {
         format!(
@@ -210,7 +217,10 @@ pub struct Paused {
 
 impl Paused {
     pub fn of(command: &mut Command, apart: bool) -> Self {
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::spawned(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(), apart)
+    }
+
+    pub fn spawned(child: Child, apart: bool) -> Self {
         Self { child: Some(child), apart }
     }
 

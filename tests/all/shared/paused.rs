@@ -16,8 +16,8 @@ use crate::sweep::names;
 const LEASE_S: u64 = 15;
 
 /// A service of a database and a directory whose manager, a script, can be reached from every host.
-struct Book {
-    site: Site,
+pub struct Book {
+    pub site: Site,
     server: Option<(Arc<PgServer>, String)>,
     _ready: Recording,
 }
@@ -59,7 +59,7 @@ path = "book/files"
 "#;
 
 impl Book {
-    fn new(postgres: Option<&SharedState>) -> Self {
+    pub fn new(postgres: Option<&SharedState>) -> Self {
         let site = Site::notes();
         let root = site.path("").display().to_string();
         let root = root.trim_end_matches('/');
@@ -101,7 +101,7 @@ impl Book {
     }
 
     /// The live data differ from what the backup has.
-    fn drift(&self) {
+    pub fn drift(&self) {
         self.site.write("book/files/page", "second");
         match &self.server {
             Some((server, database)) => drop(server.sql(database, &["update t set words = 'drifted'"])),
@@ -112,8 +112,13 @@ impl Book {
         }
     }
 
+    /// How many backups there are.
+    pub fn backups(&self) -> usize {
+        self.world()["manifests"].as_array().unwrap().len()
+    }
+
     /// What is in the world: looked at without an engine.
-    fn world(&self) -> Value {
+    pub fn world(&self) -> Value {
         let (drifted, beside) = match &self.server {
             Some((server, database)) => {
                 let made = format!(
@@ -136,7 +141,7 @@ impl Book {
         };
         json!({
             "drifted": drifted, "beside": beside, "page": std::fs::read_to_string(self.site.path("book/files/page")).unwrap(),
-            "names": names(&self.site.path("book")), "manifests": names(&self.site.path("backups/book/manifests")),
+            "names": names(&self.site.path("book")), "manifests": names(&self.site.path("backups/book/manifests")).into_iter().filter(|n| !n.starts_with('.')).collect::<Vec<_>>(),
             "control": std::fs::read_to_string(self.site.path("control.log")).unwrap_or_default(),
             "up": self.site.path("up").exists(),
         })
@@ -154,7 +159,7 @@ impl Drop for Book {
 }
 
 /// The run that was begun last.
-fn newest(host: &Host<'_>) -> String {
+pub fn newest(host: &Host<'_>) -> String {
     host.lifeboat(&["--json", "runs", "list", "--limit", "1"]).expect(0).json()[0]["run"].as_str().unwrap().to_owned()
 }
 
@@ -187,7 +192,7 @@ impl<'s> Story<'s> {
         assert_eq!(self.state.records(), records, "{place}: it wrote nothing: {}", self.shown(&run));
         assert_eq!(self.book.world(), world, "{place}: it did nothing: {}", self.shown(&run));
         self.state.assert_nothing_left();
-        self.second.lifeboat(&["audit", "verify"]).expect(0);
+        self.state.assert_whole(&self.second);
         ended
     }
 

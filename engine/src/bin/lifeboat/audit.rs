@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use engine::audit::{Held, Trust, Verdict, verify_lines, verify_state};
 use engine::error::{Error, Kind};
-use engine::journal::{By, State};
+use engine::journal::By;
 use engine::{Engine, Result};
 use host_api::identifier;
 use serde_json::json;
@@ -89,7 +89,7 @@ async fn verify(global: &Global, checkpoints: &[PathBuf], log: Option<&Path>, ke
                 let why = format!("there is no log in {}", directory.display());
                 return Err(Error::new(Kind::VerificationFailed, why));
             }
-            verify_state(&State::open(directory).await?, &held, trust.as_ref()).await?
+            verify_state(&config.open_state().await?, &held, trust.as_ref()).await?
         }
     };
     if global.json {

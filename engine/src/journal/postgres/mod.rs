@@ -246,13 +246,17 @@ impl Writer {
         let patience = Patience::begin();
         // What the last try would have left, if its commit happened.
         let mut uncertain: Option<(Tail, Vec<u64>)> = None;
+        let mut told = false;
         loop {
             let attempt = tokio::time::timeout(ATTEMPT_LIMIT, self.attempt(group, &mut uncertain)).await;
             match attempt.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut.into())) {
                 Ok(results) => return Ok(results),
                 Err(error) => {
-                    if error.kind == Kind::StateAway && self.session.take().is_some() {
-                        tracing::warn!("{}: {}; waiting for it", self.name, error.message);
+                    if error.kind == Kind::StateAway {
+                        self.session = None;
+                        if !std::mem::replace(&mut told, true) {
+                            tracing::warn!("{}: {}; waiting for it", self.name, error.message);
+                        }
                     }
                     patience.pause(error).await?;
                 }
@@ -412,7 +416,23 @@ async fn connected(options: &PgConnectOptions, name: &str) -> Result<Box<PgConne
         Ok(Box::new(connection))
     });
     let connected = connect.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-    connected.map_err(|e: sqlx::Error| Error::from(e).context(name))
+    connected.map_err(|e: sqlx::Error| {
+        let code = match &e {
+            sqlx::Error::Database(e) => e.code().unwrap_or_default().into_owned(),
+            _ => String::new(),
+        };
+        let error = Error::from(e).context(name);
+        match code.as_str() {
+            // Not let in: authentication, a role or a database that is not there.
+            "28P01" | "28000" | "3D000" | "42501" => {
+                error.hint("[state-database] in the configuration says which database, role and password are used")
+            }
+            _ if error.kind == Kind::StateAway => error.hint(
+                "is the server up, and can it be reached from here? [state-database] in the configuration says where it is",
+            ),
+            _ => error,
+        }
+    })
 }
 
 impl From<sqlx::Error> for Error {
