@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::database::{Tail, Transaction, cells};
+use super::database::{Transaction, Write, cells};
 use super::postgres::{self, Fence};
 use super::record::{By, RECORD_VERSION, Stand, Transition};
 use super::rows::Change;
+use super::tail::Tail;
 use super::walk::{GENESIS, check_body};
 use crate::error::{Error, Kind, Result};
 
@@ -23,50 +24,93 @@ pub(super) struct Entry {
     pub(super) fence: Option<Fence>,
 }
 
+/// What is to be made in one transaction, alone or beside others.
+pub(super) enum Job {
+    /// A record with what comes from it.
+    Record(Entry),
+    /// Something else.
+    Other(Write),
+}
+
+impl Job {
+    /// Makes it. One that fails leaves the tail as it was.
+    pub(super) async fn make(&self, tx: &mut dyn Transaction, tail: &mut Tail) -> Result<u64> {
+        match self {
+            Self::Record(entry) => append(tx, tail, entry).await,
+            Self::Other(write) => write(tx).await,
+        }
+    }
+}
+
+/// A record as it goes into the log.
+pub(super) struct Line {
+    pub(super) seq: u64,
+    pub(super) time_ms: u64,
+    pub(super) text: String,
+    pub(super) hash: String,
+    /// Where it brings its run.
+    pub(super) stand: Stand,
+}
+
+impl Entry {
+    /// The line that follows the log's last one, where the run stands so; or why it can't.
+    pub(super) fn after(&self, (last_seq, prev): &(u64, String), (stand, last_time): (Stand, u64)) -> Result<Line> {
+        let stand = stand.next(self.kind, self.step)?;
+        // A clock that was set back must not make a run's records run backwards; a glitch forward ends with its run.
+        let time_ms = host_api::identifier::now_ms().max(last_time);
+        let seq = last_seq + 1;
+        let mut body = self.body.clone();
+        body["v"] = json!(RECORD_VERSION);
+        body["seq"] = json!(seq);
+        body["prev"] = json!(prev);
+        body["run"] = json!(self.run);
+        body["kind"] = json!(self.kind.word());
+        body["time-ms"] = json!(time_ms);
+        body["actor"] = json!(self.by.actor);
+        body["channel"] = json!(self.by.channel);
+        if let Some(step) = self.step {
+            body["step"] = json!(step);
+        }
+        check_body(&body)?;
+        let text = body.to_string();
+        let hash = hex::encode(Sha256::digest(text.as_bytes()));
+        Ok(Line { seq, time_ms, text, hash, stand })
+    }
+}
+
 /// Writes it; gives its time.
-pub(super) async fn append(tx: &mut dyn Transaction, tail: &mut Tail, entry: &Entry) -> Result<u64> {
-    let Entry { run, by, kind, step, body, changes, fence } = entry;
+async fn append(tx: &mut dyn Transaction, tail: &mut Tail, entry: &Entry) -> Result<u64> {
+    let Entry { run, kind, step, changes, fence, .. } = entry;
     if let Some(fence) = fence {
         postgres::check(tx, run, *kind, fence).await?;
     }
-    let (last_seq, prev) = match tail.last.take() {
-        Some(last) => last,
-        None => head(tx).await?,
+    let known = tail.stand(run);
+    let before = match known {
+        Some(stand) => stand,
+        None => stand(tx, run).await?,
     };
-    let (stand, last_time) = stand(tx, run).await?;
-    let stand = stand.next(*kind, *step)?;
-    // A clock that was set back must not make a run's records run backwards; a glitch forward ends with its run.
-    let time_ms = host_api::identifier::now_ms().max(last_time);
-    let seq = last_seq + 1;
-    let mut body = body.clone();
-    body["v"] = json!(RECORD_VERSION);
-    body["seq"] = json!(seq);
-    body["prev"] = json!(prev);
-    body["run"] = json!(run);
-    body["kind"] = json!(kind.word());
-    body["time-ms"] = json!(time_ms);
-    body["actor"] = json!(by.actor);
-    body["channel"] = json!(by.channel);
-    if let Some(step) = step {
-        body["step"] = json!(step);
-    }
-    check_body(&body)?;
-    let line = body.to_string();
-    let hash = hex::encode(Sha256::digest(line.as_bytes()));
+    let line = match tail.last() {
+        Some(last) => entry.after(last, before)?,
+        None => entry.after(&head(tx).await?, before)?,
+    };
     tx.execute(
         "insert into log (seq, run, step, kind, time_ms, line, hash) values ($1, $2, $3, $4, $5, $6, $7)",
-        cells![seq, run, *step, kind.word(), time_ms, line, &hash],
+        cells![line.seq, run, *step, kind.word(), line.time_ms, &line.text, &line.hash],
     )
     .await?;
     for change in changes {
-        apply(tx, run, time_ms, change).await?;
+        apply(tx, run, line.time_ms, change).await?;
     }
-    tx.execute("update run set stand = $1 where id = $2", cells![stand.word(), run]).await?;
+    // What is known is in the run's row.
+    if known.is_none_or(|(stand, _)| stand != line.stand) {
+        tx.execute("update run set stand = $1 where id = $2", cells![line.stand.word(), run]).await?;
+    }
     if *kind == Transition::RunEnded {
         tx.execute("delete from withheld where run = $1", cells![run]).await?;
         tx.execute("delete from hold where run = $1", cells![run]).await?;
     }
-    *tail = Tail { last: Some((seq, hash)), ours: true };
+    let time_ms = line.time_ms;
+    tail.written(run, line);
     Ok(time_ms)
 }
 
@@ -75,8 +119,13 @@ pub(super) async fn head(tx: &mut dyn Transaction) -> Result<(u64, String)> {
     let last = tx.rows("select seq, hash from log order by seq desc limit 1", &[]).await?;
     match last.first() {
         Some(row) => Ok((row.number(0)?, row.string(1)?)),
-        None => Ok((0, GENESIS.to_owned())),
+        None => Ok(no_head()),
     }
+}
+
+/// What an empty log's first record follows.
+pub(super) fn no_head() -> (u64, String) {
+    (0, GENESIS.to_owned())
 }
 
 /// Where a run stands, and the time of its last record.

@@ -127,18 +127,8 @@ pub(super) trait Transaction: Send {
     async fn rows(&mut self, sql: &'static str, cells: &[Cell]) -> Result<Vec<Row>>;
 }
 
-/// The log's end while one transaction adds to it: read once, then known.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Tail {
-    /// Number and hash of the last record, once read.
-    pub(super) last: Option<(u64, String)>,
-    /// Whether the last record is of this transaction: what tells, when the answer to its commit is lost, whether it happened.
-    pub(super) ours: bool,
-}
-
 /// A change that is made in a transaction, alone or beside others. It may be made again, after the transaction that it was in failed.
-pub(super) type Write =
-    Arc<dyn for<'t> Fn(&'t mut dyn Transaction, &'t mut Tail) -> BoxFuture<'t, Result<u64>> + Send + Sync>;
+pub(super) type Write = Arc<dyn for<'t> Fn(&'t mut dyn Transaction) -> BoxFuture<'t, Result<u64>> + Send + Sync>;
 
 /// Reads that see one moment.
 pub(super) type Look<T> = Box<dyn for<'t> FnOnce(&'t mut dyn Transaction) -> BoxFuture<'t, Result<T>> + Send>;

@@ -16,8 +16,11 @@ mod schema;
 mod shared_tests;
 mod sqlite;
 mod state;
+mod tail;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod together_tests;
 mod walk;
 mod whole;
 

@@ -11,21 +11,21 @@ use tokio::net::{TcpListener, UnixStream};
 use super::*;
 use crate::error::{Kind, Result};
 
-const HOLDER: &str = "alice@host1, process 7";
+pub(super) const HOLDER: &str = "alice@host1, process 7";
 
-fn by() -> By {
+pub(super) fn by() -> By {
     By { actor: "alice@host1".into(), channel: "cli".into() }
 }
 
 /// A database of its own for a test; none where there is no server.
-struct Shared {
+pub(super) struct Shared {
     server: Arc<PgServer>,
     database: String,
     directory: tempfile::TempDir,
 }
 
 impl Shared {
-    fn new(name: &str) -> Option<Self> {
+    pub(super) fn new(name: &str) -> Option<Self> {
         let server = PgServer::shared()?;
         Some(Self::on(server, name))
     }
@@ -49,11 +49,11 @@ impl Shared {
         }
     }
 
-    async fn open(&self) -> Arc<State> {
+    pub(super) async fn open(&self) -> Arc<State> {
         Arc::new(State::shared(self.directory.path(), &self.binding()).await.unwrap())
     }
 
-    fn sql(&self, statement: &str) -> String {
+    pub(super) fn sql(&self, statement: &str) -> String {
         self.server.sql(&self.database, &[&format!("set search_path = lifeboat; {statement}")])
     }
 }
@@ -76,11 +76,11 @@ fn row(run: &str) -> RunRow {
     }
 }
 
-async fn begin(state: &State, run: &str) -> Result<u64> {
+pub(super) async fn begin(state: &State, run: &str) -> Result<u64> {
     state.append(run, &by(), Transition::RunStarted, None, json!({}), &[Change::RunBegins(row(run))]).await
 }
 
-async fn answered(state: &State, run: &str, step: u64) -> Result<u64> {
+pub(super) async fn answered(state: &State, run: &str, step: u64) -> Result<u64> {
     state.append(run, &by(), Transition::Answered, Some(step), json!({}), &[]).await
 }
 

@@ -12,8 +12,10 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, ToSql, params_from_iter};
 use tokio::sync::oneshot;
 
-use super::database::{Cell, Look, Row, Tail, Transaction, Write};
+use super::append::{Job, head};
+use super::database::{Cell, Look, Row, Transaction};
 use super::schema;
+use super::tail::Tail;
 use crate::error::{DISK_HINT, Error, Kind, Result, is_disk};
 
 /// How long to wait for others that open, write or let go of the same state.
@@ -24,7 +26,7 @@ const OPEN_PAUSE: Duration = Duration::from_millis(20);
 /// Writes that share one commit, at most: those that wait behind it should not wait for long.
 const GROUP_MAX: usize = 256;
 
-type WriteJob = (Write, oneshot::Sender<Result<u64>>);
+type WriteJob = (Job, oneshot::Sender<Result<u64>>);
 type ReadJob = Box<dyn FnOnce(&mut Session) + Send>;
 
 /// An open state file.
@@ -62,9 +64,9 @@ impl Sqlite {
     }
 
     /// Makes a change; on disk when this answers. It is made in the order of the calls, also where nobody waits for the answer any more.
-    pub(super) async fn write(&self, write: Write) -> Result<u64> {
+    pub(super) async fn write(&self, job: Job) -> Result<u64> {
         let (answer, answered) = oneshot::channel();
-        let sent = self.writes.as_ref().is_some_and(|writes| writes.send((write, answer)).is_ok());
+        let sent = self.writes.as_ref().is_some_and(|writes| writes.send((job, answer)).is_ok());
         match sent.then_some(answered) {
             Some(answered) => answered.await.unwrap_or_else(|_| Err(gone())),
             None => Err(gone()),
@@ -103,6 +105,7 @@ fn gone() -> Error {
 
 /// Commits together whatever waits.
 fn write_all(mut session: Session, jobs: &Receiver<WriteJob>) {
+    let mut tail = Tail::default();
     while let Ok(first) = jobs.recv() {
         let mut group = vec![first];
         while group.len() < GROUP_MAX
@@ -110,7 +113,7 @@ fn write_all(mut session: Session, jobs: &Receiver<WriteJob>) {
         {
             group.push(next);
         }
-        let results = match session.begin().map(|()| session.commit(&group)) {
+        let results = match session.begin().map(|()| session.commit(&group, &mut tail)) {
             Err(busy) => vec![Err(busy); group.len()],
             Ok(Ok(results)) => results,
             // One of them may be all that is wrong: each gets its own answer.
@@ -118,7 +121,7 @@ fn write_all(mut session: Session, jobs: &Receiver<WriteJob>) {
                 .iter()
                 .map(|job| {
                     session.begin()?;
-                    session.commit(std::slice::from_ref(job))?.remove(0)
+                    session.commit(std::slice::from_ref(job), &mut tail)?.remove(0)
                 })
                 .collect(),
             Ok(Err(error)) => vec![Err(error)],
@@ -144,36 +147,48 @@ struct Session {
 impl Session {
     /// Waits for whoever else writes.
     fn begin(&mut self) -> Result<()> {
-        Ok(self.connection.execute_batch("begin immediate")?)
+        self.act("begin immediate")
     }
 
     /// Makes changes in the transaction that was begun, and ends it; each succeeds or fails for itself.
-    fn commit(&mut self, group: &[WriteJob]) -> Result<Vec<Result<u64>>> {
-        let mut tail = Tail::default();
+    fn commit(&mut self, group: &[WriteJob], tail: &mut Tail) -> Result<Vec<Result<u64>>> {
         let mut results = Vec::with_capacity(group.len());
         let done = (|| {
-            for (write, _) in group {
-                self.connection.execute_batch("savepoint one")?;
-                let before = tail.clone();
-                let result = block_on(write(self, &mut tail));
+            tail.begin(block_on(head(self))?);
+            // One alone fails with its transaction.
+            let several = group.len() > 1;
+            for (job, _) in group {
+                if several {
+                    self.act("savepoint one")?;
+                }
+                let result = block_on(job.make(self, tail));
                 if result.is_err() {
-                    tail = before;
                     // A full disk may have ended the whole transaction: then nothing of it stands.
-                    if self.connection.is_autocommit() {
+                    if !several || self.connection.is_autocommit() {
                         return result.map(drop);
                     }
-                    self.connection.execute_batch("rollback to one")?;
+                    self.act("rollback to one")?;
                 }
-                self.connection.execute_batch("release one")?;
+                if several {
+                    self.act("release one")?;
+                }
                 results.push(result);
             }
-            Ok(self.connection.execute_batch("commit")?)
+            self.act("commit")
         })();
+        if done.is_err() {
+            tail.forget();
+        }
         if !self.connection.is_autocommit() {
             // What can't even be rolled back is rolled back when the file is opened again.
             let _ = self.connection.execute_batch("rollback");
         }
         done.map(|()| results)
+    }
+
+    /// A statement that only moves the transaction.
+    fn act(&self, sql: &'static str) -> Result<()> {
+        Ok(self.connection.prepare_cached(sql)?.execute([]).map(drop)?)
     }
 
     fn looking<T>(&mut self, look: Look<T>) -> Result<T> {

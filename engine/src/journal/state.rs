@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::append::{Entry, append, hold};
+use super::append::{Entry, Job, hold};
 use super::database::{Cell, Look, Row, Write};
 use super::postgres::{self, Fence, Postgres, PostgresState};
 use super::record::{By, Transition};
@@ -82,7 +82,7 @@ impl State {
         changes: &[Change],
     ) -> Result<u64> {
         let fence = self.fence(run, kind)?;
-        let entry = Arc::new(Entry {
+        let entry = Entry {
             run: run.to_owned(),
             by: by.clone(),
             kind,
@@ -90,14 +90,9 @@ impl State {
             body,
             changes: changes.to_vec(),
             fence: fence.clone(),
-        });
+        };
         let sent = postgres::now();
-        let written = self
-            .write(Arc::new(move |tx, tail| {
-                let entry = entry.clone();
-                Box::pin(async move { append(tx, tail, &entry).await })
-            }))
-            .await;
+        let written = self.make(Job::Record(entry)).await;
         if let (Database::Postgres(postgres), Some(fence)) = (&self.database, fence)
             && let Some(held) = postgres.leases.held(run)
         {
@@ -115,7 +110,7 @@ impl State {
     pub async fn hold(&self, run: &str, service: &str) -> Result<()> {
         let fence = self.fence(run, Transition::Answered)?;
         let (run, service) = (run.to_owned(), service.to_owned());
-        self.write(Arc::new(move |tx, _| {
+        self.write(Arc::new(move |tx| {
             let (run, service, fence) = (run.clone(), service.clone(), fence.clone());
             Box::pin(async move {
                 if let Some(fence) = &fence {
@@ -145,13 +140,17 @@ impl State {
 
     /// Comes back when everything that was to be written before is.
     pub(crate) async fn written(&self) -> Result<()> {
-        self.write(Arc::new(|_, _| Box::pin(async { Ok(0) }))).await.map(drop)
+        self.write(Arc::new(|_| Box::pin(async { Ok(0) }))).await.map(drop)
     }
 
     pub(super) async fn write(&self, write: Write) -> Result<u64> {
+        self.make(Job::Other(write)).await
+    }
+
+    async fn make(&self, job: Job) -> Result<u64> {
         match &self.database {
-            Database::Sqlite(sqlite) => sqlite.write(write).await,
-            Database::Postgres(postgres) => postgres.write(write).await,
+            Database::Sqlite(sqlite) => sqlite.write(job).await,
+            Database::Postgres(postgres) => postgres.write(job).await,
         }
     }
 

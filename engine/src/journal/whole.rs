@@ -50,7 +50,7 @@ impl State {
     pub(crate) async fn first_signing_key(&self, verifier: &str) -> Result<bool> {
         let verifier = verifier.to_owned();
         let first = self
-            .write(Arc::new(move |tx, _| {
+            .write(Arc::new(move |tx| {
                 let verifier = verifier.clone();
                 Box::pin(async move {
                     let sql = "insert into signing_key (epoch, verifier) values (1, $1) on conflict (epoch) do nothing";

@@ -14,6 +14,10 @@ use crate::workspace::Workspace;
 pub const SETTINGS: &str =
     "fsync=off, full_page_writes=off, max_wal_size=16GB, checkpoint_timeout=1h, autovacuum=off, shared_buffers=256MB";
 
+/// A server that keeps what it was given: what is committed is on disk. No checkpoint in the middle of a measurement.
+pub const DURABLE: &str =
+    "fsync=on, synchronous_commit=on, max_wal_size=16GB, checkpoint_timeout=1h, shared_buffers=256MB";
+
 /// A running server; superuser `postgres`, trusted on its socket.
 pub struct Cluster {
     /// Programs of the server's own version.
@@ -24,8 +28,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes and starts one.
-    pub fn start(workspace: &Workspace) -> Result<Self> {
+    /// Makes and starts one with these settings.
+    pub fn start(workspace: &Workspace, settings: &str) -> Result<Self> {
         let found = setup::postgres(workspace)?;
         // Not below `target`: a socket's path has at most 107 bytes, and the server's user has to get there.
         let socket = std::env::temp_dir().join(format!("lifeboat-bench-{}", std::process::id()));
@@ -41,15 +45,15 @@ impl Cluster {
             .arg("-D")
             .arg(&data)
             .output()?;
-        let mut settings = format!("-c listen_addresses= -k {}", cluster.socket.display());
-        for setting in SETTINGS.split(", ") {
-            settings.push_str(&format!(" -c {setting}"));
+        let mut options = format!("-c listen_addresses= -k {}", cluster.socket.display());
+        for setting in settings.split(", ") {
+            options.push_str(&format!(" -c {setting}"));
         }
         cluster
             .server("pg_ctl")
             .arg("-D")
             .arg(&data)
-            .args(["-w", "-s", "-o", &settings, "-l"])
+            .args(["-w", "-s", "-o", &options, "-l"])
             .arg(cluster.socket.join("log"))
             .arg("start")
             .run()?;

@@ -106,7 +106,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         missed += sandbox::run(&site)?;
     }
     if wanted(Part::Journal) {
-        missed += journal::run(&site)?;
+        missed += journal::run(workspace, &site)?;
     }
     if wanted(Part::Sqlite) {
         missed += sqlite::run(&site)?;

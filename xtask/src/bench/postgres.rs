@@ -25,7 +25,7 @@ const WORDS: &str = "accepted queued delivered returned cancelled refunded packe
 
 /// Measures and prints; how many aims were missed.
 pub fn run(workspace: &Workspace, site: &Site) -> Result<usize> {
-    let cluster = Cluster::start(workspace)?;
+    let cluster = Cluster::start(workspace, SETTINGS)?;
     fill(&cluster, site.size_mb)?;
     site.configure(&format!(
         "kind = \"postgres\"\nhost = \"{}\"\ndatabase = \"live\"\nuser = \"postgres\"\nbin-dir = \"{}\"\n",
@@ -89,10 +89,14 @@ fn backup(cluster: &Cluster, site: &Site) -> Result<usize> {
     table::print(&format!("backup ({} rounds)", site.rounds), &subjects, &figures);
     let ratio = |of: &Figures, to: &Figures| of.durable_s() / to.durable_s();
     Ok(table::judge(&[
-        Aim { what: "to the hand-made pipe and its sync", found: ratio(&figures[0], &figures[3]), at_most: 1.1 },
-        Aim { what: "the same, read back", found: ratio(&figures[1], &figures[3]), at_most: 1.1 },
-        Aim { what: "to the page's pipe and its sync", found: ratio(&figures[0], &figures[2]), at_most: 1.0 / 4.5 },
-        Aim { what: "resident memory, MB", found: figures[0].peak_mb.max(figures[1].peak_mb), at_most: 150.0 },
+        Aim { what: "to the hand-made pipe and its sync".into(), found: ratio(&figures[0], &figures[3]), at_most: 1.1 },
+        Aim { what: "the same, read back".into(), found: ratio(&figures[1], &figures[3]), at_most: 1.1 },
+        Aim {
+            what: "to the page's pipe and its sync".into(),
+            found: ratio(&figures[0], &figures[2]),
+            at_most: 1.0 / 4.5,
+        },
+        Aim { what: "resident memory, MB".into(), found: figures[0].peak_mb.max(figures[1].peak_mb), at_most: 150.0 },
     ]))
 }
 
@@ -137,8 +141,8 @@ fn restore(cluster: &Cluster, site: &Site) -> Result<usize> {
     let bytes = archive.metadata()?.len() / 1_000_000;
     table::print(&format!("restore (an archive of {bytes} MB; {} rounds)", site.rounds), &subjects, &figures);
     Ok(table::judge(&[
-        Aim { what: "to pg_restore -j2", found: figures[0].wall_s / figures[2].wall_s, at_most: 1.15 },
-        Aim { what: "to the same work by hand", found: figures[0].wall_s / figures[3].wall_s, at_most: 1.1 },
-        Aim { what: "resident memory, MB", found: figures[0].peak_mb, at_most: 150.0 },
+        Aim { what: "to pg_restore -j2".into(), found: figures[0].wall_s / figures[2].wall_s, at_most: 1.15 },
+        Aim { what: "to the same work by hand".into(), found: figures[0].wall_s / figures[3].wall_s, at_most: 1.1 },
+        Aim { what: "resident memory, MB".into(), found: figures[0].peak_mb, at_most: 150.0 },
     ]))
 }

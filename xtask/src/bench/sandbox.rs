@@ -26,8 +26,8 @@ pub fn run(site: &Site) -> Result<usize> {
     row("500 bytes appended and synced: the floor under a step", line);
     row("child process `sh -c :`", child);
     Ok(table::judge(&[
-        Aim { what: "fresh instance, µs", found: instance, at_most: 40.0 },
-        Aim { what: "pure host call, µs", found: now, at_most: 1.0 },
-        Aim { what: "pure host call with a text, µs", found: note, at_most: 1.0 },
+        Aim { what: "fresh instance, µs".into(), found: instance, at_most: 40.0 },
+        Aim { what: "pure host call, µs".into(), found: now, at_most: 1.0 },
+        Aim { what: "pure host call with a text, µs".into(), found: note, at_most: 1.0 },
     ]))
 }

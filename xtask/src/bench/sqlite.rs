@@ -65,11 +65,11 @@ pub fn run(site: &Site) -> Result<usize> {
     );
     let missed = table::judge(&[
         Aim {
-            what: "the whole of it to the same work by hand, with its sync",
+            what: "the whole of it to the same work by hand, with its sync".into(),
             found: figures[0].durable_s() / figures[4].durable_s(),
             at_most: 1.1,
         },
-        Aim { what: "resident memory, MB", found: figures[0].peak_mb.max(figures[1].peak_mb), at_most: 150.0 },
+        Aim { what: "resident memory, MB".into(), found: figures[0].peak_mb.max(figures[1].peak_mb), at_most: 150.0 },
     ]);
     std::fs::remove_file(live)?;
     Ok(missed)

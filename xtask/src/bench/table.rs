@@ -4,7 +4,7 @@ use super::timed::{Figures, Subject};
 
 /// An aim: what was reached, what is allowed.
 pub struct Aim {
-    pub what: &'static str,
+    pub what: String,
     pub found: f64,
     pub at_most: f64,
 }

@@ -70,6 +70,17 @@ pub(crate) struct Fence {
     keep: Duration,
 }
 
+impl Fence {
+    pub(super) fn token(&self) -> i64 {
+        self.token
+    }
+
+    /// How long the run is ours with the record, milliseconds.
+    pub(super) fn keep_ms(&self) -> u64 {
+        u64::try_from(self.keep.as_millis()).unwrap_or(u64::MAX / 4)
+    }
+}
+
 impl LeaseState {
     pub(super) fn new(length: Duration) -> Self {
         Self { length, held: Mutex::default() }
@@ -173,7 +184,6 @@ pub(in crate::journal) async fn check(
     kind: Transition,
     fence: &Fence,
 ) -> Result<()> {
-    let keep = u64::try_from(fence.keep.as_millis()).unwrap_or(u64::MAX / 4);
     let ours = match kind {
         Transition::RunEnded => {
             tx.execute("delete from lease where run = $1 and token = $2", cells![run, fence.token]).await?
@@ -182,7 +192,7 @@ pub(in crate::journal) async fn check(
             tx.execute(
                 "update lease set until_ms = (extract(epoch from clock_timestamp()) * 1000)::bigint + $3
                  where run = $1 and token = $2",
-                cells![run, fence.token, keep],
+                cells![run, fence.token, fence.keep_ms()],
             )
             .await?
         }

@@ -5,6 +5,7 @@
 
 mod leases;
 mod schema;
+mod together;
 
 use std::ops::DerefMut;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,9 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use leases::{Fence, Held};
 pub(super) use leases::{check, check_ours, now};
 
-use super::database::{Cell, Look, Row, Tail, Transaction, Write, cells};
+use super::append::{Job, no_head};
+use super::database::{Cell, Look, Row, Transaction, cells};
+use super::tail::Tail;
 use crate::error::{Error, Kind, Result};
 
 /// Writes that share one commit, at most.
@@ -117,7 +120,7 @@ impl PostgresState {
     }
 }
 
-type WriteJob = (Write, oneshot::Sender<Result<u64>>);
+type WriteJob = (Job, oneshot::Sender<Result<u64>>);
 
 /// An open state.
 pub(crate) struct Postgres {
@@ -138,14 +141,14 @@ impl Postgres {
             .after_connect(|connection, _| async move { connection.execute(schema::SESSION).await.map(drop) }.boxed())
             .connect_lazy_with(options.clone());
         let (writes, jobs) = mpsc::unbounded_channel();
-        tokio::spawn(Writer { session: Some(writing), options, name }.run(jobs));
+        tokio::spawn(Writer { session: Some(writing), tail: Tail::default(), options, name }.run(jobs));
         Ok(Self { pool, writes, leases: leases::LeaseState::new(Duration::from_secs(state.lease_s)) })
     }
 
     /// Makes a change; on the server's disk when this answers. It is made in the order of the calls, also where nobody waits any more.
-    pub(super) async fn write(&self, write: Write) -> Result<u64> {
+    pub(super) async fn write(&self, job: Job) -> Result<u64> {
         let (answer, answered) = oneshot::channel();
-        self.writes.send((write, answer)).map_err(|_| gone())?;
+        self.writes.send((job, answer)).map_err(|_| gone())?;
         answered.await.unwrap_or_else(|_| Err(gone()))
     }
 
@@ -208,6 +211,7 @@ fn gone() -> Error {
 struct Writer {
     /// None while the server is away.
     session: Option<Session<Box<PgConnection>>>,
+    tail: Tail,
     options: PgConnectOptions,
     name: String,
 }
@@ -244,14 +248,14 @@ impl Writer {
     /// Makes all of these changes, or none. A server that has gone away is waited for.
     async fn commit(&mut self, group: &[WriteJob]) -> Result<Vec<u64>> {
         let patience = Patience::begin();
-        // What the last try would have left, if its commit happened.
-        let mut uncertain: Option<(Tail, Vec<u64>)> = None;
+        let mut uncertain = None;
         let mut told = false;
         loop {
             let attempt = tokio::time::timeout(ATTEMPT_LIMIT, self.attempt(group, &mut uncertain)).await;
             match attempt.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut.into())) {
                 Ok(results) => return Ok(results),
                 Err(error) => {
+                    self.tail.forget();
                     if error.kind == Kind::StateAway {
                         self.session = None;
                         if !std::mem::replace(&mut told, true) {
@@ -264,12 +268,12 @@ impl Writer {
         }
     }
 
-    async fn attempt(&mut self, group: &[WriteJob], uncertain: &mut Option<(Tail, Vec<u64>)>) -> Result<Vec<u64>> {
+    async fn attempt(&mut self, group: &[WriteJob], uncertain: &mut Option<Uncertain>) -> Result<Vec<u64>> {
         let session = match &mut self.session {
             Some(session) => session,
             none => none.insert(Session { connection: connected(&self.options, &self.name).await? }),
         };
-        let made = session.make(group, uncertain).await;
+        let made = session.make(group, &mut self.tail, uncertain).await;
         if made.is_err() {
             // It may have failed in the middle: a rollback that fails as well ends the session.
             let ended = session.connection.execute("rollback").await;
@@ -279,6 +283,13 @@ impl Writer {
         }
         made
     }
+}
+
+/// What a try whose commit got no answer would have left, if it happened.
+struct Uncertain {
+    /// Number and hash of its last record.
+    last: (u64, String),
+    results: Vec<u64>,
 }
 
 /// How long a server that has gone away is still waited for.
@@ -316,27 +327,51 @@ struct Session<C> {
 
 impl Session<Box<PgConnection>> {
     /// Makes changes in one transaction, under the log's lock.
-    async fn make(&mut self, group: &[WriteJob], uncertain: &mut Option<(Tail, Vec<u64>)>) -> Result<Vec<u64>> {
-        self.connection.execute(schema::BEGIN).await?;
-        if let Some((tail, results)) = uncertain.take()
-            && self.is_in_log(&tail).await?
+    async fn make(
+        &mut self,
+        group: &[WriteJob],
+        tail: &mut Tail,
+        uncertain: &mut Option<Uncertain>,
+    ) -> Result<Vec<u64>> {
+        // The lock's answer, then the log's last record, if there is one.
+        let begun = self.connection.fetch_all(schema::BEGIN).await?;
+        tail.begin(match begun.get(1).map(row).transpose()? {
+            Some(last) => (last.number(0)?, last.string(1)?),
+            None => no_head(),
+        });
+        // Known only when it could be looked at: until then it stays uncertain.
+        let happened = match &*uncertain {
+            Some(Uncertain { last, .. }) => self.is_in_log(last).await?,
+            None => false,
+        };
+        if let Some(Uncertain { results, .. }) = uncertain.take()
+            && happened
         {
             self.connection.execute("rollback").await?;
             return Ok(results);
         }
-        let mut tail = Tail::default();
         let mut results = Vec::with_capacity(group.len());
-        for (write, _) in group {
-            results.push(write(self, &mut tail).await?);
+        let mut left = group;
+        while !left.is_empty() {
+            let together = together::leading(left);
+            let (now, later) = left.split_at(together.len().max(1));
+            match self.write_together(&together, tail).await? {
+                Some(times) => results.extend(times),
+                None => {
+                    for (job, _) in now {
+                        results.push(job.make(self, tail).await?);
+                    }
+                }
+            }
+            left = later;
         }
         // Without a record in it, doing it again changes nothing.
-        *uncertain = tail.ours.then(|| (tail, results.clone()));
+        *uncertain = tail.ours().map(|last| Uncertain { last, results: results.clone() });
         self.connection.execute("commit").await?;
         Ok(results)
     }
 
-    async fn is_in_log(&mut self, tail: &Tail) -> Result<bool> {
-        let Some((seq, hash)) = &tail.last else { return Ok(false) };
+    async fn is_in_log(&mut self, (seq, hash): &(u64, String)) -> Result<bool> {
         let rows = self.rows("select hash from log where seq = $1", cells![*seq]).await?;
         Ok(rows.first().map(|row| row.text(0)).transpose()? == Some(hash.as_str()))
     }
@@ -346,7 +381,7 @@ impl Session<Box<PgConnection>> {
             e.context(format!("making the tables of {name}"))
                 .hint(format!("its role must own the schema `{}`, or be allowed to make it", schema::SCHEMA))
         };
-        self.connection.execute(schema::BEGIN).await?;
+        self.connection.execute(schema::LOCKED).await?;
         let there = self
             .rows("select count(*) from pg_tables where schemaname = 'lifeboat' and tablename = 'version'", &[])
             .await?;
@@ -413,6 +448,7 @@ async fn connected(options: &PgConnectOptions, name: &str) -> Result<Box<PgConne
     let connect = tokio::time::timeout(CONNECT_LIMIT, async {
         let mut connection = PgConnection::connect_with(options).await?;
         connection.execute(schema::SESSION).await?;
+        connection.execute(schema::WRITING).await?;
         Ok(Box::new(connection))
     });
     let connected = connect.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));

@@ -5,7 +5,13 @@ pub(super) const SCHEMA: &str = "lifeboat";
 
 /// Begins a transaction under the lock of the log and of its tables (`lifeboat` in ASCII). The lock is waited for in a statement of its own:
 /// the next one sees what its last holder has committed.
-pub(super) const BEGIN: &str = "begin; select pg_advisory_xact_lock(7811887614280032628)";
+pub(super) const LOCKED: &str =
+    "begin isolation level read committed; select pg_advisory_xact_lock(7811887614280032628)";
+
+/// The same, with a look at the log's last record on the way: one trip to the server.
+pub(super) const BEGIN: &str =
+    "begin isolation level read committed; select pg_advisory_xact_lock(7811887614280032628);
+select seq, hash from log order by seq desc limit 1";
 
 /// What every session begins with. An engine that is paused inside a transaction holds the log's lock: the server ends it soon.
 pub(super) const SESSION: &str = "
@@ -17,6 +23,9 @@ set statement_timeout = '120s';
 set timezone = 'UTC';
 set client_min_messages = 'warning';
 ";
+
+/// What the session that writes begins with besides: its few statements are planned once, not each time.
+pub(super) const WRITING: &str = "set plan_cache_mode = force_generic_plan";
 
 /// The tables of version 3, the first that was kept in PostgreSQL.
 pub(super) const FIRST: &str = "

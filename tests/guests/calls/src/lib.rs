@@ -24,6 +24,8 @@ enum Call {
     Note,
     /// A step: on record, with the refusal as its answer, so that no work of the host's is in it.
     Refused,
+    /// An effect that is over at once: two records, its start and its end, and no work of the host's between them.
+    Sleep,
 }
 
 policy!(run);
@@ -34,6 +36,7 @@ fn run(p: Parameters, _: &mut Record) -> Result<Outcome> {
             Call::Now => _ = black_box(clock::now()),
             Call::Note => report::note("a note of thirty-two characters."),
             Call::Refused => _ = black_box(catalog::latest("notes", "local", false)),
+            Call::Sleep => clock::sleep_until(clock::now())?,
         }
     }
     if p.then_sleep {

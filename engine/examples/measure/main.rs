@@ -1,0 +1,63 @@
+//! What `cargo xtask bench` can only see from inside the process; prints one JSON object.
+//!
+//! ```text
+//! measure sandbox CALLS.wasm DIR            what an instance, a call and a step cost; CALLS is tests/guests/calls
+//! measure stage CONFIG SERVICE STORE        restores the newest backup beside the live data, and leaves it there
+//! measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE]
+//!                                           steps a second, recorded in SQLite, or in PostgreSQL as its user `postgres`
+//! ```
+
+mod alone;
+mod calls;
+mod journal;
+mod sandbox;
+
+use std::error::Error;
+use std::path::Path;
+use std::time::Duration;
+
+use engine::config::Config;
+use host_api::catalog::Catalog;
+use host_api::restore::{Options, Restore};
+use host_api::{StepContext, identifier};
+use serde_json::{Value, json};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Longer than any measurement.
+const TIMEOUT: Duration = Duration::from_secs(3600);
+
+const USAGE: &str = "measure sandbox CALLS.wasm DIR | measure stage CONFIG SERVICE STORE |
+measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE]";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let measured = match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["sandbox", module, directory] => sandbox::run(module.as_ref(), directory.as_ref()).await?,
+        ["stage", config, service, store] => stage(config.as_ref(), service, store).await?,
+        ["journal", module, directory, rounds] => {
+            journal::run(module.as_ref(), directory.as_ref(), rounds.parse()?, None).await?
+        }
+        ["journal", module, directory, rounds, socket, database] => {
+            journal::run(module.as_ref(), directory.as_ref(), rounds.parse()?, Some((socket, database))).await?
+        }
+        _ => return Err(USAGE.into()),
+    };
+    println!("{measured}");
+    Ok(())
+}
+
+async fn stage(config: &Path, service: &str, store: &str) -> Result<Value> {
+    let config = Config::load(config)?;
+    let host = config.environment(None)?.host()?;
+    let cx = StepContext::detached(&identifier::fresh(), TIMEOUT);
+    let backup = host.latest(&cx, service, store, false).await?.ok_or("there is no backup")?;
+    let candidate = host.stage(&cx, &identifier::fresh(), &backup, "beside", &Options::default()).await?;
+    Ok(json!({ "place": candidate.members[0].place, "elapsed-ms": candidate.elapsed_ms }))
+}
+
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}

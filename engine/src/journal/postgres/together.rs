@@ -1,0 +1,129 @@
+//! Records that wait at the same time, in one statement.
+//!
+//! Nothing is decided here that is not decided for a record alone: what is unusual (a change of a derived table, a run's end, a record that
+//! can't follow, a run that was taken over) is left to the way that each record goes by itself, with the words it has for it.
+
+use std::collections::HashSet;
+
+use sqlx::PgConnection;
+
+use super::super::append::{Entry, Job, Line};
+use super::super::record::{Stand, Transition};
+use super::super::tail::Tail;
+use super::{Session, WriteJob, leases, row};
+use crate::error::{Error, Kind, Result};
+
+/// Where runs stand, as `append` asks it for one.
+const STANDS: &str = "select id, stand, (select time_ms from log where run = run.id order by seq desc limit 1)
+from run where id = any($1)";
+
+/// Tokens are shown and leases extended, lines written, stands moved. The order does not matter: all is of one transaction, under the log's
+/// lock, and stands only if every token was good.
+const WRITE: &str = "
+with record as materialized (
+    select * from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
+                         $8::text[], $9::text[], $10::text[])
+        as record (run, token, keep, seq, step, kind, time_ms, line, hash, stand)
+), kept as (
+    update lease set until_ms = (extract(epoch from clock_timestamp()) * 1000)::bigint + record.keep
+    from record where lease.run = record.run and lease.token = record.token returning 1
+), moved as (
+    update run set stand = record.stand from record where run.id = record.run and run.stand <> record.stand returning 1
+), written as (
+    insert into log (seq, run, step, kind, time_ms, line, hash)
+    select seq, run, step, kind, time_ms, line, hash from record returning 1
+)
+select (select count(*) from kept), (select count(*) from written)";
+
+/// The records at the head of what waits that can be written together: each of another run, with no change but to its run's stand.
+pub(super) fn leading(group: &[WriteJob]) -> Vec<&Entry> {
+    let mut runs = HashSet::new();
+    let plain = |job: &WriteJob| match &job.0 {
+        Job::Record(entry) => entry.fence.is_some() && entry.kind != Transition::RunEnded && entry.changes.is_empty(),
+        Job::Other(_) => false,
+    };
+    group
+        .iter()
+        .take_while(|job| plain(job))
+        .map_while(|job| match &job.0 {
+            Job::Record(entry) => runs.insert(entry.run.as_str()).then_some(entry),
+            Job::Other(_) => None,
+        })
+        .collect()
+}
+
+impl Session<Box<PgConnection>> {
+    /// Writes them, and gives their times; none if one of them is unusual: then nothing was written.
+    pub(super) async fn write_together(&mut self, entries: &[&Entry], tail: &mut Tail) -> Result<Option<Vec<u64>>> {
+        self.read_stands(entries, tail).await?;
+        let Some(lines) = lines(entries, tail) else { return Ok(None) };
+        let column = |of: fn(&Line) -> &str| lines.iter().map(|line| of(line).to_owned()).collect::<Vec<_>>();
+        let number = |of: fn(&Line) -> u64| lines.iter().map(|line| of(line).cast_signed()).collect::<Vec<_>>();
+        let fences = || entries.iter().filter_map(|entry| entry.fence.as_ref());
+        let written = sqlx::query(WRITE)
+            .bind(entries.iter().map(|entry| entry.run.clone()).collect::<Vec<_>>())
+            .bind(fences().map(leases::Fence::token).collect::<Vec<_>>())
+            .bind(fences().map(|fence| fence.keep_ms().cast_signed()).collect::<Vec<_>>())
+            .bind(number(|line| line.seq))
+            .bind(entries.iter().map(|entry| entry.step.map(u64::cast_signed)).collect::<Vec<_>>())
+            .bind(entries.iter().map(|entry| entry.kind.word()).collect::<Vec<_>>())
+            .bind(number(|line| line.time_ms))
+            .bind(column(|line| &line.text))
+            .bind(column(|line| &line.hash))
+            .bind(lines.iter().map(|line| line.stand.word()).collect::<Vec<_>>())
+            .fetch_one(&mut *self.connection)
+            .await?;
+        let written = row(&written)?;
+        if written.number(0)? != lines.len() as u64 {
+            return Err(self.taken_over(entries).await);
+        }
+        if written.number(1)? != lines.len() as u64 {
+            return Err(Error::new(Kind::Journal, "the state database: it did not take every record"));
+        }
+        let times = lines.iter().map(|line| line.time_ms).collect();
+        for (entry, line) in entries.iter().zip(lines) {
+            tail.written(&entry.run, line);
+        }
+        Ok(Some(times))
+    }
+
+    /// Reads where those runs stand of which it is not known.
+    async fn read_stands(&mut self, entries: &[&Entry], tail: &mut Tail) -> Result<()> {
+        let unknown: Vec<&str> =
+            entries.iter().map(|entry| entry.run.as_str()).filter(|run| tail.stand(run).is_none()).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        for found in sqlx::query(STANDS).bind(unknown).fetch_all(&mut *self.connection).await? {
+            let found = row(&found)?;
+            // Any other is read from its records, or refused, by whoever writes it alone.
+            if let Some(stand) = Stand::parse(found.text(1)?) {
+                tail.read(found.string(0)?, (stand, found.optional_number(2)?.unwrap_or(0)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a token was not good.
+    async fn taken_over(&mut self, entries: &[&Entry]) -> Error {
+        for entry in entries {
+            let Some(fence) = &entry.fence else { continue };
+            if let Err(error) = leases::check(self, &entry.run, entry.kind, fence).await {
+                return error;
+            }
+        }
+        Error::new(Kind::StateAway, "the state database: a lease changed while a record was written")
+    }
+}
+
+/// The lines, each after the one before; none if one can't follow, or is of a run of which nothing is known.
+fn lines(entries: &[&Entry], tail: &Tail) -> Option<Vec<Line>> {
+    let mut lines: Vec<Line> = Vec::with_capacity(entries.len());
+    let mut last = tail.last().filter(|_| !entries.is_empty())?.clone();
+    for entry in entries {
+        let line = entry.after(&last, tail.stand(&entry.run)?).ok()?;
+        last = (line.seq, line.hash.clone());
+        lines.push(line);
+    }
+    Some(lines)
+}
