@@ -40,8 +40,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 struct TakesUp {
     global: Global,
     environment: String,
-    /// Opened at the first look.
+    /// Opened at the first look, and kept where more looks follow: an SQLite state that is kept open is never written back from its
+    /// write-ahead log, with what runs withheld in it.
     engine: Option<Engine>,
+    shared: bool,
     /// What could not go on: said once, and left as it is.
     passed_over: Vec<String>,
     under_way: UnderWay,
@@ -53,12 +55,15 @@ impl TakesUp {
         loop {
             match self.one().await {
                 Ok(true) => {}
-                Ok(false) => return,
+                Ok(false) => break,
                 Err(error) => {
                     output::say(&format!("error: runs whose engine died can't be looked for: {error}"));
-                    return;
+                    break;
                 }
             }
+        }
+        if !self.shared {
+            self.engine = None;
         }
     }
 
@@ -143,6 +148,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
                 global: global.clone(),
                 environment: environment.clone(),
                 engine: None,
+                shared,
                 passed_over: Vec::new(),
                 under_way,
             };
