@@ -420,7 +420,7 @@ fn state_that_can_not_be_used_is_said_and_left_alone() {
     let database = rusqlite::Connection::open(site.path(".lifeboat/state.sqlite")).unwrap();
     database.pragma_update(None, "user_version", 99).unwrap();
     drop(database);
-    says(&site.run("backup", &[]), 1, &["version 99", "knows 2", "hint: a newer lifeboat"]);
+    says(&site.run("backup", &[]), 1, &["version 99", "knows 3", "hint: a newer lifeboat"]);
 }
 
 #[test]
@@ -434,7 +434,7 @@ fn the_second_run_on_a_service_is_told_who_is_first() {
     let holder = site.lifeboat(&["--json", "runs", "list"]).expect(0).json()[0]["run"].as_str().unwrap().to_owned();
     for (policy, words) in [("backup", &[][..]), ("restore", &["--yes"])] {
         let outcome = site.run(policy, words);
-        says(&outcome, 11, &["another run works on service notes", &holder]);
+        says(&outcome, 11, &["has service notes", &holder]);
         assert_eq!(outcome.json()["status"], "lock-held");
     }
     assert_eq!(manifests(&site, "backups").len(), 1, "the second one took none");
