@@ -29,14 +29,14 @@ fn a_run_goes_on_where_it_began_and_elsewhere_only_where_the_environment_says_so
     site.serve_some_notes();
     let host = state.host(&site, "a", 3600, false);
     host.lifeboat(&["run", "backup"]).expect(0);
-    let killed = |place: &str| {
-        let died = host.crashing(&format!("trail-{place}"), place, "run", "restore", &[]).status().unwrap();
+    let killed = |place: &str, policy: &str| {
+        let died = host.crashing(&format!("trail-{place}"), place, "run", policy, &[]).status().unwrap();
         assert_eq!(died.code(), None, "it was killed there");
         let runs = host.lifeboat(&["--json", "runs", "list", "--status", "interrupted"]).expect(0).json();
         runs[0]["run"].as_str().unwrap().to_owned()
     };
 
-    let run = killed("staged db");
+    let run = killed("staged db", "restore");
     let refused = on_another(&host, &["runs", "resume", &run, "--yes"]).expect(11);
     assert!(refused.stderr.contains("goes on there") && refused.stderr.contains("any-host = true"), "{refused:?}");
     // What lies on the first host's disks is not called gone.
@@ -46,7 +46,7 @@ fn a_run_goes_on_where_it_began_and_elsewhere_only_where_the_environment_says_so
     host.lifeboat(&["candidates", "discard", candidate.as_str().unwrap()]).expect(0);
 
     host.configure(&[("[environment.demo]\n", "[environment.demo]\nany-host = true\n")]);
-    let run = killed("staged db");
+    let run = killed("dumped db", "backup");
     on_another(&host, &["runs", "resume", &run, "--yes"]).expect(0);
     state.assert_nothing_left();
 }

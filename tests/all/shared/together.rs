@@ -12,7 +12,10 @@ fn the_second_run_on_a_service_is_told_who_has_it_and_goes_when_that_is_over() {
     let run = newest(&second);
     let refused = second.lifeboat(&["--json", "run", "take"]).expect(11).json();
     assert_eq!(refused["status"], "lock-held", "{refused}");
-    assert!(refused["summary"].as_str().unwrap().contains(&format!("run {run} has service book")), "{refused}");
+    assert!(
+        refused["summary"].as_str().unwrap().contains(&format!("another run works on service book: {run}")),
+        "{refused}"
+    );
     assert_eq!(book.backups(), 0);
     assert_eq!(working.wake().code, 0);
     second.lifeboat(&["run", "take"]).expect(0);
