@@ -434,7 +434,7 @@ fn the_second_run_on_a_service_is_told_who_is_first() {
     let holder = site.lifeboat(&["--json", "runs", "list"]).expect(0).json()[0]["run"].as_str().unwrap().to_owned();
     for (policy, words) in [("backup", &[][..]), ("restore", &["--yes"])] {
         let outcome = site.run(policy, words);
-        says(&outcome, 11, &["has service notes", &holder]);
+        says(&outcome, 11, &["another run works on service notes", &holder]);
         assert_eq!(outcome.json()["status"], "lock-held");
     }
     assert_eq!(manifests(&site, "backups").len(), 1, "the second one took none");
