@@ -268,9 +268,12 @@ impl Engine {
         if cut_off {
             stepper.rest().await;
             // A record that was on its way is written; the step that was cut off is on record as under way, and nobody will complete it.
-            self.state().written().await?;
-            let records = self.state().records(&id).await?;
-            stepper.open_step = crate::resume::open_step(&records).filter(|step| !is_question(step)).cloned();
+            // A state that fails now must not keep what is open from being settled: the failure is told where the end can't be recorded.
+            if self.state().written().await.is_ok()
+                && let Ok(records) = self.state().records(&id).await
+            {
+                stepper.open_step = crate::resume::open_step(&records).filter(|step| !is_question(step)).cloned();
+            }
         }
         self.finish(stepper, came_to).await
     }

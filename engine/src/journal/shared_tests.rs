@@ -256,6 +256,25 @@ async fn a_server_that_crashes_and_comes_back_is_waited_for_and_nothing_is_lost_
     assert_eq!(state.verify_chain().await.unwrap().0, 4 * 201);
 }
 
+#[tokio::test]
+async fn a_record_that_nobody_waits_for_makes_a_lease_shorter_at_once_and_is_written() {
+    let Some(shared) = Shared::new("shorter") else { return };
+    let binding = PostgresState { lease_s: 600, ..shared.binding() };
+    let state = Arc::new(State::shared(shared.directory.path(), &binding).await.unwrap());
+    let lease = state.lease("r1", HOLDER, false).await.unwrap().unwrap();
+    begin(&state, "r1").await.unwrap();
+    state.append("r1", &by(), Transition::Started, Some(1), json!({}), &[]).await.unwrap();
+    let long = lease.deadlines().1;
+    {
+        let (by, changes) = (by(), []);
+        let completed = state.append("r1", &by, Transition::Completed, Some(1), json!({}), &changes);
+        assert!(futures::poll!(Box::pin(completed)).is_pending(), "it is on its way");
+    }
+    assert!(lease.deadlines().1 + std::time::Duration::from_secs(400) < long);
+    state.written().await.unwrap();
+    assert_eq!(state.records("r1").await.unwrap().len(), 3);
+}
+
 /// A way to the server on which the answer to the next COMMIT gets lost: `after` the server has it, or before.
 async fn losing(server: &PgServer, lose: Arc<AtomicUsize>, after: bool) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

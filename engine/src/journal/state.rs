@@ -92,6 +92,12 @@ impl State {
             fence: fence.clone(),
         };
         let sent = postgres::now();
+        if let (Database::Postgres(postgres), Some(fence)) = (&self.database, &fence)
+            && let Some(held) = postgres.leases.held(run)
+        {
+            // Who does not wait for the answer must not count on the time that the record takes away.
+            held.no_longer_than(fence, sent);
+        }
         let written = self.make(Job::Record(entry)).await;
         if let (Database::Postgres(postgres), Some(fence)) = (&self.database, fence)
             && let Some(held) = postgres.leases.held(run)

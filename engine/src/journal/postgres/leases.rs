@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use host_api::identifier;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::super::database::{Row, Transaction, cells};
@@ -162,13 +163,20 @@ impl Held {
         *self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn renewed(&self, ends: Ends) {
-        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+    /// In one step: a renewal and a record may be answered at the same time.
+    fn change(&self, to: impl FnOnce(Ends) -> Ends) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        *ends = to(*ends);
+    }
+
+    /// Before a record is sent that may make the lease shorter.
+    pub(in crate::journal) fn no_longer_than(&self, fence: &Fence, sent: (Instant, Duration)) {
+        self.change(|now| Ends { at: now.at.min(sent.0 + fence.keep), boot: now.boot.min(sent.1 + fence.keep) });
     }
 
     /// As of a moment before the record was sent.
     pub(in crate::journal) fn extended(&self, fence: &Fence, sent: (Instant, Duration)) {
-        self.renewed(Ends { at: sent.0 + fence.keep, boot: sent.1 + fence.keep });
+        self.change(|_| Ends { at: sent.0 + fence.keep, boot: sent.1 + fence.keep });
     }
 }
 
@@ -218,12 +226,12 @@ async fn refuse_unless(tx: &mut dyn Transaction, run: &str, ours: u64) -> Result
 async fn taken_over(tx: &mut dyn Transaction, run: &str) -> Result<Error> {
     let leased = tx.rows("select holder from lease where run = $1", cells![run]).await?;
     let by = match leased.first() {
-        Some(row) => row.string(0)?,
+        Some(row) => identifier::shown(row.text(0)?),
         None => {
             let last = tx.rows("select line from log where run = $1 order by seq desc limit 1", cells![run]).await?;
             let last = last.first().map(|row| row.text(0)).transpose()?.unwrap_or_default();
             let last: serde_json::Value = serde_json::from_str(last).unwrap_or_default();
-            format!("{}, which ended it", last["actor"].as_str().unwrap_or("another engine"))
+            format!("{}, which ended it", identifier::shown(last["actor"].as_str().unwrap_or("another engine")))
         }
     };
     Ok(Error::new(
@@ -246,7 +254,12 @@ struct Found {
 
 impl Found {
     fn of(row: &Row) -> Result<Self> {
-        Ok(Self { token: row.integer(0)?, holder: row.string(1)?, place: row.string(2)?, left_ms: row.integer(3)? })
+        Ok(Self {
+            token: row.integer(0)?,
+            holder: identifier::shown(row.text(1)?),
+            place: row.string(2)?,
+            left_ms: row.integer(3)?,
+        })
     }
 
     /// Whether it can be taken: its holder is dead for all that can be seen, or has said nothing for so long that it must have ended all
@@ -281,16 +294,9 @@ impl Postgres {
         let place = super::super::place::here();
         // Whoever is faster, one of two has it: the token that was looked at must still be the one.
         for _ in 0..8 {
-            let rows = self
-                .rows(
-                    "select token, holder, place,
-                            until_ms - (extract(epoch from clock_timestamp()) * 1000)::bigint from lease where run = $1",
-                    cells![run],
-                )
-                .await?;
             let ends = Ends::after(self.leases.idle());
             let idle = u64::try_from(self.leases.idle().as_millis()).unwrap_or(0);
-            let (token, taken) = match rows.first().map(Found::of).transpose()? {
+            let (token, taken) = match self.found(run).await? {
                 None => {
                     let sql = "insert into lease (run, token, holder, place, until_ms)
                                values ($1, $2, $3, $4, (extract(epoch from clock_timestamp()) * 1000)::bigint + $5)
@@ -406,8 +412,7 @@ impl Postgres {
             }
             Ok(0) => {}
             Ok(_) => {
-                let longer = held.ends();
-                held.renewed(Ends { at: longer.at.max(ends.at), boot: longer.boot.max(ends.boot) });
+                held.change(|now| Ends { at: now.at.max(ends.at), boot: now.boot.max(ends.boot) });
             }
             Err(error) => {
                 tracing::warn!("the lease of run {} can't be renewed now: {error}", held.run);
@@ -438,16 +443,13 @@ impl Postgres {
 
     /// Whether an engine works on a run now, for all that can be seen.
     pub(crate) async fn is_leased(&self, run: &str) -> Result<bool> {
-        let rows = self
-            .rows(
-                "select token, holder, place,
-                        until_ms - (extract(epoch from clock_timestamp()) * 1000)::bigint from lease where run = $1",
-                cells![run],
-            )
-            .await?;
-        Ok(match rows.first().map(Found::of).transpose()? {
-            Some(found) => found.is_free(run, false).is_err(),
-            None => false,
-        })
+        Ok(self.found(run).await?.is_some_and(|found| found.is_free(run, false).is_err()))
+    }
+
+    /// A run's lease as it is now, if there is one.
+    async fn found(&self, run: &str) -> Result<Option<Found>> {
+        let sql = "select token, holder, place,
+                          until_ms - (extract(epoch from clock_timestamp()) * 1000)::bigint from lease where run = $1";
+        self.rows(sql, cells![run]).await?.first().map(Found::of).transpose()
     }
 }
