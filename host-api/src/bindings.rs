@@ -264,6 +264,9 @@ pub struct NamedQuery {
     pub sql: String,
     /// For people: what the value means.
     pub words: Option<String>,
+    /// The last column must be JSON. The answer is one row: how many rows' is not, then the other columns of the first of them.
+    #[serde(default)]
+    pub not_json: bool,
 }
 
 /// Each name that a query gives must be a file in a directory, and the reverse.

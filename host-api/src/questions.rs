@@ -29,7 +29,7 @@ pub(crate) fn check(service: &Service) -> Result<()> {
 
 /// A question with one row for an answer.
 pub(crate) fn one(name: &str, query: &NamedQuery) -> Question {
-    Question { name: name.to_owned(), sql: query.sql.clone(), rows_max: 1 }
+    Question { name: name.to_owned(), sql: query.sql.clone(), rows_max: 1, not_json: query.not_json }
 }
 
 /// What is asked of one source.
@@ -44,6 +44,7 @@ pub(crate) fn of_source(service: &Service, source: &str) -> Vec<Question> {
             name: reference_key(name),
             sql: reference.sql.clone(),
             rows_max: REFERENCE_ROWS_MAX,
+            not_json: false,
         }))
         .collect()
 }

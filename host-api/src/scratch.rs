@@ -110,8 +110,7 @@ impl Facts {
         self.0
             .iter()
             .map(|fact| {
-                let question =
-                    Question { name: fact.name.clone(), sql: fact.query.sql.clone(), rows_max: FACT_ROWS_MAX };
+                let question = Question { rows_max: FACT_ROWS_MAX, ..crate::questions::one(&fact.name, &fact.query) };
                 let rows = fact.driver.query(cx, Some(&fact.member), &question);
                 Ok((fact.name.clone(), rows.map_err(|e| e.context(format!("fact `{}`", fact.name)))?))
             })

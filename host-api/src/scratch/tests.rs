@@ -79,7 +79,8 @@ impl World {
     /// Starts with a driver that is asked one fact and told one statement.
     async fn start_with(&self, driver: Arc<FakeDriver>) -> Result<Instance> {
         let mut plan = self.host.plan(&candidate(), None)?;
-        let query = NamedQuery { source: "db".into(), sql: "select count(*) from queue".into(), words: None };
+        let query =
+            NamedQuery { source: "db".into(), sql: "select count(*) from queue".into(), words: None, not_json: false };
         plan.facts = Facts(vec![Fact { name: "queued".into(), query, driver: driver.clone(), member: member() }]);
         plan.quarantine = vec![(driver, member(), vec!["update queue set state = 'held'".into()])];
         self.host.launch(&cx(), &self.id, plan).await

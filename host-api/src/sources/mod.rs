@@ -5,6 +5,7 @@
 
 pub(crate) mod exchange;
 pub mod files;
+mod not_json;
 pub mod postgres;
 pub mod sqlite;
 #[cfg(test)]
@@ -33,6 +34,8 @@ pub struct Question {
     pub sql: String,
     /// More rows than this are an error.
     pub rows_max: usize,
+    /// The answer is not the rows but what [`not_json::NotJson`] makes of them.
+    pub not_json: bool,
 }
 
 /// Answers by the question's name.

@@ -17,18 +17,19 @@ pub struct Checks<'a> {
 
 impl Checks<'_> {
     /// Takes all of them: the lists, the smoke test, and the lists again, because a service can break by what the test made it write.
-    /// `owner`: id of a scratch instance, or name of the live service. `backup`: whose known records and time the steps may name.
+    /// `owner`: id of a scratch instance, or name of the live service. `backup`: whose known records and time the steps may name; without
+    /// one, they may name none.
     /// Answers whether all held.
     ///
     /// # Errors
     ///
     /// If a request could not be made.
-    pub fn run(&self, owner: &str, backup: &Backup, record: &mut Record) -> Result<bool> {
+    pub fn run(&self, owner: &str, backup: Option<&Backup>, record: &mut Record) -> Result<bool> {
         if self.lists.is_empty() && self.smoke.is_empty() {
             let message = "nothing was asked beyond readiness, and a service can be ready on an empty database";
             record.finding(Finding::warning("no-smoke", message).fix("give `lists` and `smoke`"));
         }
-        let mut test = Smoke::new(format!("{owner}/{}", self.endpoint), Values::of(backup));
+        let mut test = Smoke::new(format!("{owner}/{}", self.endpoint), backup.map(Values::of).unwrap_or_default());
         let mut part = |words: &str, rule: &str, steps: &[Step]| -> Result<bool> {
             if steps.is_empty() {
                 return Ok(true);

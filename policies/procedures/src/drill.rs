@@ -102,7 +102,7 @@ impl Drill<'_> {
                 stage_to_ready_ms,
             },
         );
-        self.checks.run(&instance.id(), backup, record)?;
+        self.checks.run(&instance.id(), Some(backup), record)?;
         Ok(())
     }
 }

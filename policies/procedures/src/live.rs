@@ -71,12 +71,12 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
-    /// Starts it and takes all checks. Answers whether all held; a service that does not become ready is an error finding.
+    /// Starts it and takes all checks, with the known records of a backup. Answers whether all held; a service that does not become ready is an error finding.
     ///
     /// # Errors
     ///
     /// If a check could not run.
-    pub fn start_and_check(&self, checks: Checks, backup: &Backup, record: &mut Record) -> Result<bool> {
+    pub fn start_and_check(&self, checks: Checks, backup: Option<&Backup>, record: &mut Record) -> Result<bool> {
         match as_finding(self.start(), "not-ready", record)? {
             Some(()) => checks.run(self.name, backup, record),
             None => Ok(false),

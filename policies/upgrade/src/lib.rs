@@ -76,7 +76,7 @@ fn run(p: Parameters, record: &mut Record) -> Result<Outcome> {
     live.stopped(record, || step(format!("install {version}"), || service::install(service, version)))?;
     let age = time::words(clock::now().saturating_sub(backup.taken_at_ms()));
     note(format!("what was written between backup {id}, {age} ago, and the stop is not in the backup"));
-    if held(live.start_and_check(checks, &backup, record), record) {
+    if held(live.start_and_check(checks, Some(&backup), record), record) {
         return Ok(Outcome::ok(format!(
             "{service} runs {version}; backup {id} of {old} is held for {} days",
             p.hold_days

@@ -4,11 +4,13 @@
 //! | --- | --- |
 //! | `drill` | a backup under load proves itself, and its quarantine holds |
 //! | `damage` | what a drill must find, each on a backup that is broken on purpose |
+//! | `disaster` | the page's five disasters |
 //! | `upgrade` | a real migration, taken back, and that taken back |
 //! | `sweep` | the engine killed at every place of a run
 //! | `restore` | a lost and a drifted database; nothing without a passing verification |
 
 mod damage;
+mod disaster;
 mod drill;
 mod restore;
 mod sweep;

@@ -522,7 +522,7 @@ fn a_crashed_staging_is_replaced_and_questions_are_answered_no() {
     let member = world.beside(&source);
     assert_eq!(world.verify(&member, &source), Vec::<String>::new());
     assert_eq!(world.names().len(), 2);
-    let question = Question { name: "q".into(), sql: "SELECT 1".into(), rows_max: 1 };
+    let question = Question { name: "q".into(), sql: "SELECT 1".into(), rows_max: 1, not_json: false };
     assert_eq!(world.driver.query(&cx(), None, &question).unwrap_err().kind, ErrorKind::Invalid);
     assert_eq!(world.driver.execute(&cx(), &member, &["x".into()]).unwrap_err().kind, ErrorKind::Invalid);
     let late = cx();

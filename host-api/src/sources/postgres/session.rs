@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::child::{Child, Ended, Output};
 use crate::error::{Error, Result};
+use crate::sources::not_json::NotJson;
 use crate::sources::{Question, Row};
 
 use super::archive::READ_BYTES;
@@ -64,7 +65,7 @@ impl<'a> Session<'a> {
 
     /// Rows of a query.
     pub fn rows(&mut self, query: &str, rows_max: usize) -> Result<Vec<Row>> {
-        self.send(&format!("COPY ({query}\n) TO STDOUT;"))?;
+        self.send(&copy_of(query))?;
         let mut rows = Vec::new();
         let mut too_many = false;
         self.lines(|line| {
@@ -92,7 +93,20 @@ impl<'a> Session<'a> {
     pub fn ask(&mut self, question: &Question) -> Result<Vec<Row>> {
         let name = crate::identifier::shown(&question.name);
         let statement = sql::single_statement(&question.sql).map_err(|e| e.context(format!("query `{name}`")))?;
-        self.rows(statement, question.rows_max).map_err(|e| e.context(format!("query `{name}`")))
+        let rows = if question.not_json {
+            let mut damaged = NotJson::default();
+            self.send(&copy_of(statement))
+                .and_then(|()| {
+                    self.lines(|line| {
+                        damaged.take(sql::copy_row(line));
+                        Ok(())
+                    })
+                })
+                .map(|()| vec![damaged.answer()])
+        } else {
+            self.rows(statement, question.rows_max)
+        };
+        rows.map_err(|e| e.context(format!("query `{name}`")))
     }
 
     /// Counts and hashes what a `COPY … TO STDOUT` gives.
@@ -175,6 +189,11 @@ impl<'a> Session<'a> {
             None => Err(Error::failed("the database session has ended")),
         }
     }
+}
+
+/// On a line of its own, so that a comment at the query's end ends with it.
+fn copy_of(query: &str) -> String {
+    format!("COPY ({query}\n) TO STDOUT;")
 }
 
 /// The output of a child that writes much, a few kilobytes at a time. To be woken for each of those costs both sides more than the

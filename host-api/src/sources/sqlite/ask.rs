@@ -9,6 +9,7 @@ use rusqlite::types::ValueRef;
 use super::open::explain;
 use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sources::not_json::NotJson;
 use crate::sources::{Answers, Question, Row};
 
 /// One answer may hold this much text; it is kept in memory, and what leaves the host is bounded far below.
@@ -52,7 +53,13 @@ pub(super) fn answer(cx: &StepContext, conn: &Connection, path: &Path, question:
         let mut rows = statement.query([]).map_err(failed)?;
         let mut answer = Vec::new();
         let mut bytes = 0;
+        let mut damaged = NotJson::default();
         while let Some(row) = rows.next().map_err(failed)? {
+            if question.not_json {
+                damaged
+                    .take((0..columns).map(|c| Ok(shown(row.get_ref(c)?))).collect::<Result<_, _>>().map_err(failed)?);
+                continue;
+            }
             if answer.len() == question.rows_max {
                 return Err(named(Error::failed(format!("more than {} rows", question.rows_max)))
                     .hint("let the statement give fewer rows (LIMIT, an aggregate)"));
@@ -67,6 +74,9 @@ pub(super) fn answer(cx: &StepContext, conn: &Connection, path: &Path, question:
                 return Err(named(Error::failed(format!("the answer is larger than {ANSWER_BYTES_MAX} bytes"))));
             }
             answer.push(values);
+        }
+        if question.not_json {
+            answer.push(damaged.answer());
         }
         Ok(answer)
     })();

@@ -244,6 +244,13 @@ fn queries_are_read_only_single_and_bounded() {
     assert_eq!(ask("SELECT 1; DROP TABLE t").unwrap_err().kind, ErrorKind::Invalid);
     assert!(ask("DELETE FROM t RETURNING a").unwrap_err().message.contains("read-only"));
     assert!(ask("SELECT nope FROM t").unwrap_err().message.contains("nope"));
+    let parsed = |sql: &str| driver.query(&cx(), None, &Question { not_json: true, rows_max: 1, ..question(sql) });
+    let value = |text: &str| Some(text.to_owned());
+    assert_eq!(parsed("SELECT a, to_json(b)::text FROM t").unwrap(), [[value("0")]]);
+    // A line end within a value, and one that is cut.
+    let sql = "SELECT a, CASE WHEN a % 10000 = 7 THEN E'{\"x\":\\n 1' ELSE E'{\"x\":\\n 1}' END FROM t ORDER BY a -- all of them";
+    assert_eq!(parsed(sql).unwrap(), [[value("2"), value("7")]]);
+    assert!(parsed("SELECT nope FROM t").unwrap_err().message.contains("nope"));
     // A query ends with its step.
     let short = StepContext::detached("short", Duration::from_millis(900));
     let error = driver.query(&short, None, &question("SELECT pg_sleep(60)")).unwrap_err();

@@ -142,7 +142,7 @@ fn rules(verified: &Verified) -> Vec<&str> {
 }
 
 fn question(sql: &str) -> Question {
-    Question { name: "q".into(), sql: sql.into(), rows_max: 10 }
+    Question { name: "q".into(), sql: sql.into(), rows_max: 10, not_json: false }
 }
 
 /// Fails once a test would otherwise pass by testing nothing.

@@ -92,7 +92,7 @@ fn count(path: &Path) -> i64 {
 }
 
 fn question(sql: &str) -> Question {
-    Question { name: "q".into(), sql: sql.into(), rows_max: 3 }
+    Question { name: "q".into(), sql: sql.into(), rows_max: 3, not_json: false }
 }
 
 fn sqlite_facts(source: &SourceManifest) -> &SqliteFacts {

@@ -70,3 +70,14 @@ fn quarantine_is_one_transaction_on_the_candidate() {
     assert_eq!(world.driver.discard(&cx(), &live).unwrap_err().kind, ErrorKind::Refused);
     assert_eq!(world.live_rows(), 10);
 }
+
+#[test]
+fn texts_that_are_no_json_are_counted_and_the_first_is_named() {
+    let world = World::with_rows("delete", 0);
+    let ask = |rows: &str| {
+        let sql = format!("SELECT * FROM (VALUES {rows}) ORDER BY 1");
+        world.driver.query(&cx(), None, &Question { not_json: true, rows_max: 1, ..question(&sql) }).unwrap()
+    };
+    assert_eq!(ask("(1, '{}'), (2, '[1]'), (3, NULL)"), [[Some("0".to_owned())]]);
+    assert_eq!(ask("(1, '{}'), (2, '{\"a\":'), (3, '')"), [[Some("2".to_owned()), Some("2".to_owned())]]);
+}

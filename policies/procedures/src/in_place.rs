@@ -1,0 +1,105 @@
+//! A proven backup put in place of the live data, with a person's consent, and the way back if the service does not hold on it.
+
+use lifeboat_policy::{Backup, Outcome, Record, Result, confirm, promote, service, step};
+
+use crate::beside::with_candidate;
+use crate::checks::Checks;
+use crate::live::{Live, held};
+use crate::{choose, undo};
+
+/// What is put in place, and how it is served.
+#[derive(Debug)]
+pub struct InPlace<'a> {
+    /// The service.
+    pub service: &'a str,
+    /// As it was found.
+    pub live: &'a Live<'a>,
+    /// The backup.
+    pub backup: &'a Backup,
+    /// Installed after the swap and before the start. If that is interrupted, it is the restored copy that meets the wrong version, and not
+    /// the only data that hold what was written since.
+    pub install: Option<&'a str>,
+    /// Installed again if the swap is taken back.
+    pub reinstall: Option<&'a str>,
+    /// What the service must answer on it.
+    pub checks: Checks<'a>,
+    /// Why, for whoever is asked.
+    pub why: &'a str,
+    /// Parallel jobs for the restore.
+    pub jobs: Option<u32>,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// The service runs on the backup; what was there before is kept.
+    Holds,
+    /// The stored bytes are not those of the manifest; nothing was changed.
+    Damaged,
+    /// It did not pass after its restore; nothing was changed.
+    NotVerified,
+    /// The service did not hold on it; version and data from before are back in place.
+    TakenBack,
+    /// The service does not hold on it, and it stays in place.
+    DoesNotHold,
+}
+
+impl InPlace<'_> {
+    /// Reads the backup back, restores it beside the live data, compares, asks for consent, swaps, starts and checks.
+    ///
+    /// # Errors
+    ///
+    /// If a step fails, or nobody consents; before the swap everything is then as it was found.
+    pub fn put(&self, record: &mut Record) -> Result<Put> {
+        if !choose::is_whole(self.backup, record)? {
+            return Ok(Put::Damaged);
+        }
+        let promotion = with_candidate(self.backup, self.jobs, record, |candidate, record| {
+            let approval = step("ask whether to put it in service", || confirm::request_promote(candidate, self.why))?;
+            let what = format!("put candidate {} in service", candidate.id());
+            self.live.stopped(record, || step(what, || promote::promote(candidate, approval)))
+        })?;
+        let Some(promotion) = promotion else { return Ok(Put::NotVerified) };
+        record.fact("promotion", promotion.id());
+        undo::note_previous(&promotion);
+
+        let install = |version: Option<&str>| match version {
+            Some(version) => step(format!("install {version}"), || service::install(self.service, version)),
+            None => Ok(()),
+        };
+        let installed = install(self.install);
+        if held(installed.and_then(|()| self.live.start_and_check(self.checks, Some(self.backup), record)), record) {
+            return Ok(Put::Holds);
+        }
+        let why = format!("{} does not hold on backup {}: see the findings of the run", self.on(), self.backup.id());
+        Ok(match undo::offer(&promotion, self.live, &why, record, || install(self.reinstall))? {
+            true => Put::TakenBack,
+            false => Put::DoesNotHold,
+        })
+    }
+
+    /// The outcome in words.
+    pub fn outcome(&self, put: Put) -> Outcome {
+        let (on, id, store) = (self.on(), self.backup.id(), self.backup.store());
+        match put {
+            Put::Holds => Outcome::ok(format!("{on} runs on backup {id}; the data from before are kept")),
+            Put::Damaged => {
+                Outcome::verification_failed(format!("backup {id} in {store} is damaged; nothing was changed"))
+            }
+            Put::NotVerified => Outcome::verification_failed(format!(
+                "backup {id} did not pass after its restore; the live data were not touched"
+            )),
+            Put::TakenBack => Outcome::verification_failed(format!(
+                "{on} did not hold on backup {id}; what was there before is back in place"
+            )),
+            Put::DoesNotHold => {
+                Outcome::verification_failed(format!("{on} does not hold on backup {id}, which stays in place"))
+            }
+        }
+    }
+
+    fn on(&self) -> String {
+        let version = self.install.map(|version| format!(" {version}")).unwrap_or_default();
+        format!("{}{version}", self.service)
+    }
+}
