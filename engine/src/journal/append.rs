@@ -1,5 +1,7 @@
 //! One record, and the changes that come from it, inside a transaction.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -59,20 +61,24 @@ impl Entry {
         // A clock that was set back must not make a run's records run backwards; a glitch forward ends with its run.
         let time_ms = host_api::identifier::now_ms().max(last_time);
         let seq = last_seq + 1;
-        let mut body = self.body.clone();
-        body["v"] = json!(RECORD_VERSION);
-        body["seq"] = json!(seq);
-        body["prev"] = json!(prev);
-        body["run"] = json!(self.run);
-        body["kind"] = json!(self.kind.word());
-        body["time-ms"] = json!(time_ms);
-        body["actor"] = json!(self.by.actor);
-        body["channel"] = json!(self.by.channel);
-        if let Some(step) = self.step {
-            body["step"] = json!(step);
-        }
-        check_body(&body)?;
-        let text = body.to_string();
+        check_body(&self.body)?;
+        let own = [
+            ("v", json!(RECORD_VERSION)),
+            ("seq", json!(seq)),
+            ("prev", json!(prev)),
+            ("run", json!(self.run)),
+            ("kind", json!(self.kind.word())),
+            ("time-ms", json!(time_ms)),
+            ("actor", json!(self.by.actor)),
+            ("channel", json!(self.by.channel)),
+            ("step", json!(self.step)),
+        ];
+        let body = self.body.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value));
+        let own = own.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (*name, value));
+        // Sorted by name, ours in the place of any of the same name.
+        let fields: BTreeMap<&str, &Value> = body.chain(own).collect();
+        let text = serde_json::to_string(&fields)
+            .map_err(|e| Error::new(Kind::Journal, format!("a record can't be written: {e}")))?;
         let hash = hex::encode(Sha256::digest(text.as_bytes()));
         Ok(Line { seq, time_ms, text, hash, stand })
     }

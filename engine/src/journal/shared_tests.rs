@@ -275,8 +275,8 @@ async fn a_record_that_nobody_waits_for_makes_a_lease_shorter_at_once_and_is_wri
     assert_eq!(state.records("r1").await.unwrap().len(), 3);
 }
 
-/// A way to the server on which the answer to the next COMMIT gets lost: `after` the server has it, or before.
-async fn losing(server: &PgServer, lose: Arc<AtomicUsize>, after: bool) -> u16 {
+/// A way to the server on which the answer to the next words gets lost that have `part` in them: `after` the server has them, or before.
+async fn losing(server: &PgServer, lose: Arc<AtomicUsize>, after: bool, part: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, socket) = (listener.local_addr().unwrap().port(), format!("{}/.s.PGSQL.{}", server.host, server.port));
     tokio::spawn(async move {
@@ -300,8 +300,8 @@ async fn losing(server: &PgServer, lose: Arc<AtomicUsize>, after: bool) -> u16 {
                 });
                 let mut buffer = vec![0; 1 << 16];
                 while let Ok(n @ 1..) = from.read(&mut buffer).await {
-                    let commits = buffer[..n].windows(7).any(|w| w == b"commit\0");
-                    if commits && lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+                    let meant = buffer[..n].windows(part.len()).any(|w| w == part);
+                    if meant && lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
                         if after {
                             cut.store(true, Ordering::SeqCst);
                             asks.write_all(&buffer[..n]).await.unwrap();
@@ -324,29 +324,35 @@ async fn losing(server: &PgServer, lose: Arc<AtomicUsize>, after: bool) -> u16 {
 #[tokio::test]
 async fn of_a_commit_whose_answer_was_lost_the_log_tells_whether_it_happened() {
     let Some(shared) = Shared::new("commit") else { return };
-    for after in [true, false] {
-        let lose = Arc::new(AtomicUsize::new(0));
-        let port = losing(&shared.server, lose.clone(), after).await;
-        let binding = PostgresState {
-            host: "127.0.0.1".into(),
-            port,
-            ssl_mode: Some(host_api::bindings::SslMode::Disable),
-            ..shared.binding()
-        };
-        let state = Arc::new(State::shared(shared.directory.path(), &binding).await.unwrap());
-        let run = format!("run-{after}");
-        let _lease = state.lease(&run, HOLDER, false).await.unwrap();
-        begin(&state, &run).await.unwrap();
-        for step in 1..=5 {
-            // Done the first time, it is not done again.
-            lose.store(if after { 1 } else { usize::try_from(step % 3).unwrap() }, Ordering::SeqCst);
-            answered(&state, &run, step).await.unwrap();
-            assert_eq!(lose.load(Ordering::SeqCst), 0, "the fault fired");
+    // A commit of its own, and, once the log has been quiet for long enough, a record whose statement is its own transaction.
+    for (part, quiet) in [(b"commit\0".as_slice(), 0), (b"\"kind\":\"answered\"".as_slice(), 20)] {
+        for after in [true, false] {
+            let lose = Arc::new(AtomicUsize::new(0));
+            let port = losing(&shared.server, lose.clone(), after, part).await;
+            let binding = PostgresState {
+                host: "127.0.0.1".into(),
+                port,
+                ssl_mode: Some(host_api::bindings::SslMode::Disable),
+                ..shared.binding()
+            };
+            let state = Arc::new(State::shared(shared.directory.path(), &binding).await.unwrap());
+            let run = format!("run-{after}-{quiet}");
+            let _lease = state.lease(&run, HOLDER, false).await.unwrap();
+            begin(&state, &run).await.unwrap();
+            for step in 1..=quiet {
+                answered(&state, &run, step).await.unwrap();
+            }
+            for step in quiet + 1..=quiet + 5 {
+                // Done the first time, it is not done again.
+                lose.store(if after { 1 } else { usize::try_from(step % 3).unwrap() }, Ordering::SeqCst);
+                answered(&state, &run, step).await.unwrap();
+                assert_eq!(lose.load(Ordering::SeqCst), 0, "the fault fired");
+            }
+            let steps: Vec<Value> =
+                state.records(&run).await.unwrap().into_iter().map(|r| r.body["step"].clone()).skip(1).collect();
+            assert_eq!(steps, (1..=quiet + 5).map(Value::from).collect::<Vec<_>>(), "{run}");
+            state.verify_chain().await.unwrap();
         }
-        let steps: Vec<Value> =
-            state.records(&run).await.unwrap().into_iter().map(|r| r.body["step"].clone()).skip(1).collect();
-        assert_eq!(steps, [1, 2, 3, 4, 5], "{after}");
-        state.verify_chain().await.unwrap();
     }
 }
 

@@ -115,13 +115,13 @@ fn write_all(mut session: Session, jobs: &Receiver<WriteJob>) {
         }
         let results = match session.begin().map(|()| session.commit(&group, &mut tail)) {
             Err(busy) => vec![Err(busy); group.len()],
-            Ok(Ok(results)) => results,
+            Ok(Ok(times)) => times.into_iter().map(Ok).collect(),
             // One of them may be all that is wrong: each gets its own answer.
             Ok(Err(_)) if group.len() > 1 => group
                 .iter()
                 .map(|job| {
                     session.begin()?;
-                    session.commit(std::slice::from_ref(job), &mut tail)?.remove(0)
+                    Ok(session.commit(std::slice::from_ref(job), &mut tail)?[0])
                 })
                 .collect(),
             Ok(Err(error)) => vec![Err(error)],
@@ -150,31 +150,13 @@ impl Session {
         self.act("begin immediate")
     }
 
-    /// Makes changes in the transaction that was begun, and ends it; each succeeds or fails for itself.
-    fn commit(&mut self, group: &[WriteJob], tail: &mut Tail) -> Result<Vec<Result<u64>>> {
-        let mut results = Vec::with_capacity(group.len());
+    /// Makes changes in the transaction that was begun, and ends it: all of them, or none.
+    fn commit(&mut self, group: &[WriteJob], tail: &mut Tail) -> Result<Vec<u64>> {
         let done = (|| {
             tail.begin(block_on(head(self))?);
-            // One alone fails with its transaction.
-            let several = group.len() > 1;
-            for (job, _) in group {
-                if several {
-                    self.act("savepoint one")?;
-                }
-                let result = block_on(job.make(self, tail));
-                if result.is_err() {
-                    // A full disk may have ended the whole transaction: then nothing of it stands.
-                    if !several || self.connection.is_autocommit() {
-                        return result.map(drop);
-                    }
-                    self.act("rollback to one")?;
-                }
-                if several {
-                    self.act("release one")?;
-                }
-                results.push(result);
-            }
-            self.act("commit")
+            let times = group.iter().map(|(job, _)| block_on(job.make(self, tail))).collect::<Result<Vec<u64>>>()?;
+            self.act("commit")?;
+            Ok(times)
         })();
         if done.is_err() {
             tail.forget();
@@ -183,7 +165,7 @@ impl Session {
             // What can't even be rolled back is rolled back when the file is opened again.
             let _ = self.connection.execute_batch("rollback");
         }
-        done.map(|()| results)
+        done
     }
 
     /// A statement that only moves the transaction.

@@ -102,3 +102,29 @@ async fn what_is_remembered_of_a_run_does_not_outlive_a_record_of_somebody_else(
     shared.sql("alter table log disable trigger log_no_change; update log set time_ms = 9000000000000 where seq = 3");
     assert_eq!(answered(&first, "r1", 2).await.unwrap(), 9_000_000_000_000);
 }
+
+#[tokio::test]
+async fn an_engine_that_takes_itself_to_be_alone_is_told_when_it_is_not() {
+    let Some(shared) = Shared::new("alone") else { return };
+    let (first, second) = (shared.open().await, shared.open().await);
+    let (_lease, _other) =
+        (first.lease("r1", HOLDER, false).await.unwrap(), second.lease("r2", HOLDER, false).await.unwrap());
+    begin(&first, "r1").await.unwrap();
+    begin(&second, "r2").await.unwrap();
+    for round in 0..3 {
+        // Long enough to be sure of it.
+        for step in 1..=20 {
+            answered(&first, "r1", round * 30 + step).await.unwrap();
+        }
+        // What the log's end was is remembered, and is not so any more.
+        answered(&second, "r2", round + 1).await.unwrap();
+        answered(&first, "r1", round * 30 + 21).await.unwrap();
+    }
+    for step in 91..=120 {
+        answered(&first, "r1", step).await.unwrap();
+    }
+    shared.sql("update lease set token = token + 1, holder = 'bob@host2' where run = 'r1'");
+    let refused = answered(&first, "r1", 121).await.unwrap_err();
+    assert_eq!(refused.kind, Kind::TakenOver, "{refused}");
+    assert_eq!(first.verify_chain().await.unwrap().0, 2 + 3 * 22 + 30);
+}

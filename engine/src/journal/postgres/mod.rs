@@ -326,13 +326,16 @@ struct Session<C> {
 }
 
 impl Session<Box<PgConnection>> {
-    /// Makes changes in one transaction, under the log's lock.
+    /// Makes changes in one transaction, under the log's lock. Mostly it is one statement.
     async fn make(
         &mut self,
         group: &[WriteJob],
         tail: &mut Tail,
         uncertain: &mut Option<Uncertain>,
     ) -> Result<Vec<u64>> {
+        if let Some(results) = self.write_at_once(group, tail, uncertain).await? {
+            return Ok(results);
+        }
         // The lock's answer, then the log's last record, if there is one.
         let begun = self.connection.fetch_all(schema::BEGIN).await?;
         tail.begin(match begun.get(1).map(row).transpose()? {

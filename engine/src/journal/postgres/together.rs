@@ -10,28 +10,34 @@ use sqlx::PgConnection;
 use super::super::append::{Entry, Job, Line};
 use super::super::record::{Stand, Transition};
 use super::super::tail::Tail;
-use super::{Session, WriteJob, leases, row};
+use super::{Session, Uncertain, WriteJob, leases, row};
 use crate::error::{Error, Kind, Result};
 
 /// Where runs stand, as `append` asks it for one.
 const STANDS: &str = "select id, stand, (select time_ms from log where run = run.id order by seq desc limit 1)
 from run where id = any($1)";
 
-/// Tokens are shown and leases extended, lines written, stands moved. The order does not matter: all is of one transaction, under the log's
-/// lock, and stands only if every token was good.
+/// Tokens are shown and leases extended, lines written, stands moved; nothing is written unless every token was good. Inside a transaction,
+/// or as one: then this is the only trip to the server. Waiting for the log's lock (`lifeboat` in ASCII) it may have read already what it
+/// reads; a log that has grown meanwhile has a record with the first of these numbers, and it fails.
 const WRITE: &str = "
-with record as materialized (
-    select * from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
-                         $8::text[], $9::text[], $10::text[])
+with locked as materialized (
+    select pg_advisory_xact_lock(7811887614280032628)
+), record as materialized (
+    select record.* from locked, unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
+                                        $8::text[], $9::text[], $10::text[])
         as record (run, token, keep, seq, step, kind, time_ms, line, hash, stand)
 ), kept as (
     update lease set until_ms = (extract(epoch from clock_timestamp()) * 1000)::bigint + record.keep
     from record where lease.run = record.run and lease.token = record.token returning 1
+), good as materialized (
+    select (select count(*) from kept) = (select count(*) from record) as all
 ), moved as (
-    update run set stand = record.stand from record where run.id = record.run and run.stand <> record.stand returning 1
+    update run set stand = record.stand from record, good
+    where good.all and run.id = record.run and run.stand <> record.stand returning 1
 ), written as (
     insert into log (seq, run, step, kind, time_ms, line, hash)
-    select seq, run, step, kind, time_ms, line, hash from record returning 1
+    select seq, run, step, kind, time_ms, line, hash from record, good where good.all returning 1
 )
 select (select count(*) from kept), (select count(*) from written)";
 
@@ -53,15 +59,66 @@ pub(super) fn leading(group: &[WriteJob]) -> Vec<&Entry> {
 }
 
 impl Session<Box<PgConnection>> {
+    /// Writes all that waits in one statement that is its own transaction, as far as nothing need be looked at first: what the log's last
+    /// record is, and where the runs stand, is remembered. None: it did not; the way of a transaction tells why.
+    pub(super) async fn write_at_once(
+        &mut self,
+        group: &[WriteJob],
+        tail: &mut Tail,
+        uncertain: &mut Option<Uncertain>,
+    ) -> Result<Option<Vec<u64>>> {
+        let entries = leading(group);
+        if !tail.is_quiet() || entries.len() < group.len() || uncertain.is_some() {
+            return Ok(None);
+        }
+        let Some(lines) = lines(&entries, tail) else { return Ok(None) };
+        let results: Vec<u64> = lines.iter().map(|line| line.time_ms).collect();
+        let last = lines.last().map(|line| (line.seq, line.hash.clone()));
+        *uncertain = last.map(|last| Uncertain { last, results: results.clone() });
+        let written = match self.write(&entries, &lines).await {
+            Ok(written) => written,
+            // Whoever else has added to the log; no other number is given twice.
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+                *uncertain = None;
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        *uncertain = None;
+        if written != (lines.len() as u64, lines.len() as u64) {
+            return Ok(None);
+        }
+        for (entry, line) in entries.iter().zip(lines) {
+            tail.written(&entry.run, line);
+        }
+        Ok(Some(results))
+    }
+
     /// Writes them, and gives their times; none if one of them is unusual: then nothing was written.
     pub(super) async fn write_together(&mut self, entries: &[&Entry], tail: &mut Tail) -> Result<Option<Vec<u64>>> {
         self.read_stands(entries, tail).await?;
         let Some(lines) = lines(entries, tail) else { return Ok(None) };
-        let column = |of: fn(&Line) -> &str| lines.iter().map(|line| of(line).to_owned()).collect::<Vec<_>>();
+        let (kept, written) = self.write(entries, &lines).await?;
+        if kept != lines.len() as u64 {
+            return Err(self.taken_over(entries).await);
+        }
+        if written != lines.len() as u64 {
+            return Err(Error::new(Kind::Journal, "the state database: it did not take every record"));
+        }
+        let times = lines.iter().map(|line| line.time_ms).collect();
+        for (entry, line) in entries.iter().zip(lines) {
+            tail.written(&entry.run, line);
+        }
+        Ok(Some(times))
+    }
+
+    /// How many tokens were good, and how many records were written: all, or none.
+    async fn write(&mut self, entries: &[&Entry], lines: &[Line]) -> sqlx::Result<(u64, u64)> {
+        let column = |of: fn(&Line) -> &str| lines.iter().map(of).collect::<Vec<_>>();
         let number = |of: fn(&Line) -> u64| lines.iter().map(|line| of(line).cast_signed()).collect::<Vec<_>>();
         let fences = || entries.iter().filter_map(|entry| entry.fence.as_ref());
-        let written = sqlx::query(WRITE)
-            .bind(entries.iter().map(|entry| entry.run.clone()).collect::<Vec<_>>())
+        let (kept, written): (i64, i64) = sqlx::query_as(WRITE)
+            .bind(entries.iter().map(|entry| entry.run.as_str()).collect::<Vec<_>>())
             .bind(fences().map(leases::Fence::token).collect::<Vec<_>>())
             .bind(fences().map(|fence| fence.keep_ms().cast_signed()).collect::<Vec<_>>())
             .bind(number(|line| line.seq))
@@ -73,18 +130,7 @@ impl Session<Box<PgConnection>> {
             .bind(lines.iter().map(|line| line.stand.word()).collect::<Vec<_>>())
             .fetch_one(&mut *self.connection)
             .await?;
-        let written = row(&written)?;
-        if written.number(0)? != lines.len() as u64 {
-            return Err(self.taken_over(entries).await);
-        }
-        if written.number(1)? != lines.len() as u64 {
-            return Err(Error::new(Kind::Journal, "the state database: it did not take every record"));
-        }
-        let times = lines.iter().map(|line| line.time_ms).collect();
-        for (entry, line) in entries.iter().zip(lines) {
-            tail.written(&entry.run, line);
-        }
-        Ok(Some(times))
+        Ok((kept.cast_unsigned(), written.cast_unsigned()))
     }
 
     /// Reads where those runs stand of which it is not known.
