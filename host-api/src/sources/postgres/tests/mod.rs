@@ -2,6 +2,7 @@
 
 mod archives;
 mod faults;
+mod objects;
 mod prefixed;
 mod roundtrip;
 mod swaps;
