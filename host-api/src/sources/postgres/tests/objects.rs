@@ -2,7 +2,6 @@
 
 use super::roundtrip::write_script;
 use super::*;
-use crate::Severity;
 
 /// One statement or a few about each kind of object; `ROLE` is a role of this test's own.
 const OBJECTS: &[&str] = &[
@@ -45,7 +44,7 @@ const OBJECTS: &[&str] = &[
     "CREATE FUNCTION app.add(a int, b int DEFAULT 2) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE SECURITY DEFINER SET search_path = '' AS 'SELECT a + b'",
     "CREATE PROCEDURE app.nothing() LANGUAGE sql BEGIN ATOMIC SELECT 1; END",
     "CREATE AGGREGATE app.total(int) (sfunc = int4pl, stype = int, initcond = '0')",
-    "CREATE OPERATOR app.+++ (leftarg = int, rightarg = int, function = app.add)",
+    "CREATE OPERATOR app.<+> (leftarg = int, rightarg = int, function = app.add)",
     "CREATE INDEX ON app.kinds USING gin (j); CREATE UNIQUE INDEX partly ON app.self (up) INCLUDE (id) WHERE up > 0; CREATE INDEX ON app.a (app.add(id))",
     "ALTER TABLE app.self CLUSTER ON self_pkey; ALTER TABLE app.self REPLICA IDENTITY FULL; ALTER TABLE app.self SET (fillfactor = 70)",
     "ALTER TABLE app.kinds ALTER c SET STATISTICS 500, ALTER j SET STORAGE EXTERNAL",
@@ -55,7 +54,7 @@ const OBJECTS: &[&str] = &[
     "CREATE VIEW app.on_view AS SELECT * FROM app.seen; CREATE RULE quiet AS ON INSERT TO app.on_view DO INSTEAD NOTHING",
     "CREATE MATERIALIZED VIEW app.kept AS SELECT count(*) AS n FROM app.kinds; CREATE UNIQUE INDEX ON app.kept (n)",
     "CREATE MATERIALIZED VIEW app.kept_later AS SELECT n FROM app.kept WITH NO DATA",
-    "CREATE PUBLICATION some FOR TABLE app.a, app.b WITH (publish = 'insert')",
+    "CREATE PUBLICATION changes FOR TABLE app.a, app.b WITH (publish = 'insert')",
     "CREATE EVENT TRIGGER watching ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION app.seen_ddl()",
     "ALTER EVENT TRIGGER watching DISABLE",
     "CREATE TEXT SEARCH CONFIGURATION app.words (COPY = simple)",
@@ -73,7 +72,7 @@ const CATALOGS: &[(&str, &str)] = &[
         "SELECT attrelid::regclass, attname, format_type(atttypid, atttypmod), attnotnull, attidentity, attgenerated, attstorage, \
          attstattarget, attcollation::regcollation, attacl, pg_get_expr(adbin, adrelid) FROM pg_attribute \
          LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum \
-         WHERE attnum > 0 AND NOT attisdropped AND attrelid >= 16384 AND attrelid::regclass::text !~ '^pg_toast'",
+         WHERE attnum > 0 AND NOT attisdropped AND attrelid IN (SELECT oid FROM pg_class WHERE oid >= 16384 AND relkind NOT IN ('i', 'I', 't'))",
     ),
     (
         "relations",
@@ -174,7 +173,11 @@ fn every_kind_of_object_comes_back() {
     for ((name, live), (_, restored)) in catalogs(&server, "objects").into_iter().zip(catalogs(&server, &member.place))
     {
         assert!(!live.is_empty(), "nothing to compare: {name}");
-        assert_eq!(restored, live, "{name}");
+        let without = |these: &str, those: &str| -> Vec<String> {
+            these.lines().filter(|line| !those.lines().any(|other| other == *line)).map(str::to_owned).collect()
+        };
+        let (lost, new) = (without(&live, &restored), without(&restored, &live));
+        assert!(restored == live, "{name}: lost {lost:#?}, new {new:#?}");
     }
     // The rows that a policy hides are in it: the owner dumps with row security off, or not at all.
     let rows = facts(&taken).tables.iter().find(|t| t.name == "app.guarded").unwrap().rows;
@@ -192,7 +195,7 @@ fn rows_that_a_policy_hides_are_an_error_and_not_missing() {
             "CREATE ROLE lb_hidden_from LOGIN",
             "CREATE TABLE t(a int); INSERT INTO t VALUES (1), (2)",
             "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
-            "CREATE POLICY some ON t USING (a = 1)",
+            "CREATE POLICY ones ON t USING (a = 1)",
             "GRANT SELECT ON t TO lb_hidden_from",
         ],
     );
@@ -367,6 +370,4 @@ fn an_older_target_is_refused_before_anything_is_written() {
     assert!(error.message.contains("the server is PostgreSQL"), "{error}");
     assert_eq!(server.sql("postgres", &["SELECT count(*) FROM pg_database"]), before);
     assert!(!bin.path().join("called").exists());
-    let severities = |findings: &[Finding]| findings.iter().all(|f| f.severity < Severity::Error);
-    assert!(severities(&taken.dumped.findings));
 }
