@@ -82,9 +82,20 @@ pub(crate) fn live_place(configured: &Path) -> Result<PathBuf> {
             .hint("a source's `path` must end in a name")
     })?;
     let parent = configured.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let parent = std::fs::canonicalize(parent)
-        .map_err(|e| Error::new(ErrorKind::NotFound, format!("directory {}: {e}", parent.display())))?;
+    let parent = std::fs::canonicalize(parent).map_err(|e| {
+        Error::new(ErrorKind::NotFound, format!("directory {}: {e}", parent.display()))
+            .hint("mount what belongs there, or on a new host make it: a missing mount is noticed instead of filled")
+    })?;
     Ok(parent.join(name))
+}
+
+/// Where a candidate of this id would have been left beside the live data; none where the directory that it would lie in is not there.
+pub(crate) fn left_beside(configured: &Path, id: &str) -> Result<Option<PathBuf>> {
+    match live_place(configured) {
+        Ok(live) => beside(&live, id).map(Some),
+        Err(e) if e.kind == ErrorKind::NotFound => crate::identifier::check_id("candidate", id).map(|()| None),
+        Err(e) => Err(e),
+    }
 }
 
 /// The directory a path lies in.

@@ -3,6 +3,7 @@
 use lifeboat_policy::smoke::Smoke;
 use lifeboat_policy::template::Values;
 use lifeboat_policy::{Error, ErrorKind, Finding, Outcome, Record, Result, note, query, step};
+use lifeboat_procedures::checks::Checks;
 use lifeboat_procedures::live::held;
 
 use crate::{Parameters, State, needs};
@@ -46,8 +47,8 @@ pub fn recover(p: &Parameters, record: &mut Record) -> Result<(State, Outcome)> 
     let findings = step(format!("cancel it, {} requests", p.cancel.len()), || requests.run("cancel", &p.cancel));
     record.fact("cancelled", requests.observed());
     let cancelled = held(findings.map(|findings| record.passes(findings)), record);
-    // The rest of the service is not to suffer for one run.
-    let others = p.checks().run(&p.service, None, record)?;
+    // The rest of the service is not to suffer for one run. No backup is chosen here whose known records could be asked for.
+    let others = Checks { smoke: &[], ..p.checks() }.run(&p.service, None, record)?;
     Ok(match cancelled && others {
         true => {
             (State::RunCancelled, Outcome::partly_done(format!("{message}; it is cancelled. For a person: {advice}")))

@@ -1,6 +1,6 @@
 //! The data are gone, or not what they should be: the newest backup takes their place.
 
-use lifeboat_policy::{Backup, ErrorKind, Outcome, Record, Result, note, promote, service, step, time};
+use lifeboat_policy::{Backup, ErrorKind, Finding, Outcome, Record, Result, note, promote, service, step, time};
 use lifeboat_procedures::in_place::{InPlace, Put};
 use lifeboat_procedures::live::{Live, compare_versions};
 
@@ -58,7 +58,10 @@ pub fn refresh(p: &Parameters, record: &mut Record) -> Result<(State, Outcome)> 
         Err(error) if error.kind() == ErrorKind::Denied => note(format!("which promotion is in service: {error}")),
         Err(error) => return Err(error),
     }
-    if !live.was_stopped() && p.checks().run(&p.service, Some(&backup), record)? {
+    let lack = |message: String, record: &mut Record| record.finding(Finding::warning("stale", message));
+    if live.was_stopped() {
+        lack(format!("{} is stopped: what it has can't be asked", p.service), record);
+    } else if p.checks().ask(&p.service, Some(&backup), record, |found, record| lack(found.message, record))? {
         let summary = format!("the live service of {} has all that backup {id} knows; nothing was changed", p.service);
         return Ok((State::NotLost, Outcome::nothing_to_do(summary)));
     }
@@ -74,17 +77,13 @@ fn put(
     why: &str,
     record: &mut Record,
 ) -> Result<(State, Outcome)> {
-    let in_place = InPlace {
-        service: &p.service,
-        live,
-        backup,
-        install,
-        reinstall: install.and(live.version()),
-        checks: p.checks(),
-        why,
-        jobs: p.jobs,
+    let in_place =
+        InPlace { service: &p.service, live, backup, version: install, checks: p.checks(), why, jobs: p.jobs };
+    let installed = |version: Option<&str>| match version {
+        Some(version) => step(format!("install {version}"), || service::install(&p.service, version)),
+        None => Ok(()),
     };
-    let put = in_place.put(record)?;
+    let put = in_place.put(record, || installed(install), || installed(install.and(live.version())))?;
     let state = match put {
         Put::Holds => State::Recovered,
         Put::Damaged | Put::NotVerified => State::NotThisWay,

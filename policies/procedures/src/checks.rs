@@ -18,13 +18,27 @@ pub struct Checks<'a> {
 impl Checks<'_> {
     /// Takes all of them: the lists, the smoke test, and the lists again, because a service can break by what the test made it write.
     /// `owner`: id of a scratch instance, or name of the live service. `backup`: whose known records and time the steps may name; without
-    /// one, they may name none.
-    /// Answers whether all held.
+    /// one, they may name none. Answers whether all held.
     ///
     /// # Errors
     ///
     /// If a request could not be made.
     pub fn run(&self, owner: &str, backup: Option<&Backup>, record: &mut Record) -> Result<bool> {
+        self.ask(owner, backup, record, |finding, record| record.finding(finding))
+    }
+
+    /// The same, with each finding given to `found`: what is wrong with a service that is only looked at is no failure of the procedure.
+    ///
+    /// # Errors
+    ///
+    /// If a request could not be made.
+    pub fn ask(
+        &self,
+        owner: &str,
+        backup: Option<&Backup>,
+        record: &mut Record,
+        mut found: impl FnMut(Finding, &mut Record),
+    ) -> Result<bool> {
         if self.lists.is_empty() && self.smoke.is_empty() {
             let message = "nothing was asked beyond readiness, and a service can be ready on an empty database";
             record.finding(Finding::warning("no-smoke", message).fix("give `lists` and `smoke`"));
@@ -36,7 +50,10 @@ impl Checks<'_> {
             }
             let findings = step(format!("{words} on {owner}, {} requests", steps.len()), || test.run(rule, steps));
             record.fact("checks", test.observed());
-            Ok(record.passes(findings?))
+            let findings = findings?;
+            let passed = findings.is_empty();
+            findings.into_iter().for_each(|finding| found(finding, record));
+            Ok(passed)
         };
         let listed = part("lists", "list", self.lists)?;
         let passed = part("smoke test", "smoke", self.smoke)?;

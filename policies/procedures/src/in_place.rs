@@ -1,6 +1,6 @@
 //! A proven backup put in place of the live data, with a person's consent, and the way back if the service does not hold on it.
 
-use lifeboat_policy::{Backup, Outcome, Record, Result, confirm, promote, service, step};
+use lifeboat_policy::{Backup, Outcome, Record, Result, confirm, promote, step};
 
 use crate::beside::with_candidate;
 use crate::checks::Checks;
@@ -16,11 +16,8 @@ pub struct InPlace<'a> {
     pub live: &'a Live<'a>,
     /// The backup.
     pub backup: &'a Backup,
-    /// Installed after the swap and before the start. If that is interrupted, it is the restored copy that meets the wrong version, and not
-    /// the only data that hold what was written since.
-    pub install: Option<&'a str>,
-    /// Installed again if the swap is taken back.
-    pub reinstall: Option<&'a str>,
+    /// The version that is to serve it, where that is not the one that was found.
+    pub version: Option<&'a str>,
     /// What the service must answer on it.
     pub checks: Checks<'a>,
     /// Why, for whoever is asked.
@@ -45,12 +42,20 @@ pub enum Put {
 }
 
 impl InPlace<'_> {
-    /// Reads the backup back, restores it beside the live data, compares, asks for consent, swaps, starts and checks.
+    /// Reads the backup back, restores it beside the live data, compares, asks for consent, swaps, installs, starts and checks; if that does
+    /// not hold, it asks whether to take it back, and reinstalls. The install comes after the swap: if it is interrupted, it is the restored
+    /// copy that meets the wrong version, and not the only data that hold what was written since. It is given as an act, so that a policy
+    /// which never installs does not import the call.
     ///
     /// # Errors
     ///
     /// If a step fails, or nobody consents; before the swap everything is then as it was found.
-    pub fn put(&self, record: &mut Record) -> Result<Put> {
+    pub fn put(
+        &self,
+        record: &mut Record,
+        install: impl FnOnce() -> Result<()>,
+        reinstall: impl FnOnce() -> Result<()>,
+    ) -> Result<Put> {
         if !choose::is_whole(self.backup, record)? {
             return Ok(Put::Damaged);
         }
@@ -63,16 +68,12 @@ impl InPlace<'_> {
         record.fact("promotion", promotion.id());
         undo::note_previous(&promotion);
 
-        let install = |version: Option<&str>| match version {
-            Some(version) => step(format!("install {version}"), || service::install(self.service, version)),
-            None => Ok(()),
-        };
-        let installed = install(self.install);
-        if held(installed.and_then(|()| self.live.start_and_check(self.checks, Some(self.backup), record)), record) {
+        let holds = install().and_then(|()| self.live.start_and_check(self.checks, Some(self.backup), record));
+        if held(holds, record) {
             return Ok(Put::Holds);
         }
         let why = format!("{} does not hold on backup {}: see the findings of the run", self.on(), self.backup.id());
-        Ok(match undo::offer(&promotion, self.live, &why, record, || install(self.reinstall))? {
+        Ok(match undo::offer(&promotion, self.live, &why, record, reinstall)? {
             true => Put::TakenBack,
             false => Put::DoesNotHold,
         })
@@ -99,7 +100,7 @@ impl InPlace<'_> {
     }
 
     fn on(&self) -> String {
-        let version = self.install.map(|version| format!(" {version}")).unwrap_or_default();
+        let version = self.version.map(|version| format!(" {version}")).unwrap_or_default();
         format!("{}{version}", self.service)
     }
 }

@@ -52,13 +52,12 @@ fn run(p: Parameters, record: &mut Record) -> Result<Outcome> {
         service: &p.service,
         live: &live,
         backup: &backup,
-        install: None,
-        reinstall: None,
+        version: None,
         checks: Checks { endpoint: &p.endpoint, lists: &p.lists, smoke: &p.smoke },
         why: &p.why,
         jobs: p.jobs,
     };
-    let put = in_place.put(record)?;
+    let put = in_place.put(record, || Ok(()), || Ok(()))?;
     Ok(in_place.outcome(put))
 }
 

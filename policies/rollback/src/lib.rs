@@ -62,13 +62,18 @@ fn run(p: Parameters, record: &mut Record) -> Result<Outcome> {
         service,
         live: &live,
         backup: &backup,
-        install: Some(version),
-        reinstall: p.undo_version.as_deref().or(live.version()),
+        version: Some(version),
         checks: Checks { endpoint: &p.endpoint, lists: &p.lists, smoke: &p.smoke },
         why: &why,
         jobs: p.jobs,
     };
-    let put = in_place.put(record)?;
+    let newer = p.undo_version.as_deref().or(live.version());
+    let install = || step(format!("install {version}"), || service::install(service, version));
+    let reinstall = || match newer {
+        Some(newer) => step(format!("install {newer} again"), || service::install(service, newer)),
+        None => Ok(()),
+    };
+    let put = in_place.put(record, install, reinstall)?;
     Ok(in_place.outcome(put))
 }
 

@@ -148,6 +148,14 @@ fn all_lost(mode: Mode) {
     fs::remove_dir_all(kneo.site.path("live")).unwrap();
     fs::create_dir(kneo.site.path("live")).unwrap();
     kneo.supervise();
+    if mode == Mode::Sqlite {
+        // Where the data belong has to be there: a mount that is missing is not filled. What was begun leaves nothing open.
+        let refused = recover(&kneo, "all-lost", &[]).expect(1);
+        assert!(refused.said().contains("a missing mount is noticed instead of filled"), "{}", refused.said());
+        assert_eq!(refused.json()["unsettled"], serde_json::json!([]));
+        assert!(!kneo.site.path("live/.kneo").exists());
+        fs::create_dir(kneo.site.path("live/.kneo")).unwrap();
+    }
 
     // Nothing is known here but what the off-site store tells, the version among it.
     let recovered = recover(&kneo, "all-lost", &[]).expect(0);

@@ -222,7 +222,7 @@ impl SourceDriver for FilesDriver {
     }
 
     fn clear(&self, cx: &StepContext, id: &str) -> Result<()> {
-        let place = exchange::beside(&self.live_place()?, id)?;
+        let Some(place) = exchange::left_beside(&self.binding.path, id)? else { return Ok(()) };
         cx.check()?;
         disk::remove_tree(&exchange::unfinished(&place))?;
         disk::remove_tree(&place)?;
