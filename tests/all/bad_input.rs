@@ -420,7 +420,7 @@ fn state_that_can_not_be_used_is_said_and_left_alone() {
     let database = rusqlite::Connection::open(site.path(".lifeboat/state.sqlite")).unwrap();
     database.pragma_update(None, "user_version", 99).unwrap();
     drop(database);
-    says(&site.run("backup", &[]), 1, &["version 99", "knows 3", "hint: a newer lifeboat"]);
+    says(&site.run("backup", &[]), 1, &["version 99", "knows 4", "hint: a newer lifeboat"]);
 }
 
 #[test]

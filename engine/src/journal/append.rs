@@ -5,13 +5,28 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::database::{Transaction, Write, cells};
+use super::database::{Row, Transaction, Write, cells};
 use super::postgres::{self, Fence};
 use super::record::{By, RECORD_VERSION, Stand, Transition};
 use super::rows::Change;
 use super::tail::Tail;
 use super::walk::{GENESIS, check_body};
 use crate::error::{Error, Kind, Result};
+
+/// Columns of `run` for [`read_stand`].
+macro_rules! stands {
+    () => {
+        concat!(
+            "stand, (select time_ms from log where run = run.id order by seq desc limit 1),
+             (select kind from log where run = run.id and kind in ",
+            crate::journal::record::telling!(),
+            " order by seq desc limit 1), (select step from log where run = run.id and kind in ",
+            crate::journal::record::telling!(),
+            " order by seq desc limit 1)"
+        )
+    };
+}
+pub(super) use stands;
 
 /// A record that is to be written.
 #[derive(Debug)]
@@ -108,7 +123,7 @@ async fn append(tx: &mut dyn Transaction, tail: &mut Tail, entry: &Entry) -> Res
         apply(tx, run, line.time_ms, change).await?;
     }
     // What is known is in the run's row.
-    if known.is_none_or(|(stand, _)| stand != line.stand) {
+    if known.is_none_or(|(stand, _)| !stand.has_row_of(line.stand)) {
         tx.execute("update run set stand = $1 where id = $2", cells![line.stand.word(), run]).await?;
     }
     if *kind == Transition::RunEnded {
@@ -136,26 +151,36 @@ pub(super) fn no_head() -> (u64, String) {
 
 /// Where a run stands, and the time of its last record.
 async fn stand(tx: &mut dyn Transaction, run: &str) -> Result<(Stand, u64)> {
-    let rows = tx
-        .rows(
-            "select stand, (select time_ms from log where run = $1 order by seq desc limit 1) from run where id = $1",
-            cells![run],
-        )
-        .await?;
+    let rows = tx.rows(concat!("select ", stands!(), " from run where id = $1"), cells![run]).await?;
     let Some(row) = rows.first() else { return Ok((Stand::New, 0)) };
+    if let Some(stand) = read_stand(row)? {
+        return Ok(stand);
+    }
+    // A run of an earlier version, whose row does not say.
+    let mut stand = Stand::New;
+    for row in tx.rows("select kind, step from log where run = $1 order by seq", cells![run]).await? {
+        stand = stand.next(kind(row.text(0)?)?, row.optional_number(1)?)?;
+    }
+    Ok((stand, row.optional_number(1)?.unwrap_or(0)))
+}
+
+/// Where a run stands by its row, and the time of its last record; none if the row does not say.
+pub(super) fn read_stand(row: &Row) -> Result<Option<(Stand, u64)>> {
     let (word, time_ms) = (row.text(0)?, row.optional_number(1)?.unwrap_or(0));
     if word.is_empty() {
-        let mut stand = Stand::New;
-        for row in tx.rows("select kind, step from log where run = $1 order by seq", cells![run]).await? {
-            let kind = Transition::parse(row.text(0)?)
-                .ok_or_else(|| Error::new(Kind::Journal, "a record of a kind that is not known"))?;
-            stand = stand.next(kind, row.optional_number(1)?)?;
-        }
-        return Ok((stand, time_ms));
+        return Ok(None);
     }
-    let stand = Stand::parse(word)
-        .ok_or_else(|| Error::new(Kind::Journal, format!("run {run} stands at `{word}`, which is nowhere")))?;
-    Ok((stand, time_ms))
+    let last = match row.optional_text(2)? {
+        Some(word) => Some((kind(word)?, row.optional_number(3)?)),
+        None => None,
+    };
+    let stand = Stand::parse(word, last)
+        .ok_or_else(|| Error::new(Kind::Journal, format!("a run stands at `{word}`, which is nowhere")))?;
+    Ok(Some((stand, time_ms)))
+}
+
+fn kind(word: &str) -> Result<Transition> {
+    Transition::parse(word).ok_or_else(|| Error::new(Kind::Journal, "a record of a kind that is not known"))
 }
 
 async fn apply(tx: &mut dyn Transaction, run: &str, time_ms: u64, change: &Change) -> Result<()> {

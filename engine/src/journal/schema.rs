@@ -4,7 +4,7 @@
 pub(super) const VERSION: i64 = SQLITE.len() as i64;
 
 /// SQLite's migrations, from none on.
-pub(super) const SQLITE: &[&str] = &[FIRST, AUDIT, HOLDS];
+pub(super) const SQLITE: &[&str] = &[FIRST, AUDIT, HOLDS, STEPS];
 
 pub(super) const FIRST: &str = "
 create table log (
@@ -62,4 +62,10 @@ const HOLDS: &str = "
 -- Which run works on a service: from its first effect there until it is over, or waits for a person.
 create table hold (service text primary key, run text not null) strict, without rowid;
 create index hold_run on hold (run);
+";
+
+/// The same in PostgreSQL.
+pub(super) const STEPS: &str = "
+-- A run's row says no more whether it is in a step: its records do.
+update run set stand = 'running' where stand like 'in-step %';
 ";

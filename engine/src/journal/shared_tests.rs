@@ -363,7 +363,7 @@ async fn a_newer_state_a_role_without_rights_and_a_server_that_is_not_there_are_
     shared.sql("update version set version = 99");
     let open = async |binding: PostgresState| State::shared(shared.directory.path(), &binding).await.err().unwrap();
     let error = open(shared.binding()).await;
-    assert!(error.message.contains("version 99") && error.message.contains("knows 3"), "{error}");
+    assert!(error.message.contains("version 99") && error.message.contains("knows 4"), "{error}");
     shared.sql("drop schema lifeboat cascade");
     let role = format!("r_{}", std::process::id());
     shared.server.sql("postgres", &[&format!("create role {role} login")]);

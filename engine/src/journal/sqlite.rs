@@ -108,11 +108,7 @@ fn write_all(mut session: Session, jobs: &Receiver<WriteJob>) {
     let mut tail = Tail::default();
     while let Ok(first) = jobs.recv() {
         let mut group = vec![first];
-        while group.len() < GROUP_MAX
-            && let Ok(next) = jobs.try_recv()
-        {
-            group.push(next);
-        }
+        gather(&mut group, jobs);
         let results = match session.begin().map(|()| session.commit(&group, &mut tail)) {
             Err(busy) => vec![Err(busy); group.len()],
             Ok(Ok(times)) => times.into_iter().map(Ok).collect(),
@@ -130,6 +126,23 @@ fn write_all(mut session: Session, jobs: &Receiver<WriteJob>) {
             // Who asked may have been ended by its deadline; the change is made all the same.
             let _ = answer.send(result);
         }
+    }
+}
+
+/// Takes what waits. The runs that were answered last come again at about the same time: each time one has come, the others are let go on
+/// once more, which costs less than a commit that they come too late for.
+fn gather(group: &mut Vec<WriteJob>, jobs: &Receiver<WriteJob>) {
+    loop {
+        let before = group.len();
+        while group.len() < GROUP_MAX
+            && let Ok(next) = jobs.try_recv()
+        {
+            group.push(next);
+        }
+        if group.len() == before || group.len() == GROUP_MAX {
+            return;
+        }
+        std::thread::yield_now();
     }
 }
 

@@ -115,7 +115,7 @@ async fn a_newer_state_and_a_damaged_one_are_refused() {
     drop(state);
     beside(directory.path()).pragma_update(None, "user_version", 99).unwrap();
     let error = State::open(directory.path()).await.err().unwrap();
-    assert!(error.message.contains("version 99") && error.message.contains("knows 3"), "{error}");
+    assert!(error.message.contains("version 99") && error.message.contains("knows 4"), "{error}");
     std::fs::write(directory.path().join("state.sqlite"), vec![7; 8192]).unwrap();
     let _ = std::fs::remove_file(directory.path().join("state.sqlite-wal"));
     assert_eq!(State::open(directory.path()).await.err().unwrap().kind, Kind::Journal);

@@ -131,7 +131,7 @@ fn a_state_that_can_not_be_opened_says_why_and_never_its_password() {
     refused(&["127.0.0.1:1", "hint: is the server up"]);
     host.configure(&[("port = 1\n", &port)]);
     state.sql("update version set version = 99");
-    refused(&["has version 99, this engine knows 3", "hint: a newer lifeboat wrote it"]);
+    refused(&["has version 99, this engine knows 4", "hint: a newer lifeboat wrote it"]);
     state.sql("update version set version = 3");
     state.assert_whole(&host);
     state.sql(&format!("drop owned by {role}; drop role {role}"));

@@ -220,10 +220,18 @@ impl Writer {
     async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<WriteJob>) {
         while let Some(first) = jobs.recv().await {
             let mut group = vec![first];
-            while group.len() < GROUP_MAX
-                && let Ok(next) = jobs.try_recv()
-            {
-                group.push(next);
+            loop {
+                let before = group.len();
+                // The runs that were answered last are about to come again.
+                tokio::task::yield_now().await;
+                while group.len() < GROUP_MAX
+                    && let Ok(next) = jobs.try_recv()
+                {
+                    group.push(next);
+                }
+                if group.len() == before || group.len() == GROUP_MAX {
+                    break;
+                }
             }
             let results = match self.commit(&group).await {
                 Ok(results) => results.into_iter().map(Ok).collect(),
@@ -392,14 +400,19 @@ impl Session<Box<PgConnection>> {
             for statement in [
                 "create schema if not exists lifeboat",
                 "create table lifeboat.version (version bigint not null)",
-                "insert into lifeboat.version values (3)",
+                "insert into lifeboat.version values (4)",
                 schema::FIRST,
             ] {
                 self.connection.execute(statement).await.map_err(|e| failed(e.into()))?;
             }
         }
         let version = self.rows("select version from lifeboat.version", &[]).await?;
-        let version = version.first().map_or(Ok(0), |row| row.integer(0))?;
+        let mut version = version.first().map_or(Ok(0), |row| row.integer(0))?;
+        if version == 3 {
+            self.connection.execute(super::schema::STEPS).await?;
+            self.connection.execute("update lifeboat.version set version = 4").await?;
+            version = 4;
+        }
         if version != super::schema::VERSION {
             self.connection.execute("rollback").await?;
             return Err(super::state::newer(name, version));

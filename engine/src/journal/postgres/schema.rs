@@ -27,7 +27,7 @@ set client_min_messages = 'warning';
 /// What the session that writes begins with besides: its few statements are planned once, not each time.
 pub(super) const WRITING: &str = "set plan_cache_mode = force_generic_plan";
 
-/// The tables of version 3, the first that was kept in PostgreSQL.
+/// The tables of version 4; those of version 3, the first that was kept in PostgreSQL, are the same.
 pub(super) const FIRST: &str = "
 create table log (
     seq bigint primary key,
