@@ -47,6 +47,7 @@ pub const CALLS: &[Call] = &[
     call("upload.verify", Class::Read, &["service", "store"]),
     call("restore.stage", Class::Effect, &["service", "store", "target"]),
     call("restore.verify", Class::Effect, &["service"]),
+    call("restore.park", Class::Effect, &["service"]),
     call("restore.query", Class::Read, &["service", "query"]),
     call("restore.discard", Class::Effect, &["service"]),
     call("scratch.start", Class::Effect, &["service"]),

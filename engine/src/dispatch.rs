@@ -113,7 +113,7 @@ impl Stepper {
                 let opens = Change::ObligationOpens("candidate", id.clone(), "discard".into(), body.clone());
                 Prepared { on_start: vec![Change::CandidateBegins(id), opens], body }
             }
-            "restore.verify" | "restore.discard" => {
+            "restore.verify" | "restore.park" | "restore.discard" => {
                 let candidate: Candidate = get(full, "candidate")?;
                 if name == "restore.discard" {
                     mixed::refuse_discard(&self.around.state, &*host, &cx, &candidate.id).await?;
@@ -163,7 +163,7 @@ impl Stepper {
             }
             "promote.promote" => {
                 let candidate: Candidate = get(full, "candidate")?;
-                let description = host.describe(&cx, &candidate).await?;
+                let description = self.describe(&cx, &candidate).await?;
                 let subject = promote_subject(&candidate, description, "");
                 let row = self.approval_for(full, subject).await?;
                 let plan = host.plan(&cx, &identifier::fresh(), &candidate).await?;
@@ -199,7 +199,7 @@ impl Stepper {
             }
             "confirm.request-promote" => {
                 let candidate: Candidate = get(full, "candidate")?;
-                let description = host.describe(&cx, &candidate).await?;
+                let description = self.describe(&cx, &candidate).await?;
                 let why: String = get(full, "why")?;
                 self.open_approval(promote_subject(&candidate, description, &why)).await?
             }
@@ -291,6 +291,7 @@ impl Stepper {
                 // Also one that failed: an earlier pass must not outlive it.
                 (answer(&verification)?, vec![Change::CandidateVerified(candidate.id, Some(Box::new(verification)))])
             }
+            "restore.park" => done(host.park(&cx, &get::<Candidate>(full, "candidate")?).await?),
             "restore.discard" => done(host.discard(&cx, &get::<Candidate>(full, "candidate")?).await?),
             "scratch.start" => {
                 let (candidate, version): (Candidate, Option<String>) =
@@ -358,6 +359,23 @@ impl Stepper {
     /// See [`mixed::refuse_start`].
     pub(crate) async fn refuse_mixed_set(&self, cx: &StepContext, service: &str) -> Result<(), HostError> {
         mixed::refuse_start(&self.around.state, &*self.around.host, cx, &self.run.environment, service).await
+    }
+
+    /// What promoting a candidate would mean. That its data were parked stands in no data.
+    async fn describe(
+        &self,
+        cx: &StepContext,
+        candidate: &Candidate,
+    ) -> Result<host_api::promote::Description, HostError> {
+        let mut description = self.around.host.describe(cx, candidate).await?;
+        let row = self.around.state.candidate(&candidate.id).await.map_err(|e| HostError::failed(e.to_string()))?;
+        if row.state == "parked" {
+            description.consequence.push(
+                "what would run again was parked by statements of the environment: it waits until a person lets it run"
+                    .into(),
+            );
+        }
+        Ok(description)
     }
 
     async fn stopped_by_us(&self, service: &str) -> Result<bool, HostError> {

@@ -10,6 +10,8 @@ pub(crate) fn changes(call: &str, prepared: &Value, succeeded: bool) -> Vec<Chan
     let word = |key: &str| prepared[key].as_str().unwrap_or_default().to_owned();
     match (call, succeeded) {
         ("restore.verify", false) => vec![Change::CandidateVerified(word("candidate"), None)],
+        // Also one that failed half-way, with two databases: whoever is asked must know.
+        ("restore.park", _) => vec![Change::CandidateState(word("candidate"), "parked")],
         ("restore.discard", true) => vec![
             Change::CandidateState(word("candidate"), "discarded"),
             Change::ObligationCloses("candidate", word("candidate")),

@@ -54,6 +54,9 @@ pub struct Service {
     /// What will run again after a promotion: one number each, shown to whoever is asked.
     #[serde(default)]
     pub rerun: BTreeMap<String, NamedQuery>,
+    /// Statements by database source that park it on a candidate. Twice is the same as once: after a crash they are run again.
+    #[serde(default)]
+    pub park: BTreeMap<String, Vec<String>>,
 }
 
 /// A source of data.

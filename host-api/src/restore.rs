@@ -14,6 +14,7 @@ use crate::context::StepContext;
 use crate::error::{Error, Result};
 use crate::real::{RealHost, blocking};
 use crate::sources::{Member, Row};
+use crate::work::Work;
 
 pub(crate) use stage::discard;
 
@@ -108,6 +109,8 @@ pub trait Restore: Send + Sync {
     async fn verify(&self, cx: &StepContext, candidate: &Candidate) -> Result<Verification>;
     /// One row of a configured query, on the candidate.
     async fn query(&self, cx: &StepContext, candidate: &Candidate, name: &str) -> Result<Row>;
+    /// Runs the environment's statements that park what a promotion would run again, in one transaction a source. Twice is the same as once.
+    async fn park(&self, cx: &StepContext, candidate: &Candidate) -> Result<()>;
     /// Removes it; done already is fine. One without members is one whose staging did not come to its end: whatever that left under its id
     /// is removed.
     async fn discard(&self, cx: &StepContext, candidate: &Candidate) -> Result<()>;
@@ -147,9 +150,34 @@ impl Restore for RealHost {
         .await
     }
 
+    async fn park(&self, cx: &StepContext, candidate: &Candidate) -> Result<()> {
+        let work = self.work(&candidate.service)?;
+        let (cx, candidate) = (cx.clone(), candidate.clone());
+        blocking(move || park(&work, &cx, &candidate)).await
+    }
+
     async fn discard(&self, cx: &StepContext, candidate: &Candidate) -> Result<()> {
         let work = self.work(&candidate.service)?;
         let (cx, candidate) = (cx.clone(), candidate.clone());
         blocking(move || discard(&work, &cx, &candidate.id, &candidate.members)).await
     }
+}
+
+fn park(work: &Work, cx: &StepContext, candidate: &Candidate) -> Result<()> {
+    if work.service.park.is_empty() {
+        return Err(Error::invalid(format!("service {} has no statements that park", work.name))
+            .hint("configure `park.SOURCE` for it, or let what is queued run"));
+    }
+    if candidate.target != "beside" {
+        return Err(Error::refused(format!("candidate {} is in scratch: a drill has a quarantine", candidate.id))
+            .hint("what is put in service is parked; what is drilled is kept from running by `scratch.quarantine`"));
+    }
+    for member in work.in_order(&candidate.members)? {
+        if let Some(statements) = work.service.park.get(&member.source) {
+            cx.check()?;
+            let label = format!("park {}/{}", work.name, member.source);
+            work.driver(&member.source)?.execute(cx, member, statements).map_err(|e| e.context(label))?;
+        }
+    }
+    Ok(())
 }

@@ -230,6 +230,9 @@ fn check_service(service: &Service) -> Result<()> {
     if let Some(newest) = &service.newest {
         database("newest", &newest.source)?;
     }
+    for source in service.park.keys() {
+        database("park", source)?;
+    }
     for (name, reference) in &service.reference {
         named("reference", name)?;
         database(&format!("reference {name}"), &reference.source)?;

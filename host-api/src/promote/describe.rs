@@ -10,6 +10,9 @@ use crate::identifier::{now_ms, parse_time_ms, shown, utc};
 use crate::restore::Candidate;
 use crate::work::Work;
 
+/// Said where something would run again, and the environment knows how to keep it from that.
+const PARK_OFFER: &str = "to park them instead of letting them run: deny this, and ask again with --param park=true";
+
 pub(super) fn preflight(work: &Work, cx: &StepContext, candidate: &Candidate) -> Result<Vec<Finding>> {
     cx.check()?;
     let mut findings = Vec::new();
@@ -87,12 +90,17 @@ pub(super) fn describe(work: &Work, cx: &StepContext, candidate: &Candidate) -> 
     if let Some(line) = loss(work, cx, candidate)? {
         consequence.push(line);
     }
+    let mut runs_again = false;
     for (name, query) in &work.service.rerun {
         let row = work.ask(cx, name, query, Some(&candidate.members))?;
         let [Some(count)] = row.as_slice() else {
             return Err(Error::failed(format!("query {name} must give one number: what will run again can't be said")));
         };
         consequence.push(format!("{}: {}", shown(query.words.as_deref().unwrap_or(name)), shown(count)));
+        runs_again |= count != "0";
+    }
+    if runs_again && !work.service.park.is_empty() {
+        consequence.push(PARK_OFFER.to_owned());
     }
     Ok(Description { identities, consequence })
 }

@@ -77,8 +77,16 @@ fn put(
     why: &str,
     record: &mut Record,
 ) -> Result<(State, Outcome)> {
-    let in_place =
-        InPlace { service: &p.service, live, backup, version: install, checks: p.checks(), why, jobs: p.jobs };
+    let in_place = InPlace {
+        service: &p.service,
+        live,
+        backup,
+        version: install,
+        checks: p.checks(),
+        why,
+        park: p.park,
+        jobs: p.jobs,
+    };
     let installed = |version: Option<&str>| match version {
         Some(version) => step(format!("install {version}"), || service::install(&p.service, version)),
         None => Ok(()),

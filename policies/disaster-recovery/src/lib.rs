@@ -47,6 +47,8 @@ struct Parameters {
     advice: String,
     #[serde(default)]
     remains: Remains,
+    #[serde(default)]
+    park: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     jobs: Option<u32>,
 }

@@ -1,6 +1,6 @@
 //! A proven backup put in place of the live data, with a person's consent, and the way back if the service does not hold on it.
 
-use lifeboat_policy::{Backup, Outcome, Record, Result, confirm, promote, step};
+use lifeboat_policy::{Backup, Outcome, Record, Result, confirm, promote, restore, step};
 
 use crate::beside::with_candidate;
 use crate::checks::Checks;
@@ -22,6 +22,8 @@ pub struct InPlace<'a> {
     pub checks: Checks<'a>,
     /// Why, for whoever is asked.
     pub why: &'a str,
+    /// Whether what would run again is parked before anybody is asked.
+    pub park: bool,
     /// Parallel jobs for the restore.
     pub jobs: Option<u32>,
 }
@@ -60,6 +62,11 @@ impl InPlace<'_> {
             return Ok(Put::Damaged);
         }
         let promotion = with_candidate(self.backup, self.jobs, record, |candidate, record| {
+            if self.park {
+                step(format!("park what would run again on candidate {}", candidate.id()), || {
+                    restore::park(candidate)
+                })?;
+            }
             let approval = step("ask whether to put it in service", || confirm::request_promote(candidate, self.why))?;
             let what = format!("put candidate {} in service", candidate.id());
             self.live.stopped(record, || step(what, || promote::promote(candidate, approval)))

@@ -26,6 +26,8 @@ struct Parameters {
     smoke: Vec<Step>,
     #[serde(default = "why")]
     why: String,
+    #[serde(default)]
+    park: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     jobs: Option<u32>,
 }
@@ -55,6 +57,7 @@ fn run(p: Parameters, record: &mut Record) -> Result<Outcome> {
         version: None,
         checks: Checks { endpoint: &p.endpoint, lists: &p.lists, smoke: &p.smoke },
         why: &p.why,
+        park: p.park,
         jobs: p.jobs,
     };
     let put = in_place.put(record, || Ok(()), || Ok(()))?;

@@ -29,6 +29,8 @@ struct Parameters {
     hold_days: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     undo_version: Option<String>,
+    #[serde(default)]
+    park: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     jobs: Option<u32>,
 }
@@ -65,6 +67,7 @@ fn run(p: Parameters, record: &mut Record) -> Result<Outcome> {
         version: Some(version),
         checks: Checks { endpoint: &p.endpoint, lists: &p.lists, smoke: &p.smoke },
         why: &why,
+        park: p.park,
         jobs: p.jobs,
     };
     let newer = p.undo_version.as_deref().or(live.version());

@@ -127,6 +127,7 @@ fn runs_again(mode: Mode) {
     let parked = kneo.site.run("restore", &[]).expect(13);
     let run = parked.json()["run"].as_str().unwrap().to_owned();
     for line in [
+        "to park them instead of letting them run: deny this, and ask again with --param park=true",
         "queued runs that will be executed, perhaps for the second time: 1",
         "runs under way that will be executed again from their last checkpoint once their lease is over: 1",
         "human tasks whose deadline has passed: with on_timeout `fail` they can't be resumed any more: 1",
@@ -134,8 +135,27 @@ fn runs_again(mode: Mode) {
         assert!(parked.stderr.contains(line), "{line} is not in {}", parked.stderr);
     }
     assert_eq!(kneo.begun("live"), 2, "nothing runs again before it was consented to");
-    kneo.site.lifeboat(&["runs", "resume", &run, "--yes"]).expect(0);
-    wait_until("the restored queue is worked off", || kneo.begun("live") == 4 && kneo.sql(UNFINISHED) == "0");
+    kneo.site.lifeboat(&["runs", "abandon", &run, "--reason", "they are to be parked"]).expect(0);
+
+    let parked = kneo.site.run("restore", &["--param", "park=true", "--yes"]).expect(0);
+    for line in [
+        "queued runs that will be executed, perhaps for the second time: 0",
+        "runs under way that will be executed again from their last checkpoint once their lease is over: 0",
+        "what would run again was parked by statements of the environment: it waits until a person lets it run",
+    ] {
+        assert!(parked.stderr.contains(line), "{line} is not in {}", parked.stderr);
+    }
+    // The worker looks once a second, and the lease was two.
+    let probe = kneo.queued_run();
+    wait_until("the worker works", || {
+        kneo.sql(&format!("select status from run_queue where run_id = '{probe}'")) == "completed"
+    });
+    assert_eq!((kneo.begun("live"), kneo.sql(UNFINISHED).as_str()), (3, "2"), "parked is parked");
+
+    // A person lets them run, as the example says.
+    kneo.damage("update run_queue set available_at = 0 where status = 'queued'");
+    kneo.damage("update run_queue set lease_expires_at = 0 where status = 'running'");
+    wait_until("the restored queue is worked off", || kneo.begun("live") == 5 && kneo.sql(UNFINISHED) == "0");
 }
 
 const UNFINISHED: &str = "select count(*) from run_queue where status <> 'completed'";

@@ -34,7 +34,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
             let rows = config.open_state().await?.candidates().await?;
             let rows: Vec<_> = rows
                 .into_iter()
-                .filter(|r| all || matches!(r.state.as_str(), "staged" | "staging" | "undone"))
+                .filter(|r| all || matches!(r.state.as_str(), "staged" | "parked" | "staging" | "undone"))
                 .collect();
             if global.json {
                 let rows = rows.iter().map(|r| json!({

@@ -84,6 +84,7 @@ impl Parameters {
             "upload.verify" => drop(upload::verify(&self.backup()?, "checksum")?),
             "restore.stage" => drop(self.candidate(&self.target)?),
             "restore.verify" => drop(restore::verify(&self.candidate(&self.target)?)?),
+            "restore.park" => restore::park(&self.candidate(&self.target)?)?,
             "restore.query" => drop(restore::query(&self.candidate(&self.target)?, name)?),
             "restore.discard" => restore::discard(&self.candidate(&self.target)?)?,
             "scratch.start" => drop(self.instance()?),

@@ -6,6 +6,7 @@ mod objects;
 mod prefixed;
 mod roundtrip;
 mod swaps;
+mod under_load;
 
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
