@@ -16,6 +16,8 @@ use crate::real::{RealHost, blocking};
 use crate::sources::{Member, Row};
 
 pub(crate) use stage::discard;
+#[cfg(test)]
+pub(crate) use {stage::stage, verify::verify};
 
 /// A backup restored under generated names, as a set: the contract's `types.candidate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
