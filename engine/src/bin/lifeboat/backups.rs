@@ -10,6 +10,7 @@ use engine::error::{Error, Kind};
 use engine::run::Status;
 use host_api::catalog::{Backup, BackupState, Catalog};
 use host_api::identifier;
+use host_api::signing::{Signature, Standing};
 use host_api::{ErrorKind, StepContext};
 use serde_json::{Value, json};
 
@@ -79,7 +80,18 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
             } else {
                 let rows: Vec<_> = found.iter().map(|(b, s)| row(b, s)).collect();
                 output::table(
-                    &["backup", "service", "store", "taken", "size", "version", "label", "verified", "held until"],
+                    &[
+                        "backup",
+                        "service",
+                        "store",
+                        "taken",
+                        "size",
+                        "version",
+                        "label",
+                        "signed",
+                        "verified",
+                        "held until",
+                    ],
                     &rows,
                 )?;
             }
@@ -271,13 +283,27 @@ fn row(backup: &Backup, state: &BackupState) -> Vec<String> {
         output::bytes(backup.stored_bytes),
         backup.version.clone().unwrap_or_else(|| "-".into()),
         backup.label.clone().unwrap_or_else(|| "-".into()),
+        signed(&state.signature),
         time(state.verified_at_ms),
         time(state.held_until_ms),
     ]
 }
 
+/// Who signed a manifest, in a column.
+fn signed(signature: &Signature) -> String {
+    let signer = signature.signer.as_deref().unwrap_or("-");
+    match signature.standing {
+        Standing::Unsigned if signature.refused.is_some() => "unsigned, refused".into(),
+        Standing::Unsigned => "unsigned".into(),
+        Standing::NotHeld => format!("{signer}, not held"),
+        Standing::Trusted => signer.into(),
+        Standing::Untrusted => format!("untrusted ({signer})"),
+    }
+}
+
 fn as_json(backup: &Backup, state: &BackupState) -> Value {
     let mut value = json!(backup);
     value["state"] = json!(state);
+    value["state"]["signature"]["words"] = json!(state.signature.words());
     value
 }
