@@ -21,7 +21,7 @@ impl Site {
     /// Signs with the key in `NAME.key` from here on, and takes only what these lines allow; without lines, whatever there is.
     fn sign_with(&self, name: Option<&str>, trust: &[&str]) {
         let text = fs::read_to_string(self.path("lifeboat.toml")).unwrap();
-        let before = text.split("[environment.demo.signing]").next().unwrap().to_owned();
+        let before = text.split("\n[environment.demo.signing]\n").next().unwrap().to_owned();
         self.write("lifeboat.toml", &before);
         let key = name.map(|name| format!("key = \"{name}.key\"\n")).unwrap_or_default();
         let trust = if trust.is_empty() { String::new() } else { format!("trust = {trust:?}\n") };
