@@ -5,7 +5,7 @@ later).
     verify_manifest.py STORE SERVICE BACKUP [--key FILE]
 
 STORE: the store's directory. --key: the keys that you trust, a line `NAME+HASH+BASE64 KIND...` each, as `lifeboat keys show` says it. With
-it, the manifest must be signed by one of them, and verifications beside it count if they are. Without it, nothing is held against any key.
+it, the manifest must be signed by one of them, and verifications and checks beside it count if they are. Without it, nothing is held against any key.
 Checks the manifest, its signature, and size and SHA-256 of every object as it is stored. Says what holds and exits with 0; says what is
 wrong and exits with 5; exits with 2 where a file can't be read or the arguments make no sense. What is inside the objects it does not
 unpack.
@@ -24,7 +24,8 @@ import sys
 
 MANIFEST = "lifeboat/manifest/1"
 VERIFIED = "lifeboat/verified/1"
-KINDS = (MANIFEST, VERIFIED)
+CHECKED = "lifeboat/checked/1"
+KINDS = (MANIFEST, VERIFIED, CHECKED)
 NOTE_BYTES_MAX = 64 << 20
 KEY_FILE_BYTES_MAX = 64 << 10
 DEPTH_MAX = 100
@@ -337,16 +338,18 @@ def verify(store, service, backup, trust):
 def verifications(store, service, backup, digest, trust):
     folder = "%s/records/%s" % (service, backup)
     for name in store.names(folder):
-        if not name.startswith("verified-"):
+        kind = {"verified": VERIFIED, "checked": CHECKED}.get(name.partition("-")[0])
+        if kind is None:
             continue
         try:
-            record = Text(store.read("%s/%s" % (folder, name), NOTE_BYTES_MAX), VERIFIED)
+            record = Text(store.read("%s/%s" % (folder, name), NOTE_BYTES_MAX), kind)
             by = record.held(trust)
-            if (record.body.get("format"), record.body.get("backup")) != (VERIFIED, backup):
+            if (record.body.get("format"), record.body.get("backup")) != (kind, backup):
                 raise Wrong("it is a record of another backup")
             if record.body.get("digest") != digest:
                 raise Wrong("it is of another manifest")
-            yield "verified at %s: %s" % (utc(record.body.get("at-ms")), by)
+            what = "verified" if kind == VERIFIED else "checked (%s)" % shown(str(record.body.get("depth")))
+            yield "%s at %s: %s" % (what, utc(record.body.get("at-ms")), by)
         except Wrong as wrong:
             yield "%s does not count: %s" % (shown(name), wrong)
 

@@ -46,8 +46,9 @@ pub(crate) fn way(call: &str) -> Option<Way> {
         "dump.take" | "service.install" | "http-check.check" => Way::Look,
         // A record's name is its step's; a copy's objects are compared byte by byte; a candidate's parts have their names only when whole;
         // a process of an instance is ended before the next; a service that is stopped, or runs, is; a time that has passed has.
-        "catalog.hold" | "catalog.unhold" | "upload.copy" | "restore.stage" | "restore.verify" | "restore.discard"
-        | "scratch.start" | "scratch.stop" | "service.stop" | "service.start" | "clock.sleep-until" => Way::Repeat,
+        "catalog.hold" | "catalog.unhold" | "upload.copy" | "upload.attest" | "restore.stage" | "restore.verify"
+        | "restore.discard" | "scratch.start" | "scratch.stop" | "service.stop" | "service.start"
+        | "clock.sleep-until" => Way::Repeat,
         // Identities of databases and files; a tombstone.
         "promote.promote" | "promote.undo" | "promote.drop-previous" | "delete.apply" => Way::Complete,
         "confirm.request-promote"

@@ -12,9 +12,11 @@ use crate::Finding;
 use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identifier::{check_id, check_name};
+use crate::note::Note;
 use crate::real::{RealHost, blocking};
-use crate::signing::{Signature, Signing, VERIFIED};
+use crate::signing::{CHECKED, Signature, Signing, VERIFIED};
 use crate::stores::ObjectStore;
+use crate::upload::Depth;
 
 /// A backup as policies and people see it: the contract's `types.backup`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,6 +62,12 @@ pub struct BackupState {
     pub verified_at_ms: Option<u64>,
     /// The key that signed that verification; none: it is not signed.
     pub verified_by: Option<String>,
+    /// When its stored objects were last read and found whole, of what is on record and counts here, Unix milliseconds.
+    pub checked_at_ms: Option<u64>,
+    /// How deep that was.
+    pub checked_depth: Option<Depth>,
+    /// The key that signed that.
+    pub checked_by: Option<String>,
     /// Who signed the manifest.
     pub signature: Signature,
 }
@@ -166,19 +174,29 @@ pub(crate) fn state(cx: &StepContext, store: &ObjectStore, signing: &Signing, ba
     let records = records::read_all(store, &backup.service, &backup.id)?;
     let held: Vec<_> = records.holds_in_force().map(|(_, hold)| hold).collect();
     let signature = manifests::stored(store, &backup.service, &backup.id, &backup.digest)?.signature(signing);
+    // What was verified are these bytes, not this name. Of a manifest that is refused, nothing counts.
+    let counts = |digest: &str, note: &Option<Note>, kind| {
+        let by = signing.judge(note.as_ref(), kind);
+        (digest == backup.digest && signature.refused.is_none() && by.refused.is_none()).then_some(by.signer)
+    };
     let verified = records
         .verified
         .iter()
-        // What was verified are these bytes, not this name. Of a manifest that is refused, nothing counts.
-        .filter(|(verified, _)| verified.digest == backup.digest && signature.refused.is_none())
-        .map(|(verified, note)| (verified.at_ms, signing.judge(note.as_ref(), VERIFIED)))
-        .filter(|(_, by)| by.refused.is_none())
-        .max_by_key(|(at_ms, _)| *at_ms);
+        .filter_map(|(verified, note)| Some((verified.at_ms, counts(&verified.digest, note, VERIFIED)?)))
+        .max();
+    let checked = records
+        .checked
+        .iter()
+        .filter_map(|(checked, note)| Some((checked, counts(&checked.digest, note, CHECKED)?)))
+        .max_by_key(|(checked, _)| checked.at_ms);
     Ok(BackupState {
         held_until_ms: held.iter().map(|hold| hold.until_ms).max(),
         held_because: held.last().map(|hold| hold.why.clone()),
         verified_at_ms: verified.as_ref().map(|(at_ms, _)| *at_ms),
-        verified_by: verified.and_then(|(_, by)| by.signer),
+        verified_by: verified.and_then(|(_, by)| by),
+        checked_at_ms: checked.as_ref().map(|(checked, _)| checked.at_ms),
+        checked_depth: checked.as_ref().map(|(checked, _)| checked.depth),
+        checked_by: checked.and_then(|(_, by)| by),
         signature,
     })
 }

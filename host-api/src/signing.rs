@@ -29,8 +29,12 @@ pub const MANIFEST: &str = crate::manifest::FORMAT;
 /// Kind of the text of a verification.
 pub const VERIFIED: &str = "lifeboat/verified/1";
 
+/// Kind of the text of a check of what is stored.
+pub const CHECKED: &str = "lifeboat/checked/1";
+
 /// What may be signed, and how long the longest is: a manifest.
-pub const FAMILY: Family = Family { kinds: &[MANIFEST, VERIFIED], names: Names::Plain, note_bytes_max: 64 << 20 };
+pub const FAMILY: Family =
+    Family { kinds: &[MANIFEST, VERIFIED, CHECKED], names: Names::Plain, note_bytes_max: 64 << 20 };
 
 /// What a signed text begins with, and JSON does not.
 const SIGNED: &[u8] = b"lifeboat/";
@@ -134,7 +138,7 @@ impl Signing {
         }
         // One that only verifies, or only takes backups, is good for that.
         let manifests = self.signer(MANIFEST);
-        manifests.or_else(|_| self.signer(VERIFIED)).map(drop)
+        manifests.or_else(|_| self.signer(VERIFIED)).or_else(|_| self.signer(CHECKED)).map(drop)
     }
 
     /// Whether texts that are not signed by trusted keys are refused.

@@ -15,11 +15,11 @@ use crate::error::{Error, Result};
 use crate::manifest::{Manifest, ObjectEntry};
 use crate::pipeline::{Fault, check_content, check_size, check_stored};
 use crate::real::{RealHost, blocking};
-use crate::signing::Signing;
+use crate::signing::{CHECKED, Signing};
 use crate::stores::{ObjectStore, Put};
 
 /// How deep to look at a stored backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Depth {
     /// Objects there, sizes right.
@@ -37,6 +37,8 @@ pub trait Upload: Send + Sync {
     async fn copy(&self, cx: &StepContext, backup: &Backup, store: &str) -> Result<Backup>;
     /// Looks at a backup where it lies. No finding: whole. A check that could not run is an error.
     async fn verify(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>>;
+    /// The same, for depths at which bytes are read; without a finding, a signed record of it is beside the manifest when this answers.
+    async fn attest(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>>;
 }
 
 #[async_trait]
@@ -51,6 +53,12 @@ impl Upload for RealHost {
         let (cx, store, backup) = (cx.clone(), self.store(&backup.store)?, backup.clone());
         let signing = self.signing.clone();
         blocking(move || verify(&cx, &store, &signing, &backup, depth)).await
+    }
+
+    async fn attest(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>> {
+        let (cx, store, backup) = (cx.clone(), self.store(&backup.store)?, backup.clone());
+        let signing = self.signing.clone();
+        blocking(move || attest(&cx, &store, &signing, &backup, depth)).await
     }
 }
 
@@ -134,6 +142,34 @@ fn verify(
             Err(Fault::Damaged(e)) => findings.push(finding(e)),
             Err(Fault::Unreadable(e)) => return Err(e),
         }
+    }
+    Ok(findings)
+}
+
+fn attest(
+    cx: &StepContext,
+    store: &ObjectStore,
+    signing: &Signing,
+    backup: &Backup,
+    depth: Depth,
+) -> Result<Vec<Finding>> {
+    if depth == Depth::Exists {
+        return Err(Error::invalid("that objects exist is nothing to put on record: none was read")
+            .hint("depths: checksum, content"));
+    }
+    // Before hours of reading.
+    let signer = signing.signer(CHECKED)?.ok_or_else(|| {
+        Error::refused("this environment has no key to sign with: what was found would be recorded by nobody")
+            .hint("`lifeboat keys make FILE --name NAME`, and key = \"FILE\" in [environment.E.signing]")
+    })?;
+    let findings = verify(cx, store, signing, backup, depth)?;
+    if findings.is_empty() {
+        cx.at("looked");
+        let manifest = manifests::usable(store, signing, &backup.service, &backup.id, &backup.digest)?;
+        let backup = manifests::backup(&manifest, &backup.digest, store.name());
+        let checked = catalog::records::Checked::new(cx, &backup, depth, manifest.objects().count() as u64);
+        catalog::records::write_checked(cx, store, &backup.service, &checked, &signer)?;
+        cx.at("check recorded");
     }
     Ok(findings)
 }

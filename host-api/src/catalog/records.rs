@@ -11,8 +11,9 @@ use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identifier::{check_id, now_ms};
 use crate::note::{Note, Signer};
-use crate::signing::{self, VERIFIED};
+use crate::signing::{self, CHECKED, VERIFIED};
 use crate::stores::{ObjectStore, Put};
+use crate::upload::Depth;
 
 /// Largest record that is read, bytes: a tombstone lists a backup's keys.
 const RECORD_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -57,6 +58,20 @@ pub(crate) struct Verified {
     run: String,
     rows: u64,
     files: u64,
+    pub(crate) at_ms: u64,
+}
+
+/// The stored objects were read, and are those of the manifest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct Checked {
+    format: String,
+    backup: String,
+    pub(crate) digest: String,
+    pub(crate) depth: Depth,
+    objects: u64,
+    stored_bytes: u64,
+    run: String,
     pub(crate) at_ms: u64,
 }
 
@@ -110,6 +125,21 @@ impl Verified {
     }
 }
 
+impl Checked {
+    pub(crate) fn new(cx: &StepContext, backup: &Backup, depth: Depth, objects: u64) -> Self {
+        Self {
+            format: CHECKED.into(),
+            backup: backup.id.clone(),
+            digest: backup.digest.clone(),
+            depth,
+            objects,
+            stored_bytes: backup.stored_bytes,
+            run: cx.run.clone(),
+            at_ms: now_ms(),
+        }
+    }
+}
+
 impl Tombstone {
     pub(crate) fn new(cx: &StepContext, backup: &Backup, intent_sha256: &str, objects: Vec<String>) -> Self {
         Self {
@@ -132,6 +162,7 @@ pub(crate) struct Records {
     ended: BTreeSet<String>,
     /// With the note that each stands in if it is signed; whose signature that is, is not asked.
     pub(crate) verified: Vec<(Verified, Option<Note>)>,
+    pub(crate) checked: Vec<(Checked, Option<Note>)>,
 }
 
 impl Records {
@@ -160,6 +191,7 @@ pub(crate) fn read_all(store: &ObjectStore, service: &str, backup: &str) -> Resu
             }
             Some("unhold") => records.ended.extend(read::<Unhold>(store, &key, UNHOLD, backup)?.holds),
             Some("verified") => records.verified.push(read_signed(store, &key, VERIFIED, backup)?),
+            Some("checked") => records.checked.push(read_signed(store, &key, CHECKED, backup)?),
             _ => {
                 return Err(Error::failed(format!("store {}: {key} is no record of a known kind", store.name()))
                     .hint("a newer lifeboat wrote it: use that version"));
@@ -191,6 +223,18 @@ pub(crate) fn write_verified(
 ) -> Result<()> {
     let bytes = signing::encode(VERIFIED, &encode(verified)?, signer);
     put(cx, store, &key(cx, service, &verified.backup, "verified"), &bytes)
+}
+
+/// Writes a step's record of a check of what is stored; always signed.
+pub(crate) fn write_checked(
+    cx: &StepContext,
+    store: &ObjectStore,
+    service: &str,
+    checked: &Checked,
+    signer: &Signer,
+) -> Result<()> {
+    let bytes = signing::encode(CHECKED, &encode(checked)?, Some(signer));
+    put(cx, store, &key(cx, service, &checked.backup, "checked"), &bytes)
 }
 
 fn key(cx: &StepContext, service: &str, backup: &str, kind: &str) -> String {

@@ -293,6 +293,57 @@ fn a_verification_counts_if_it_is_signed_by_who_may_sign_verifications() {
 }
 
 #[test]
+fn what_was_read_and_found_whole_is_put_on_record_by_who_may_sign_that() {
+    let (mut world, path) = signed_world();
+    let backup = world.take().unwrap();
+    let state = |world: &World| catalog::state(&world.cx, &world.store, &world.work.signing, &backup).unwrap();
+    let attest = |world: &World, depth| world.block(world.host().attest(&world.cx, &backup, depth));
+    let folder = world.dir.path().join("local/notes/records").join(&backup.id);
+    assert_eq!(attest(&world, Depth::Exists).unwrap_err().kind, ErrorKind::Invalid);
+
+    // Damage is found, and is nothing to put on record.
+    let manifest = manifests::read(&world.store, "notes", &backup.id, &backup.digest).unwrap();
+    let object = world.path("local", &manifest.sources[0].objects[0].key);
+    let good = std::fs::read(&object).unwrap();
+    std::fs::write(&object, vec![0; good.len()]).unwrap();
+    assert_eq!(attest(&world, Depth::Checksum).unwrap().len(), 1);
+    assert!(!folder.exists());
+    std::fs::write(&object, good).unwrap();
+
+    assert_eq!(attest(&world, Depth::Checksum).unwrap(), []);
+    // The same step again finds its record there.
+    assert_eq!(attest(&world, Depth::Checksum).unwrap(), []);
+    let found = state(&world);
+    assert_eq!((found.checked_depth, found.checked_by.as_deref()), (Some(Depth::Checksum), Some("backups")));
+    assert!(found.checked_at_ms.is_some());
+    // It restored nothing, so nothing is verified by it.
+    assert!(found.verified_at_ms.is_none());
+    let record = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let text = std::fs::read_to_string(&record).unwrap();
+    assert!(text.starts_with("lifeboat/checked/1\n{\"at-ms\":"), "{text}");
+    for (what, text) in [
+        ("unsigned", text.lines().nth(1).unwrap().to_owned()),
+        ("changed", text.replace("checksum", "content")),
+        ("of another manifest", text.replace(&backup.digest, &"0".repeat(64))),
+    ] {
+        std::fs::write(&record, text).unwrap();
+        assert_eq!(state(&world).checked_at_ms, None, "{what}");
+    }
+    std::fs::write(&record, text.replacen("checked/1", "verified/1", 1)).unwrap();
+    assert!(catalog::state(&world.cx, &world.store, &world.work.signing, &backup).is_err());
+    std::fs::remove_file(&record).unwrap();
+
+    // One that may not sign such texts, and none at all.
+    let verifier = read_key(&path).unwrap().verifier;
+    let manifests_only = trust(&[format!("{verifier} {MANIFEST}")]);
+    for signing in [Signing::new(Some(path), Some(manifests_only)), Signing::default()] {
+        world.work.signing = Arc::new(signing);
+        assert_eq!(attest(&world, Depth::Checksum).unwrap_err().kind, ErrorKind::Refused);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    }
+}
+
+#[test]
 fn nothing_is_dumped_that_would_be_refused_afterwards() {
     let (mut world, path) = signed_world();
     let other = key(world.dir.path(), "other").1;

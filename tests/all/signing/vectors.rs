@@ -29,8 +29,10 @@ fn holds(folder: &Path) {
     let theirs = python(&repository("docs/verify_manifest.py"), &[&text(&store), "notes", &id, "--key", &text(&trust)])
         .expect(0);
     let lines: Vec<&str> = theirs.stdout.lines().collect();
-    assert_eq!(lines.len(), 3, "{theirs:?}");
-    assert!(lines[0].ends_with(".json: signed by backups") && lines[2].ends_with("Z: signed by drills"), "{theirs:?}");
+    assert_eq!(lines.len(), 4, "{theirs:?}");
+    assert!(lines[0].ends_with(".json: signed by backups"), "{theirs:?}");
+    assert!(lines[2].starts_with("checked (checksum) at ") && lines[2].ends_with("Z: signed by drills"), "{theirs:?}");
+    assert!(lines[3].starts_with("verified at ") && lines[3].ends_with("Z: signed by drills"), "{theirs:?}");
 
     let site = Site::notes();
     fs::remove_dir(site.path("backups")).unwrap();
@@ -39,7 +41,7 @@ fn holds(folder: &Path) {
     site.append(&format!("[environment.demo.signing]\ntrust-file = {:?}\n", text(&trust)));
     let shown = site.backup_in("local", &id)["state"].clone();
     assert_eq!(shown["signature"]["words"], "signed by backups, which is trusted here");
-    assert_eq!(shown["verified-by"], "drills");
+    assert_eq!((&shown["verified-by"], &shown["checked-by"]), (&"drills".into(), &"drills".into()));
     site.lifeboat(&["backups", "verify", &id, "--store", "local", "--depth", "content"]).expect(0);
 }
 
@@ -47,12 +49,13 @@ fn holds(folder: &Path) {
 fn what_is_written_today_verifies() {
     let mut site = Site::notes();
     site.serve_some_notes();
-    let manifests = site.make_key("backups").replace(" lifeboat/verified/1", "");
+    let manifests = site.make_key("backups").replace(" lifeboat/verified/1 lifeboat/checked/1", "");
     let drills = site.make_key("drills").replace(" lifeboat/manifest/1", "");
     site.sign_with(Some("backups"), &[&manifests, &drills]);
-    site.take();
+    let id = site.take();
     site.sign_with(Some("drills"), &[&manifests, &drills]);
     site.run("drill", &[]).expect(0);
+    site.lifeboat(&["backups", "verify", &id, "--store", "local"]).expect(0);
     let written = site.path("signed");
     fs::create_dir(&written).unwrap();
     fs::write(written.join("trust.txt"), format!("{manifests}\n{drills}\n")).unwrap();

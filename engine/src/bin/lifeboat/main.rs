@@ -16,6 +16,7 @@ mod service;
 mod signing;
 mod terminal;
 mod timeline;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
