@@ -73,3 +73,18 @@ fn what_is_written_today_verifies() {
 fn what_was_written_once_verifies_for_ever() {
     holds(&repository("docs/vectors/signed"));
 }
+
+#[test]
+fn the_outsiders_verifier_finds_every_changed_byte() {
+    let golden = repository("docs/vectors/signed");
+    let id = backup_in(&golden.join("store"));
+    let mut found = fs::read_dir(golden.join("store/notes/manifests")).unwrap().map(|e| e.unwrap().path());
+    let manifest = found.find(|path| text(path).contains(&id)).unwrap();
+    let said = python(
+        &repository("tests/all/signing/mutations.py"),
+        &[&text(&repository("docs/verify_manifest.py")), &text(&manifest), &text(&golden.join("trust.txt"))],
+    )
+    .expect(0);
+    let changes = fs::metadata(&manifest).unwrap().len() * 2;
+    assert_eq!(said.stdout, format!("signed by backups\n{changes}\n"));
+}

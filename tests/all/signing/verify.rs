@@ -26,7 +26,7 @@ impl Site {
     }
 
     /// Records beside a backup in `local`, by what they are called before the first `-`.
-    fn records(&self, id: &str) -> Vec<String> {
+    pub fn records(&self, id: &str) -> Vec<String> {
         let folder = fs::read_dir(self.path("backups/notes/records").join(id));
         let names = folder.into_iter().flatten().map(|e| e.unwrap().file_name().into_string().unwrap());
         let mut kinds: Vec<String> = names.map(|name| name.split('-').next().unwrap().to_owned()).collect();

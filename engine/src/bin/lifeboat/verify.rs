@@ -24,7 +24,7 @@ pub enum Depth {
     Exists,
     /// Every stored byte is read and hashed.
     Checksum,
-    /// Restored into scratch, compared with the manifest row by row, and thrown away. An archive is code: its role's rights are what it has.
+    /// Restored into scratch, compared with the manifest row by row, and thrown away. An archive is code: it runs with the source role's rights.
     Content,
 }
 
