@@ -45,6 +45,7 @@ pub const CALLS: &[Call] = &[
     call("dump.take", Class::Effect, &["service", "store"]),
     call("upload.copy", Class::Effect, &["service", "store", "to"]),
     call("upload.verify", Class::Read, &["service", "store"]),
+    call("upload.attest", Class::Effect, &["service", "store"]),
     call("restore.stage", Class::Effect, &["service", "store", "target"]),
     call("restore.verify", Class::Effect, &["service"]),
     call("restore.park", Class::Effect, &["service"]),

@@ -52,8 +52,8 @@ impl Stepper {
                 answer(host.latest(&cx, &service, &store, get(full, "verified")?).await?)
             }
             "upload.verify" => {
-                let depth: Depth = get(full, "depth").map_err(|e| e.hint("depths: exists, checksum, content"))?;
-                answer(host_api::upload::Upload::verify(&*host, &cx, &get::<Backup>(full, "backup")?, depth).await?)
+                let (backup, depth): (Backup, Depth) = (get(full, "backup")?, depth(full)?);
+                answer(host_api::upload::Upload::verify(&*host, &cx, &backup, depth).await?)
             }
             "restore.query" => {
                 let candidate: Candidate = get(full, "candidate")?;
@@ -278,6 +278,10 @@ impl Stepper {
                 let (backup, store): (Backup, String) = (get(full, "backup")?, get(full, "store")?);
                 (answer(host.copy(&cx, &backup, &store).await?)?, Vec::new())
             }
+            "upload.attest" => {
+                let (backup, depth): (Backup, Depth) = (get(full, "backup")?, depth(full)?);
+                (answer(host.attest(&cx, &backup, depth).await?)?, Vec::new())
+            }
             "restore.stage" => {
                 let (backup, target): (Backup, String) = (get(full, "backup")?, get(full, "target")?);
                 let options: restore::Options = get(full, "options")?;
@@ -383,6 +387,10 @@ impl Stepper {
             self.around.state.obligations(Some(&self.run.id)).await.map_err(|e| HostError::failed(e.to_string()))?;
         Ok(obligations.iter().any(|o| o.state == "open" && o.kind == "service-stopped" && o.object == service))
     }
+}
+
+fn depth(full: &Value) -> Result<Depth, HostError> {
+    get(full, "depth").map_err(|e| e.hint("depths: exists, checksum, content"))
 }
 
 pub(crate) fn get<T: DeserializeOwned>(full: &Value, key: &str) -> Result<T, HostError> {

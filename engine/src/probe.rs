@@ -47,8 +47,8 @@ pub(crate) fn way(call: &str) -> Option<Way> {
         // A record's name is its step's; a copy's objects are compared byte by byte; a candidate's parts have their names only when whole;
         // statements that park do the same twice as once, each time as one transaction;
         // a process of an instance is ended before the next; a service that is stopped, or runs, is; a time that has passed has.
-        "catalog.hold" | "catalog.unhold" | "upload.copy" | "restore.stage" | "restore.verify" | "restore.park"
-        | "restore.discard" | "scratch.start" | "scratch.stop" | "service.stop" | "service.start"
+        "catalog.hold" | "catalog.unhold" | "upload.copy" | "upload.attest" | "restore.stage" | "restore.verify"
+        | "restore.park" | "restore.discard" | "scratch.start" | "scratch.stop" | "service.stop" | "service.start"
         | "clock.sleep-until" => Way::Repeat,
         // Identities of databases and files; a tombstone.
         "promote.promote" | "promote.undo" | "promote.drop-previous" | "delete.apply" => Way::Complete,

@@ -12,8 +12,11 @@ use crate::Finding;
 use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identifier::{check_id, check_name};
+use crate::note::Note;
 use crate::real::{RealHost, blocking};
+use crate::signing::{CHECKED, Signature, Signing, VERIFIED};
 use crate::stores::ObjectStore;
+use crate::upload::Depth;
 
 /// A backup as policies and people see it: the contract's `types.backup`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,7 +50,7 @@ pub struct Backup {
     pub known: Vec<(String, String)>,
 }
 
-/// What stands beside a backup's manifest and may change.
+/// What of a backup may change: what stands beside its manifest, and what this environment thinks of who signed it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct BackupState {
@@ -55,8 +58,18 @@ pub struct BackupState {
     pub held_until_ms: Option<u64>,
     /// Why it is held, the newest hold's words.
     pub held_because: Option<String>,
-    /// When a restored copy of it last passed verification, Unix milliseconds.
+    /// When a restored copy of it last passed a verification that counts here, Unix milliseconds.
     pub verified_at_ms: Option<u64>,
+    /// The key that signed that verification; none: it is not signed.
+    pub verified_by: Option<String>,
+    /// When its stored objects were last read and found whole, of what is on record and counts here, Unix milliseconds.
+    pub checked_at_ms: Option<u64>,
+    /// How deep that was.
+    pub checked_depth: Option<Depth>,
+    /// The key that signed that.
+    pub checked_by: Option<String>,
+    /// Who signed the manifest.
+    pub signature: Signature,
 }
 
 /// Reading the catalog, and holding backups.
@@ -66,9 +79,9 @@ pub trait Catalog: Send + Sync {
     async fn list(&self, cx: &StepContext, service: &str, store: &str) -> Result<Vec<Backup>>;
     /// One backup.
     async fn get(&self, cx: &StepContext, service: &str, store: &str, id: &str) -> Result<Backup>;
-    /// The newest one; with `verified`, the newest that a restored copy of passed verification.
+    /// The newest one; with `verified`, the newest that a restored copy of passed verification, both as the environment's trust has it.
     async fn latest(&self, cx: &StepContext, service: &str, store: &str, verified: bool) -> Result<Option<Backup>>;
-    /// Holds and verifications of a backup.
+    /// Holds and verifications of a backup, and who signed it.
     async fn state(&self, cx: &StepContext, backup: &Backup) -> Result<BackupState>;
     /// Keeps a backup from deletion until a time.
     async fn hold(&self, cx: &StepContext, backup: &Backup, until_ms: u64, why: &str) -> Result<()>;
@@ -96,20 +109,14 @@ impl Catalog for RealHost {
     async fn latest(&self, cx: &StepContext, service: &str, store: &str, verified: bool) -> Result<Option<Backup>> {
         self.service(service)?;
         let (cx, service, store) = (cx.clone(), service.to_owned(), self.store(store)?);
-        blocking(move || {
-            for backup in list(&cx, &store, &service)?.into_iter().rev() {
-                if !verified || state(&cx, &store, &backup)?.verified_at_ms.is_some() {
-                    return Ok(Some(backup));
-                }
-            }
-            Ok(None)
-        })
-        .await
+        let signing = self.signing.clone();
+        blocking(move || latest(&cx, &store, &signing, &service, verified)).await
     }
 
     async fn state(&self, cx: &StepContext, backup: &Backup) -> Result<BackupState> {
         let (cx, store, backup) = (cx.clone(), self.store(&backup.store)?, backup.clone());
-        blocking(move || state(&cx, &store, &backup)).await
+        let signing = self.signing.clone();
+        blocking(move || state(&cx, &store, &signing, &backup)).await
     }
 
     async fn hold(&self, cx: &StepContext, backup: &Backup, until_ms: u64, why: &str) -> Result<()> {
@@ -145,17 +152,52 @@ fn get(cx: &StepContext, store: &ObjectStore, service: &str, id: &str) -> Result
     Ok(manifests::backup(&manifests::read(store, service, id, digest)?, digest, store.name()))
 }
 
-/// Holds and verifications of a backup.
-pub(crate) fn state(cx: &StepContext, store: &ObjectStore, backup: &Backup) -> Result<BackupState> {
+pub(crate) fn latest(
+    cx: &StepContext,
+    store: &ObjectStore,
+    signing: &Signing,
+    service: &str,
+    verified: bool,
+) -> Result<Option<Backup>> {
+    for backup in list(cx, store, service)?.into_iter().rev() {
+        if !verified || state(cx, store, signing, &backup)?.verified_at_ms.is_some() {
+            return Ok(Some(backup));
+        }
+    }
+    Ok(None)
+}
+
+/// Holds and verifications of a backup, and who signed it.
+pub(crate) fn state(cx: &StepContext, store: &ObjectStore, signing: &Signing, backup: &Backup) -> Result<BackupState> {
     cx.check()?;
     check(backup)?;
     let records = records::read_all(store, &backup.service, &backup.id)?;
     let held: Vec<_> = records.holds_in_force().map(|(_, hold)| hold).collect();
+    let signature = manifests::stored(store, &backup.service, &backup.id, &backup.digest)?.signature(signing);
+    // What was verified are these bytes, not this name. Of a manifest that is refused, nothing counts.
+    let counts = |digest: &str, note: &Option<Note>, kind| {
+        let by = signing.judge(note.as_ref(), kind);
+        (digest == backup.digest && signature.refused.is_none() && by.refused.is_none()).then_some(by.signer)
+    };
+    let verified = records
+        .verified
+        .iter()
+        .filter_map(|(verified, note)| Some((verified.at_ms, counts(&verified.digest, note, VERIFIED)?)))
+        .max();
+    let checked = records
+        .checked
+        .iter()
+        .filter_map(|(checked, note)| Some((checked, counts(&checked.digest, note, CHECKED)?)))
+        .max_by_key(|(checked, _)| checked.at_ms);
     Ok(BackupState {
         held_until_ms: held.iter().map(|hold| hold.until_ms).max(),
         held_because: held.last().map(|hold| hold.why.clone()),
-        // What was verified are these bytes, not this name.
-        verified_at_ms: records.verified.iter().filter(|v| v.digest == backup.digest).map(|v| v.at_ms).max(),
+        verified_at_ms: verified.as_ref().map(|(at_ms, _)| *at_ms),
+        verified_by: verified.and_then(|(_, by)| by),
+        checked_at_ms: checked.as_ref().map(|(checked, _)| checked.at_ms),
+        checked_depth: checked.as_ref().map(|(checked, _)| checked.depth),
+        checked_by: checked.and_then(|(_, by)| by),
+        signature,
     })
 }
 

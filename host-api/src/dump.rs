@@ -58,7 +58,8 @@ pub(crate) fn take(work: &Work, cx: &StepContext, store: &Arc<ObjectStore>, opti
     if order.is_empty() {
         return Err(Error::invalid(format!("service {} has no sources", work.name)));
     }
-    // All of them before any of them: a dump of hours should not end at the second source's missing tool.
+    // All of them before any of them: a dump of hours should not end at the second source's missing tool, or at a key that can't be read.
+    let signer = work.signing.signer(FORMAT)?;
     store.check()?;
     for source in &order {
         work.driver(source)?.check(cx).map_err(|e| e.context(format!("{}/{source}", work.name)))?;
@@ -95,7 +96,7 @@ pub(crate) fn take(work: &Work, cx: &StepContext, store: &Arc<ObjectStore>, opti
         findings,
     };
     cx.at("before the manifest");
-    let digest = manifests::write(cx, store, &manifest)?;
+    let digest = manifests::write(cx, store, &manifest, signer.as_ref())?;
     cx.at("manifest written");
     Ok(manifests::backup(&manifest, &digest, store.name()))
 }

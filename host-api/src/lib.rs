@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | the contract's traits and values | [`catalog`], [`dump`], [`upload`], [`restore`], [`scratch`], [`service`], [`promote`], [`delete`], [`http_check`], [`query`] |
 //! | deciding a step in doubt | [`probe`] |
-//! | what they stand on | [`sources`] (postgres, sqlite, files), [`stores`], [`manifest`], [`pipeline`], [`child`], [`control`], [`versions`] |
+//! | what they stand on | [`sources`] (postgres, sqlite, files), [`stores`], [`manifest`], [`note`], [`signing`], [`pipeline`], [`child`], [`control`], [`versions`] |
 //! | words | [`bindings`] (what an environment says), [`context`], [`error`], [`identifier`] |
 
 pub mod bindings;
@@ -24,6 +24,7 @@ pub mod http_check;
 pub mod identifier;
 mod leftovers;
 pub mod manifest;
+pub mod note;
 pub mod pipeline;
 pub mod probe;
 pub mod promote;
@@ -34,6 +35,7 @@ mod reference;
 pub mod restore;
 pub mod scratch;
 pub mod service;
+pub mod signing;
 pub mod sources;
 pub mod stores;
 #[cfg(test)]

@@ -7,8 +7,10 @@ use sha2::{Digest, Sha256};
 
 use crate::Finding;
 use crate::error::{Error, Result};
+use crate::note::{Note, Signer};
+use crate::signing;
 
-/// First field of every manifest: kind and version of the text.
+/// First field of every manifest, and first line of every signed one: kind and version of the text.
 pub const FORMAT: &str = "lifeboat/manifest/1";
 
 /// One backup over all sources of one service. Serialised with sorted keys and no spaces; see `docs/FORMATS.md`.
@@ -170,24 +172,32 @@ pub struct FilesFacts {
 }
 
 impl Manifest {
-    /// The bytes that are stored, and their SHA-256 in hexadecimal.
-    pub fn encode(&self) -> Result<(Vec<u8>, String)> {
-        // Through `Value`, whose maps are sorted: one text for one content.
-        let value = serde_json::to_value(self).map_err(|e| Error::failed(format!("manifest: {e}")))?;
-        let bytes = serde_json::to_vec(&value).map_err(|e| Error::failed(format!("manifest: {e}")))?;
+    /// The bytes that are stored, signed if there is a key, and their SHA-256 in hexadecimal.
+    pub fn encode(&self, signer: Option<&Signer>) -> Result<(Vec<u8>, String)> {
+        let bytes = signing::encode(FORMAT, &self.json()?, signer);
         let digest = hex::encode(Sha256::digest(&bytes));
         Ok((bytes, digest))
     }
 
-    /// Reads a manifest and checks it against the digest that its key carries.
-    pub fn decode(bytes: &[u8], digest: &str) -> Result<Self> {
+    /// Canonical JSON.
+    fn json(&self) -> Result<String> {
+        // Through `Value`, whose maps are sorted: one text for one content.
+        serde_json::to_value(self)
+            .and_then(|value| serde_json::to_string(&value))
+            .map_err(|e| Error::failed(format!("manifest: {e}")))
+    }
+
+    /// Reads a manifest and checks it against the digest that its key carries; with the note that it stands in, if it is signed. Whose
+    /// signature that is, and whether it holds, is not looked at.
+    pub fn decode(bytes: &[u8], digest: &str) -> Result<(Self, Option<Note>)> {
         let found = hex::encode(Sha256::digest(bytes));
         if found != digest {
             return Err(Error::failed(format!("the manifest's bytes hash to {found}, its key says {digest}"))
                 .hint("the object was changed after it was written: use another copy of this backup"));
         }
-        let manifest: Self = serde_json::from_slice(bytes)
-            .map_err(|e| Error::failed(format!("manifest {digest} can't be read: {e}")))?;
+        let bad = |why: String| Error::failed(format!("manifest {digest} can't be read: {why}"));
+        let (json, note) = signing::decode(bytes, FORMAT).map_err(bad)?;
+        let manifest: Self = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
         if manifest.format != FORMAT {
             return Err(Error::failed(format!(
                 "manifest format `{}` is not `{FORMAT}`",
@@ -197,7 +207,11 @@ impl Manifest {
         }
         crate::identifier::check_id("backup", &manifest.id)?;
         crate::identifier::check_name("service", &manifest.service)?;
-        Ok(manifest)
+        // What is signed has one reading: no other reader sees another manifest in it.
+        if note.is_some() && manifest.json()?.as_bytes() != json {
+            return Err(bad("it is signed, and its JSON is not canonical".into()));
+        }
+        Ok((manifest, note))
     }
 
     /// The source of a name.

@@ -99,12 +99,14 @@ impl Probe for RealHost {
     ) -> Result<Option<Backup>> {
         self.service(service)?;
         let (cx, service, store, attempt) = (cx.clone(), service.to_owned(), self.store(store)?, attempt.to_owned());
+        let signing = self.signing.clone();
         blocking(move || {
             for (id, digest) in manifests::present(&store, &service)?.into_iter().rev() {
                 cx.check()?;
-                let manifest = manifests::read(&store, &service, &id, &digest)?;
-                if manifest.attempt == attempt {
-                    return Ok(Some(manifests::backup(&manifest, &digest, store.name())));
+                let stored = manifests::stored(&store, &service, &id, &digest)?;
+                // One that would be refused is not what the attempt made: anybody can write down whose it is.
+                if stored.manifest.attempt == attempt && stored.signature(&signing).refused.is_none() {
+                    return Ok(Some(manifests::backup(&stored.manifest, &digest, store.name())));
                 }
             }
             Ok(None)

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::bindings::{Service, Source, Store};
 use crate::error::{Error, Result};
+use crate::signing::Signing;
 use crate::sources::{SourceDriver, files::FilesDriver, postgres::PostgresDriver, sqlite::SqliteDriver};
 
 /// Real services and stores, by the names that an environment gives them.
@@ -16,6 +17,8 @@ pub struct RealHost {
     pub(crate) services: BTreeMap<String, Service>,
     /// Stores by name.
     pub(crate) stores: BTreeMap<String, Arc<crate::stores::ObjectStore>>,
+    /// What is signed with, and whose signatures are taken.
+    pub(crate) signing: Arc<Signing>,
     /// Private space of the engine (0700): `spool/` for objects on their way, `candidates/ID` for scratch candidates, `serve.sock`.
     pub(crate) state_dir: PathBuf,
     /// Services started in quarantine by this process; they end with it.
@@ -39,10 +42,18 @@ impl RealHost {
         Ok(Self {
             services,
             stores,
+            signing: Arc::default(),
             state_dir: state_dir.to_owned(),
             instances: Mutex::default(),
             http: Default::default(),
         })
+    }
+
+    /// The same host, with a key to sign with, or keys that it trusts.
+    #[must_use]
+    pub fn with_signing(mut self, signing: Signing) -> Self {
+        self.signing = Arc::new(signing);
+        self
     }
 
     /// Where objects lie on their way; private.

@@ -17,6 +17,8 @@ use crate::sources::{Member, Row};
 use crate::work::Work;
 
 pub(crate) use stage::discard;
+#[cfg(test)]
+pub(crate) use {stage::stage, verify::verify};
 
 /// A backup restored under generated names, as a set: the contract's `types.candidate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

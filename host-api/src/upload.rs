@@ -15,10 +15,11 @@ use crate::error::{Error, Result};
 use crate::manifest::{Manifest, ObjectEntry};
 use crate::pipeline::{Fault, check_content, check_size, check_stored};
 use crate::real::{RealHost, blocking};
+use crate::signing::{CHECKED, Signing};
 use crate::stores::{ObjectStore, Put};
 
 /// How deep to look at a stored backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Depth {
     /// Objects there, sizes right.
@@ -36,32 +37,41 @@ pub trait Upload: Send + Sync {
     async fn copy(&self, cx: &StepContext, backup: &Backup, store: &str) -> Result<Backup>;
     /// Looks at a backup where it lies. No finding: whole. A check that could not run is an error.
     async fn verify(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>>;
+    /// The same, for depths at which bytes are read; without a finding, a signed record of it is beside the manifest when this answers.
+    async fn attest(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>>;
 }
 
 #[async_trait]
 impl Upload for RealHost {
     async fn copy(&self, cx: &StepContext, backup: &Backup, store: &str) -> Result<Backup> {
         let (from, to) = (self.store(&backup.store)?, self.store(store)?);
-        let (cx, backup) = (cx.clone(), backup.clone());
-        blocking(move || copy(&cx, &from, &to, &backup)).await
+        let (cx, backup, signing) = (cx.clone(), backup.clone(), self.signing.clone());
+        blocking(move || copy(&cx, &from, &to, &signing, &backup)).await
     }
 
     async fn verify(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>> {
         let (cx, store, backup) = (cx.clone(), self.store(&backup.store)?, backup.clone());
-        blocking(move || verify(&cx, &store, &backup, depth)).await
+        let signing = self.signing.clone();
+        blocking(move || verify(&cx, &store, &signing, &backup, depth)).await
+    }
+
+    async fn attest(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>> {
+        let (cx, store, backup) = (cx.clone(), self.store(&backup.store)?, backup.clone());
+        let signing = self.signing.clone();
+        blocking(move || attest(&cx, &store, &signing, &backup, depth)).await
     }
 }
 
 /// Copies the objects, then the manifest. An object that is in the target already counts only after its bytes there were read and
 /// compared: a copy is a copy, not a name.
-fn copy(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, backup: &Backup) -> Result<Backup> {
+fn copy(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, signing: &Signing, backup: &Backup) -> Result<Backup> {
     catalog::require(from, backup)?;
     if from.name() == to.name() {
         return Err(Error::invalid(format!("backup {} lies in store {} already", backup.id, to.name())));
     }
     refuse_removed(to, backup)?;
-    let manifest = manifests::read(from, &backup.service, &backup.id, &backup.digest)?;
-    for entry in manifest.objects() {
+    let stored = manifests::stored(from, &backup.service, &backup.id, &backup.digest)?.usable(signing, from)?;
+    for entry in stored.manifest.objects() {
         copy_object(cx, from, to, entry).map_err(|e| e.context(format!("copy {} to {}", backup.id, to.name())))?;
         cx.at("object copied");
     }
@@ -69,12 +79,10 @@ fn copy(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, backup: &Backup)
     // Removed meanwhile, here or there: then it must not come back.
     catalog::require(from, backup)?;
     refuse_removed(to, backup)?;
-    let digest = manifests::write(cx, to, &manifest)?;
+    // As it is, with its signature: a copy is by whoever took the backup.
+    manifests::write_copy(cx, to, &stored, &backup.digest)?;
     cx.at("manifest copied");
-    if digest != backup.digest {
-        return Err(Error::failed(format!("a bug: the copied manifest's digest is {digest}, not {}", backup.digest)));
-    }
-    Ok(manifests::backup(&manifest, &digest, to.name()))
+    Ok(manifests::backup(&stored.manifest, &backup.digest, to.name()))
 }
 
 fn refuse_removed(to: &ObjectStore, backup: &Backup) -> Result<()> {
@@ -98,10 +106,16 @@ fn copy_object(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, entry: &O
     check_stored(cx, to, entry, "check", &mut std::io::sink()).map_err(Fault::into_error)
 }
 
-fn verify(cx: &StepContext, store: &ObjectStore, backup: &Backup, depth: Depth) -> Result<Vec<Finding>> {
+fn verify(
+    cx: &StepContext,
+    store: &ObjectStore,
+    signing: &Signing,
+    backup: &Backup,
+    depth: Depth,
+) -> Result<Vec<Finding>> {
     catalog::require(store, backup)?;
-    let manifest = match manifests::read(store, &backup.service, &backup.id, &backup.digest) {
-        Ok(manifest) => manifest,
+    let stored = match manifests::stored(store, &backup.service, &backup.id, &backup.digest) {
+        Ok(stored) => stored,
         Err(e) => {
             // A store that went away says nothing about the backup.
             store.check()?;
@@ -109,6 +123,13 @@ fn verify(cx: &StepContext, store: &ObjectStore, backup: &Backup, depth: Depth) 
         }
     };
     let mut findings = Vec::new();
+    let manifest = match stored.usable(signing, store) {
+        Ok(stored) => stored.manifest,
+        Err(e) => {
+            // Its objects say nothing: they are compared with what it says of them.
+            return Ok(vec![Finding::error("signature", e.message, e.hint.unwrap_or_default())]);
+        }
+    };
     for entry in manifest.objects() {
         cx.check()?;
         let looked = match depth {
@@ -121,6 +142,34 @@ fn verify(cx: &StepContext, store: &ObjectStore, backup: &Backup, depth: Depth) 
             Err(Fault::Damaged(e)) => findings.push(finding(e)),
             Err(Fault::Unreadable(e)) => return Err(e),
         }
+    }
+    Ok(findings)
+}
+
+fn attest(
+    cx: &StepContext,
+    store: &ObjectStore,
+    signing: &Signing,
+    backup: &Backup,
+    depth: Depth,
+) -> Result<Vec<Finding>> {
+    if depth == Depth::Exists {
+        return Err(Error::invalid("that objects exist is nothing to put on record: none was read")
+            .hint("depths: checksum, content"));
+    }
+    // Before hours of reading.
+    let signer = signing.signer(CHECKED)?.ok_or_else(|| {
+        Error::refused("this environment has no key to sign with: what was found would be recorded by nobody")
+            .hint("`lifeboat keys make FILE --name NAME`, and key = \"FILE\" in [environment.E.signing]")
+    })?;
+    let findings = verify(cx, store, signing, backup, depth)?;
+    if findings.is_empty() {
+        cx.at("looked");
+        let manifest = manifests::usable(store, signing, &backup.service, &backup.id, &backup.digest)?;
+        let backup = manifests::backup(&manifest, &backup.digest, store.name());
+        let checked = catalog::records::Checked::new(cx, &backup, depth, manifest.objects().count() as u64);
+        catalog::records::write_checked(cx, store, &backup.service, &checked, &signer)?;
+        cx.at("check recorded");
     }
     Ok(findings)
 }

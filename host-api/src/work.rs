@@ -13,18 +13,20 @@ use crate::context::StepContext;
 use crate::error::{Error, Result};
 use crate::pipeline::StoreSource;
 use crate::real::RealHost;
+use crate::signing::Signing;
 use crate::sources::{Member, Row, SourceDriver};
 use crate::stores::ObjectStore;
 
 /// Time for taking back what a failed step had done: its own deadline may be why it failed.
 pub(crate) const GRACE: Duration = Duration::from_secs(120);
 
-/// A service, its drivers, and the engine's private space.
+/// A service, its drivers, what its backups are signed with, and the engine's private space.
 #[derive(Clone)]
 pub(crate) struct Work {
     pub(crate) name: String,
     pub(crate) service: Service,
     pub(crate) drivers: BTreeMap<String, Arc<dyn SourceDriver>>,
+    pub(crate) signing: Arc<Signing>,
     pub(crate) state_dir: PathBuf,
 }
 
@@ -37,7 +39,13 @@ impl RealHost {
             .keys()
             .map(|source| Ok((source.clone(), self.driver(service, source)?)))
             .collect::<Result<_>>()?;
-        Ok(Work { name: service.to_owned(), service: binding.clone(), drivers, state_dir: self.state_dir.clone() })
+        Ok(Work {
+            name: service.to_owned(),
+            service: binding.clone(),
+            drivers,
+            signing: self.signing.clone(),
+            state_dir: self.state_dir.clone(),
+        })
     }
 }
 

@@ -102,6 +102,9 @@ fn the_same_calls_are_not_denied_with_their_grant() {
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         site.guest(module, module, world, &all, "");
     }
+    // To attest is to sign.
+    site.make_key("demo");
+    site.sign_with(Some("demo"), &[]);
     site.run("backup", &[]).expect(0);
     site.run("restore", &["--yes"]).expect(0);
     // Those that change what later ones need come last.

@@ -14,5 +14,6 @@ mod modules;
 mod notes;
 mod obligations;
 mod shared;
+mod signing;
 mod support;
 mod sweep;

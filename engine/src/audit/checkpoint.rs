@@ -1,7 +1,9 @@
 //! A checkpoint: how long the log was, and the hash of its last record. Whoever holds one can tell a log that goes on from it from every
 //! other.
 
-use super::note::{Flaw, Note, Signer, check_digest, check_id, fields, number, sign};
+use host_api::note::Note;
+
+use super::note::{Flaw, Signer, check_digest, check_id, fields, number, parse, sign};
 
 /// The kind of this text.
 pub const CHECKPOINT: &str = "lifeboat/checkpoint/1";
@@ -45,7 +47,7 @@ impl Checkpoint {
 
     /// Reads a signed one; its signature is not checked yet.
     pub(crate) fn parse(note: &str) -> Result<(Self, Note), Flaw> {
-        let note = Note::parse(note)?;
+        let note = parse(note)?;
         let keys = ["origin", "size", "head", "time-ms", "run", "epoch"];
         let [origin, size, head, time_ms, run, epoch] = fields(&note.text, CHECKPOINT, keys)?;
         check_id(origin)?;
@@ -66,10 +68,11 @@ impl Checkpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::note::NAMES;
 
     #[test]
     fn what_is_read_is_what_was_signed_and_any_other_form_is_refused() {
-        let signer = Signer::new("log/1", &[5; 32]).unwrap();
+        let signer = Signer::new("log/1", &[5; 32], NAMES).unwrap();
         let checkpoint = Checkpoint {
             origin: "log".into(),
             size: 12,

@@ -7,17 +7,10 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
-use super::note::{Signer, Verifier};
+use super::note::{NAMES, Signer, Verifier, verifier};
 use super::rotation::key_name;
 use crate::error::{Error, Kind, Result};
 use crate::journal::State;
-
-/// What the line of a private key begins with; the rest is as in a verifier, with the seed in the key's place.
-const PRIVATE: &str = "PRIVATE+KEY+";
-const ALGORITHM: u8 = 1;
 
 /// The keys of a state, held: no other engine makes or changes one meanwhile.
 pub(crate) struct Keys<'s> {
@@ -97,10 +90,9 @@ impl<'s> Keys<'s> {
             return Ok(signer);
         }
         let seed = super::random()?;
-        let signer = Signer::new(&key_name(origin, epoch), &seed).map_err(|flaw| Error::new(Kind::Failed, flaw))?;
-        let secret = STANDARD.encode([&[ALGORITHM][..], &seed].concat());
-        let text = format!("{PRIVATE}{}+{}+{secret}\n", signer.verifier.name, hex::encode(signer.verifier.hash()));
-        self.write(epoch, &text)
+        let signer =
+            Signer::new(&key_name(origin, epoch), &seed, NAMES).map_err(|flaw| Error::new(Kind::Failed, flaw))?;
+        self.write(epoch, &signer.private(&seed))
             .map_err(|e| Error::new(Kind::Journal, format!("signing key {}: {e}", self.path(epoch).display())))?;
         Ok(signer)
     }
@@ -142,12 +134,7 @@ impl<'s> Keys<'s> {
 }
 
 pub(super) fn parse(text: &str) -> Option<Signer> {
-    let mut parts = text.strip_suffix('\n')?.strip_prefix(PRIVATE)?.splitn(3, '+');
-    let (name, hash, key) = (parts.next()?, parts.next()?, parts.next()?);
-    let bytes = STANDARD.decode(key).ok()?;
-    let (&ALGORITHM, seed) = bytes.split_first()? else { return None };
-    let signer = Signer::new(name, seed.try_into().ok()?).ok()?;
-    signer.verifier.to_string().starts_with(&format!("{name}+{hash}+")).then_some(signer)
+    Signer::from_private(text, NAMES)
 }
 
 /// The verifiers that a state knows.
@@ -156,7 +143,7 @@ pub(crate) async fn verifiers(state: &State) -> Result<Vec<Verifier>> {
     known
         .iter()
         .map(|text| {
-            Verifier::parse(text)
+            verifier(text)
                 .map_err(|flaw| Error::new(Kind::VerificationFailed, format!("a signing key in the state: {flaw}")))
         })
         .collect()

@@ -1,6 +1,6 @@
 //! A change of the log's signing key: a text that the old key and the new one sign, which stands in the log as a record of its own.
 
-use super::note::{Flaw, Note, Signer, Verifier, check_id, fields, number, sign};
+use super::note::{Flaw, Signer, Verifier, check_id, fields, number, parse, sign, verifier};
 
 /// The kind of this text.
 pub const ROTATION: &str = "lifeboat/key-rotation/1";
@@ -26,15 +26,11 @@ impl Rotation {
 
     /// Reads a signed one, and holds both signatures against the keys that it names.
     pub(crate) fn parse(note: &str) -> Result<Self, Flaw> {
-        let note = Note::parse(note)?;
+        let note = parse(note)?;
         let [origin, epoch, old, new] = fields(&note.text, ROTATION, ["origin", "epoch", "old", "new"])?;
         check_id(origin)?;
-        let rotation = Self {
-            origin: origin.to_owned(),
-            epoch: number(epoch)?,
-            old: Verifier::parse(old)?,
-            new: Verifier::parse(new)?,
-        };
+        let rotation =
+            Self { origin: origin.to_owned(), epoch: number(epoch)?, old: verifier(old)?, new: verifier(new)? };
         if rotation.epoch < 2
             || rotation.old.name != key_name(origin, rotation.epoch - 1)
             || rotation.new.name != key_name(origin, rotation.epoch)
@@ -54,10 +50,11 @@ pub(crate) fn key_name(origin: &str, epoch: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::note::NAMES;
 
     #[test]
     fn both_keys_must_have_signed_it_under_the_names_of_their_epochs() {
-        let key = |name: &str, seed| Signer::new(name, &[seed; 32]).unwrap();
+        let key = |name: &str, seed| Signer::new(name, &[seed; 32], NAMES).unwrap();
         let (old, new) = (key("log/1", 1), key("log/2", 2));
         let good = Rotation::signed("log", 2, &old, &new);
         assert_eq!(Rotation::parse(&good).unwrap().new, new.verifier);

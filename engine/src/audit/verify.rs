@@ -3,9 +3,11 @@
 use std::fmt;
 use std::io::{BufRead, Read};
 
+use host_api::note::Note;
+
 use super::checkpoint::{CHECKPOINT, Checkpoint};
 use super::keys::verifiers;
-use super::note::{Note, Trust, Verifier};
+use super::note::{Trust, Verifier};
 use super::rotation::{ROTATION, Rotation};
 use crate::error::{Error, Kind, Result};
 use crate::journal::{State, Walk};
@@ -191,7 +193,7 @@ mod tests {
     use super::*;
     use crate::Engine;
     use crate::audit::keys::parse;
-    use crate::audit::note::Signer;
+    use crate::audit::note::{NAMES, Signer};
     use crate::journal::{By, Change, RunRow, Transition};
 
     fn by() -> By {
@@ -280,7 +282,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (engine, old, _) = rotated(directory.path()).await;
         let origin = old.verifier.name.split('/').next().unwrap().to_owned();
-        let key = |name: &str, seed| Signer::new(&format!("{origin}/{name}"), &[seed; 32]).unwrap();
+        let key = |name: &str, seed| Signer::new(&format!("{origin}/{name}"), &[seed; 32], NAMES).unwrap();
         for (run, text, why) in [
             // The old key was stolen, and is used once more.
             ("r2", Rotation::signed(&origin, 2, &old, &key("2", 2)), "epoch 2 where 3 begins"),

@@ -143,6 +143,7 @@ impl EnvironmentBinding {
             named("store", name)?;
         }
         self.approval_rules()?;
+        self.signing()?;
         for (name, policy) in &self.policy {
             named("policy", name)?;
             self.check_policy(policy).map_err(|e| e.context(format!("policy {name}")))?;

@@ -4,6 +4,7 @@
 
 mod approval;
 mod check;
+mod signing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 use toml::Spanned;
 
 pub use approval::{ApprovalBinding, ApproverBinding};
+pub use signing::SigningBinding;
 
 use crate::audit::CheckpointStore;
 use crate::error::{Error, Kind, Result};
@@ -79,6 +81,8 @@ pub struct EnvironmentBinding {
     /// Whose signatures count, by name.
     #[serde(default)]
     pub approver: BTreeMap<String, ApproverBinding>,
+    /// What its backups are signed with, and whose signatures are taken.
+    pub signing: Option<SigningBinding>,
     /// Its services by name.
     #[serde(default)]
     pub service: BTreeMap<String, Service>,
@@ -163,6 +167,7 @@ impl Config {
             environment.store.values_mut().for_each(|s| s.anchor(&base));
             environment.policy.values_mut().for_each(|p| p.module = base.join(&p.module));
             environment.approver.values_mut().for_each(|a| a.anchor(&base));
+            environment.signing.iter_mut().for_each(|s| s.anchor(&base));
         }
         let config = Self { file, path, text };
         config.check().map_err(|e| {
@@ -232,7 +237,7 @@ impl Environment<'_> {
     pub fn host(&self) -> Result<Arc<RealHost>> {
         let host = RealHost::new(self.binding.service.clone(), &self.binding.store, self.config.state_directory())
             .map_err(|e| Error { kind: Kind::Configuration, ..e.into() })?;
-        Ok(Arc::new(host))
+        Ok(Arc::new(host.with_signing(self.binding.signing()?)))
     }
 
     /// Everything to run a policy of this environment with.

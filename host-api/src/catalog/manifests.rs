@@ -7,7 +7,9 @@ use super::records::tombstoned;
 use crate::context::StepContext;
 use crate::error::{Error, Result};
 use crate::identifier::{check_id, check_name, shown};
-use crate::manifest::Manifest;
+use crate::manifest::{FORMAT, Manifest};
+use crate::note::{Note, Signer};
+use crate::signing::{Signature, Signing};
 use crate::stores::{ObjectStore, Put, check_key};
 
 /// Largest manifest that is read, bytes: facts of some hundred thousand tables.
@@ -62,26 +64,89 @@ fn parse(name: &str) -> Option<(&str, &str)> {
     (check_id("backup", id).is_ok() && check_digest(digest).is_ok()).then_some((id, digest))
 }
 
-/// Reads a manifest, checks it against its digest, and everything in it that will become a path, a key or a name.
-pub(crate) fn read(store: &ObjectStore, service: &str, id: &str, digest: &str) -> Result<Manifest> {
-    let key = key(service, id, digest);
-    let bytes = store.read(&key, MANIFEST_BYTES_MAX)?;
-    Manifest::decode(&bytes, digest)
-        .and_then(|manifest| validate(&manifest, service, id).map(|()| manifest))
-        .map_err(|e| e.context(format!("store {}: {key}", store.name())))
+/// A manifest as it lies in a store.
+pub(crate) struct Stored {
+    pub(crate) manifest: Manifest,
+    note: Option<Note>,
+    /// The whole object, with its signature.
+    bytes: Vec<u8>,
 }
 
-/// Writes a manifest, unless the step is late: from here on, the backup exists. One that is there already has the same digest, so it is the
-/// same.
-pub(crate) fn write(cx: &StepContext, store: &ObjectStore, manifest: &Manifest) -> Result<String> {
-    validate(manifest, &manifest.service, &manifest.id)?;
-    let (bytes, digest) = manifest.encode()?;
-    let key = key(&manifest.service, &manifest.id, &digest);
-    match store.put_in_time(cx, &key, &bytes)? {
-        Put::Created => {}
-        Put::Exists => drop(read(store, &manifest.service, &manifest.id, &digest)?),
+impl Stored {
+    /// Who signed it.
+    pub(crate) fn signature(&self, signing: &Signing) -> Signature {
+        signing.judge(self.note.as_ref(), FORMAT)
     }
+
+    /// The same, unless nothing of the backup may be used here.
+    pub(crate) fn usable(self, signing: &Signing, store: &ObjectStore) -> Result<Self> {
+        match self.signature(signing).refused {
+            None => Ok(self),
+            Some(why) => Err(Error::refused(format!(
+                "store {}: the manifest of backup {} is refused: {why}",
+                store.name(),
+                self.manifest.id
+            ))
+            .hint(
+                "`lifeboat backups list` says whose each backup is: use one that is trusted; if this one is known to be good, \
+                 the line of its key belongs into the trust of [environment.E.signing]",
+            )),
+        }
+    }
+}
+
+/// Reads a manifest, checks it against its digest, and everything in it that will become a path, a key or a name. For looking at it: who
+/// signed it is not asked.
+pub(crate) fn read(store: &ObjectStore, service: &str, id: &str, digest: &str) -> Result<Manifest> {
+    stored(store, service, id, digest).map(|stored| stored.manifest)
+}
+
+/// As [`read`], and refused unless the content of the backup may be used here. Before this, no byte of it reaches a tool.
+pub(crate) fn usable(
+    store: &ObjectStore,
+    signing: &Signing,
+    service: &str,
+    id: &str,
+    digest: &str,
+) -> Result<Manifest> {
+    stored(store, service, id, digest)?.usable(signing, store).map(|stored| stored.manifest)
+}
+
+/// As [`read`], with what tells who signed it.
+pub(crate) fn stored(store: &ObjectStore, service: &str, id: &str, digest: &str) -> Result<Stored> {
+    let key = key(service, id, digest);
+    let bytes = store.read(&key, MANIFEST_BYTES_MAX)?;
+    let (manifest, note) = Manifest::decode(&bytes, digest)
+        .and_then(|(manifest, note)| validate(&manifest, service, id).map(|()| (manifest, note)))
+        .map_err(|e| e.context(format!("store {}: {key}", store.name())))?;
+    Ok(Stored { manifest, note, bytes })
+}
+
+/// Writes a manifest, signed if there is a key, unless the step is late: from here on, the backup exists.
+pub(crate) fn write(
+    cx: &StepContext,
+    store: &ObjectStore,
+    manifest: &Manifest,
+    signer: Option<&Signer>,
+) -> Result<String> {
+    validate(manifest, &manifest.service, &manifest.id)?;
+    let (bytes, digest) = manifest.encode(signer)?;
+    put(cx, store, manifest, &bytes, &digest)?;
     Ok(digest)
+}
+
+/// Writes a manifest as it lies in another store, with the signature that it has there.
+pub(crate) fn write_copy(cx: &StepContext, store: &ObjectStore, stored: &Stored, digest: &str) -> Result<()> {
+    put(cx, store, &stored.manifest, &stored.bytes, digest)
+}
+
+/// One that is there already has the same digest, so it is the same.
+fn put(cx: &StepContext, store: &ObjectStore, manifest: &Manifest, bytes: &[u8], digest: &str) -> Result<()> {
+    let key = key(&manifest.service, &manifest.id, digest);
+    match store.put_in_time(cx, &key, bytes)? {
+        Put::Created => Ok(()),
+        Put::Exists => read(store, &manifest.service, &manifest.id, digest).map(drop),
+    }
 }
 
 /// A digest only says that nobody changed the text since it was written, not that an honest tool wrote it.

@@ -10,7 +10,10 @@ use super::Backup;
 use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identifier::{check_id, now_ms};
+use crate::note::{Note, Signer};
+use crate::signing::{self, CHECKED, VERIFIED};
 use crate::stores::{ObjectStore, Put};
+use crate::upload::Depth;
 
 /// Largest record that is read, bytes: a tombstone lists a backup's keys.
 const RECORD_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -18,7 +21,6 @@ const RECORD_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The `format` field of each kind.
 const HOLD: &str = "lifeboat/hold/1";
 const UNHOLD: &str = "lifeboat/unhold/1";
-const VERIFIED: &str = "lifeboat/verified/1";
 const TOMBSTONE: &str = "lifeboat/tombstone/1";
 
 /// Keeps a backup until a time.
@@ -56,6 +58,20 @@ pub(crate) struct Verified {
     run: String,
     rows: u64,
     files: u64,
+    pub(crate) at_ms: u64,
+}
+
+/// The stored objects were read, and are those of the manifest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct Checked {
+    format: String,
+    backup: String,
+    pub(crate) digest: String,
+    pub(crate) depth: Depth,
+    objects: u64,
+    stored_bytes: u64,
+    run: String,
     pub(crate) at_ms: u64,
 }
 
@@ -109,6 +125,21 @@ impl Verified {
     }
 }
 
+impl Checked {
+    pub(crate) fn new(cx: &StepContext, backup: &Backup, depth: Depth, objects: u64) -> Self {
+        Self {
+            format: CHECKED.into(),
+            backup: backup.id.clone(),
+            digest: backup.digest.clone(),
+            depth,
+            objects,
+            stored_bytes: backup.stored_bytes,
+            run: cx.run.clone(),
+            at_ms: now_ms(),
+        }
+    }
+}
+
 impl Tombstone {
     pub(crate) fn new(cx: &StepContext, backup: &Backup, intent_sha256: &str, objects: Vec<String>) -> Self {
         Self {
@@ -129,7 +160,9 @@ pub(crate) struct Records {
     /// By name, which sorts by the run that wrote it.
     holds: BTreeMap<String, Hold>,
     ended: BTreeSet<String>,
-    pub(crate) verified: Vec<Verified>,
+    /// With the note that each stands in if it is signed; whose signature that is, is not asked.
+    pub(crate) verified: Vec<(Verified, Option<Note>)>,
+    pub(crate) checked: Vec<(Checked, Option<Note>)>,
 }
 
 impl Records {
@@ -157,7 +190,8 @@ pub(crate) fn read_all(store: &ObjectStore, service: &str, backup: &str) -> Resu
                 records.holds.insert(name.to_owned(), hold);
             }
             Some("unhold") => records.ended.extend(read::<Unhold>(store, &key, UNHOLD, backup)?.holds),
-            Some("verified") => records.verified.push(read(store, &key, VERIFIED, backup)?),
+            Some("verified") => records.verified.push(read_signed(store, &key, VERIFIED, backup)?),
+            Some("checked") => records.checked.push(read_signed(store, &key, CHECKED, backup)?),
             _ => {
                 return Err(Error::failed(format!("store {}: {key} is no record of a known kind", store.name()))
                     .hint("a newer lifeboat wrote it: use that version"));
@@ -176,8 +210,39 @@ pub(crate) fn write(
     kind: &str,
     record: &impl Serialize,
 ) -> Result<()> {
-    let key = format!("{service}/records/{backup}/{kind}-{}.json", cx.record_id());
-    match store.put_in_time(cx, &key, &encode(record)?)? {
+    put(cx, store, &key(cx, service, backup, kind), encode(record)?.as_bytes())
+}
+
+/// Writes a step's record of a verification, signed if there is a key.
+pub(crate) fn write_verified(
+    cx: &StepContext,
+    store: &ObjectStore,
+    service: &str,
+    verified: &Verified,
+    signer: Option<&Signer>,
+) -> Result<()> {
+    let bytes = signing::encode(VERIFIED, &encode(verified)?, signer);
+    put(cx, store, &key(cx, service, &verified.backup, "verified"), &bytes)
+}
+
+/// Writes a step's record of a check of what is stored; always signed.
+pub(crate) fn write_checked(
+    cx: &StepContext,
+    store: &ObjectStore,
+    service: &str,
+    checked: &Checked,
+    signer: &Signer,
+) -> Result<()> {
+    let bytes = signing::encode(CHECKED, &encode(checked)?, Some(signer));
+    put(cx, store, &key(cx, service, &checked.backup, "checked"), &bytes)
+}
+
+fn key(cx: &StepContext, service: &str, backup: &str, kind: &str) -> String {
+    format!("{service}/records/{backup}/{kind}-{}.json", cx.record_id())
+}
+
+fn put(cx: &StepContext, store: &ObjectStore, key: &str, bytes: &[u8]) -> Result<()> {
+    match store.put_in_time(cx, key, bytes)? {
         Put::Created | Put::Exists => Ok(()),
     }
 }
@@ -206,7 +271,7 @@ pub(crate) fn write_tombstone(
     tombstone: &Tombstone,
 ) -> Result<bool> {
     let key = tombstone_key(service, &tombstone.backup);
-    Ok(store.put_in_time(cx, &key, &encode(tombstone)?)? == Put::Created)
+    Ok(store.put_in_time(cx, &key, encode(tombstone)?.as_bytes())? == Put::Created)
 }
 
 /// Takes a tombstone back; only right while nothing else was removed.
@@ -218,18 +283,40 @@ fn tombstone_key(service: &str, backup: &str) -> String {
     format!("{service}/tombstones/{backup}.json")
 }
 
-fn encode(record: &impl Serialize) -> Result<Vec<u8>> {
+/// Canonical JSON.
+fn encode(record: &impl Serialize) -> Result<String> {
     // Through `Value`, whose maps are sorted: one text for one content.
     serde_json::to_value(record)
-        .and_then(|value| serde_json::to_vec(&value))
+        .and_then(|value| serde_json::to_string(&value))
         .map_err(|e| Error::failed(format!("a record can't be written down: {e}")))
 }
 
 fn read<T: DeserializeOwned>(store: &ObjectStore, key: &str, format: &str, backup: &str) -> Result<T> {
     check_id("backup", backup)?;
+    parse(store, key, format, backup, &store.read(key, RECORD_BYTES_MAX)?)
+}
+
+/// Reads a record that may be signed, with the note that it stands in. What is signed must be the one text of its content.
+fn read_signed<T: DeserializeOwned + Serialize>(
+    store: &ObjectStore,
+    key: &str,
+    format: &str,
+    backup: &str,
+) -> Result<(T, Option<Note>)> {
+    check_id("backup", backup)?;
+    let bad = |what: &str| Error::failed(format!("store {}: {key} can't be read: {what}", store.name()));
     let bytes = store.read(key, RECORD_BYTES_MAX)?;
+    let (json, note) = signing::decode(&bytes, format).map_err(|flaw| bad(&flaw))?;
+    let record: T = parse(store, key, format, backup, json)?;
+    if note.is_some() && encode(&record)?.as_bytes() != json {
+        return Err(bad("it is signed, and its JSON is not canonical"));
+    }
+    Ok((record, note))
+}
+
+fn parse<T: DeserializeOwned>(store: &ObjectStore, key: &str, format: &str, backup: &str, json: &[u8]) -> Result<T> {
     let bad = |what: String| Error::failed(format!("store {}: {key} can't be read: {what}", store.name()));
-    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+    let value: serde_json::Value = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
     let found = value["format"].as_str().unwrap_or_default();
     if found != format {
         return Err(bad(format!("its format is `{}`, not `{format}`", crate::identifier::shown(found)))

@@ -53,7 +53,7 @@ fn a_manifest_that_is_not_right_is_an_error_and_not_a_shorter_list() {
 
     let mut twin = manifests::read(&world.store, "notes", &backup.id, &backup.digest).unwrap();
     twin.label = Some("forged".into());
-    manifests::write(&world.cx, &world.store, &twin).unwrap();
+    manifests::write(&world.cx, &world.store, &twin, None).unwrap();
     fails("has two manifests");
 }
 
@@ -66,9 +66,9 @@ fn a_manifest_that_reaches_out_of_its_backup_is_refused() {
     let forge = |change: &dyn Fn(&mut crate::manifest::Manifest)| {
         let mut forged = good.clone();
         change(&mut forged);
-        assert!(manifests::write(&world.cx, &world.store, &forged).is_err());
+        assert!(manifests::write(&world.cx, &world.store, &forged, None).is_err());
         // As somebody else would write it.
-        let (bytes, digest) = forged.encode().unwrap();
+        let (bytes, digest) = forged.encode(None).unwrap();
         world.store.put_if_absent(&manifests::key("notes", &backup.id, &digest), &bytes).unwrap();
         manifests::read(&world.store, "notes", &backup.id, &digest).unwrap_err()
     };
@@ -92,7 +92,7 @@ fn holds_are_kept_and_ended_by_records() {
     let backup = world.take().unwrap();
     // Each is a step of its own.
     let step = |step| StepContext { step, ..world.cx.clone() };
-    let state = || state(&world.cx, &world.store, &backup).unwrap();
+    let state = || state(&world.cx, &world.store, &world.work.signing, &backup).unwrap();
     assert_eq!(state(), BackupState::default());
     let (far, near) = (hour() + 10, hour());
     hold(&step(1), &world.store, &backup, far, "audit").unwrap();
@@ -125,9 +125,9 @@ fn a_record_that_cannot_be_read_is_an_error_because_it_may_be_a_hold() {
     ] {
         let key = format!("notes/records/{}/{name}", backup.id);
         world.store.put_if_absent(&key, text.as_bytes()).unwrap();
-        let error = state(&world.cx, &world.store, &backup).unwrap_err();
+        let error = state(&world.cx, &world.store, &world.work.signing, &backup).unwrap_err();
         assert!(error.message.contains(name), "{error}");
         world.store.delete(&key).unwrap();
     }
-    state(&world.cx, &world.store, &backup).unwrap();
+    state(&world.cx, &world.store, &world.work.signing, &backup).unwrap();
 }

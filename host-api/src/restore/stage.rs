@@ -21,7 +21,7 @@ use crate::work::{GRACE, Work};
 const JOBS_DEFAULT: u32 = 2;
 
 /// Restores all sources of a backup, or leaves nothing behind.
-pub(super) fn stage(
+pub(crate) fn stage(
     work: &Work,
     cx: &StepContext,
     store: &Arc<ObjectStore>,
@@ -41,7 +41,8 @@ pub(super) fn stage(
         }
     };
     catalog::require(store, backup)?;
-    let manifest = manifests::read(store, &backup.service, &backup.id, &backup.digest)?;
+    // An archive is code: whose it is, is settled before a byte of it is read.
+    let manifest = manifests::usable(store, &work.signing, &backup.service, &backup.id, &backup.digest)?;
     check_fit(work, &manifest)?;
     // Before anything is made: half of a backup is none.
     require_objects(cx, store, &manifest)?;

@@ -18,7 +18,7 @@ fn errors(verification: &Verification) -> Vec<&str> {
 }
 
 fn verified_at(world: &World, backup: &Backup) -> Option<u64> {
-    state(&world.cx, &world.store, backup).unwrap().verified_at_ms
+    state(&world.cx, &world.store, &world.work.signing, backup).unwrap().verified_at_ms
 }
 
 #[test]

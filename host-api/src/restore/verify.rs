@@ -10,12 +10,13 @@ use crate::context::StepContext;
 use crate::error::{Error, Result};
 use crate::identifier::utc;
 use crate::manifest::Manifest;
+use crate::signing::VERIFIED;
 use crate::sources::{Answers, Member};
 use crate::stores::ObjectStore;
 use crate::work::Work;
 use crate::{Finding, Severity, dump, questions, reference};
 
-pub(super) fn verify(
+pub(crate) fn verify(
     work: &Work,
     cx: &StepContext,
     store: &Arc<ObjectStore>,
@@ -24,7 +25,7 @@ pub(super) fn verify(
     let began = Instant::now();
     cx.check()?;
     questions::check(&work.service)?;
-    let manifest = manifests::read(store, &candidate.service, &candidate.backup, &candidate.digest)?;
+    let manifest = manifests::usable(store, &work.signing, &candidate.service, &candidate.backup, &candidate.digest)?;
     let members = work.in_order(&candidate.members)?;
     check_complete(&manifest, &members, candidate)?;
 
@@ -70,7 +71,7 @@ pub(super) fn verify(
     }
     verification.passed = verification.findings.iter().all(|finding| finding.severity != Severity::Error);
     if verification.passed {
-        record(cx, store, candidate, &mut verification);
+        record(work, cx, store, candidate, &mut verification);
     }
     verification.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(verification)
@@ -189,14 +190,19 @@ fn check_emptiness(manifest: &Manifest, verification: &mut Verification) {
 }
 
 /// The verification stands whether or not it can be written down: a read-only copy of the store must not stop a recovery.
-fn record(cx: &StepContext, store: &ObjectStore, candidate: &Candidate, verification: &mut Verification) {
+fn record(work: &Work, cx: &StepContext, store: &ObjectStore, candidate: &Candidate, verification: &mut Verification) {
     let (backup, digest) = (&candidate.backup, &candidate.digest);
     let verified = records::Verified::new(cx, backup, digest, &candidate.id, verification.rows, verification.files);
-    if let Err(e) = records::write(cx, store, &candidate.service, backup, "verified", &verified) {
+    let recorded = work
+        .signing
+        .signer(VERIFIED)
+        .and_then(|signer| records::write_verified(cx, store, &candidate.service, &verified, signer.as_ref()));
+    if let Err(e) = recorded {
+        let fix = "`latest(verified)` does not know of this one: do away with the cause, and verify again";
         verification.findings.push(Finding::warning(
             "verification-record",
             format!("the backup is verified, but that could not be recorded beside it: {}", e.message),
-            "make the store writable and verify again: `latest(verified)` does not know of this one",
+            e.hint.map_or_else(|| fix.to_owned(), |hint| format!("{fix}: {hint}")),
         ));
     }
 }

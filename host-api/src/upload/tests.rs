@@ -10,13 +10,16 @@ fn manifest(world: &World, backup: &Backup) -> Manifest {
 fn a_copy_is_the_same_backup_elsewhere() {
     let world = World::new();
     let backup = world.take().unwrap();
-    let copied = copy(&world.cx, &world.store, &world.offsite, &backup).unwrap();
+    let copied = copy(&world.cx, &world.store, &world.offsite, &world.work.signing, &backup).unwrap();
     assert_eq!(copied, Backup { store: "offsite".into(), ..backup.clone() });
     assert_eq!(world.stored("offsite"), world.stored("local"));
-    assert_eq!(verify(&world.cx, &world.offsite, &copied, Depth::Content).unwrap(), []);
+    assert_eq!(verify(&world.cx, &world.offsite, &world.work.signing, &copied, Depth::Content).unwrap(), []);
     // Again is fine.
-    assert_eq!(copy(&world.cx, &world.store, &world.offsite, &backup).unwrap(), copied);
-    assert_eq!(copy(&world.cx, &world.store, &world.store, &backup).unwrap_err().kind, ErrorKind::Invalid);
+    assert_eq!(copy(&world.cx, &world.store, &world.offsite, &world.work.signing, &backup).unwrap(), copied);
+    assert_eq!(
+        copy(&world.cx, &world.store, &world.store, &world.work.signing, &backup).unwrap_err().kind,
+        ErrorKind::Invalid
+    );
 }
 
 #[test]
@@ -27,7 +30,7 @@ fn a_damaged_object_is_not_copied() {
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let error = copy(&world.cx, &world.store, &world.offsite, &backup).unwrap_err();
+    let error = copy(&world.cx, &world.store, &world.offsite, &world.work.signing, &backup).unwrap_err();
     assert!(error.message.contains("SHA-256"), "{error}");
     let there = world.stored("offsite");
     assert!(
@@ -42,7 +45,7 @@ fn what_lies_under_the_name_already_is_read_and_not_believed() {
     let backup = world.take().unwrap();
     let entry = manifest(&world, &backup).sources[0].objects[0].clone();
     world.offsite.put_if_absent(&entry.key, &vec![0; entry.stored_bytes as usize]).unwrap();
-    let error = copy(&world.cx, &world.store, &world.offsite, &backup).unwrap_err();
+    let error = copy(&world.cx, &world.store, &world.offsite, &world.work.signing, &backup).unwrap_err();
     assert!(error.message.contains("store offsite") && error.message.contains("SHA-256"), "{error}");
 }
 
@@ -52,7 +55,10 @@ fn what_was_removed_from_a_store_is_not_copied_back() {
     let backup = world.take().unwrap();
     let tombstone = catalog::records::Tombstone::new(&world.cx, &backup, &"0".repeat(64), vec![]);
     catalog::records::write_tombstone(&world.cx, &world.offsite, "notes", &tombstone).unwrap();
-    assert_eq!(copy(&world.cx, &world.store, &world.offsite, &backup).unwrap_err().kind, ErrorKind::Conflict);
+    assert_eq!(
+        copy(&world.cx, &world.store, &world.offsite, &world.work.signing, &backup).unwrap_err().kind,
+        ErrorKind::Conflict
+    );
 }
 
 #[test]
@@ -62,7 +68,7 @@ fn each_depth_finds_what_it_can_see() {
     let entry = manifest(&world, &backup).sources[0].objects[0].clone();
     let path = world.path("local", &entry.key);
     let good = std::fs::read(&path).unwrap();
-    let found = |depth| verify(&world.cx, &world.store, &backup, depth).unwrap();
+    let found = |depth| verify(&world.cx, &world.store, &world.work.signing, &backup, depth).unwrap();
 
     let mut flipped = good.clone();
     flipped[good.len() / 2] ^= 1;
@@ -86,10 +92,10 @@ fn a_check_that_could_not_run_is_an_error() {
     let world = World::new();
     let backup = world.take().unwrap();
     std::fs::rename(world.dir.path().join("local"), world.dir.path().join("away")).unwrap();
-    assert!(verify(&world.cx, &world.store, &backup, Depth::Exists).is_err());
+    assert!(verify(&world.cx, &world.store, &world.work.signing, &backup, Depth::Exists).is_err());
     std::fs::rename(world.dir.path().join("away"), world.dir.path().join("local")).unwrap();
     world.cx.cancelled.store(true, std::sync::atomic::Ordering::Relaxed);
-    let error = verify(&world.cx, &world.store, &backup, Depth::Content).unwrap_err();
+    let error = verify(&world.cx, &world.store, &world.work.signing, &backup, Depth::Content).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Cancelled);
 }
 
@@ -99,5 +105,5 @@ fn a_changed_manifest_is_a_finding() {
     let backup = world.take().unwrap();
     let path = world.path("local", &manifests::key("notes", &backup.id, &backup.digest));
     std::fs::write(&path, "{}").unwrap();
-    assert_eq!(verify(&world.cx, &world.store, &backup, Depth::Exists).unwrap().len(), 1);
+    assert_eq!(verify(&world.cx, &world.store, &world.work.signing, &backup, Depth::Exists).unwrap().len(), 1);
 }

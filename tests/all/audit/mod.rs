@@ -11,12 +11,12 @@ use std::process::Command;
 use crate::support::{Outcome, Site};
 
 /// A file of the repository.
-fn repository(relative: &str) -> PathBuf {
+pub fn repository(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(relative)
 }
 
 /// Runs a Python script, with nothing but its standard library.
-fn python(script: &Path, arguments: &[&str]) -> Outcome {
+pub fn python(script: &Path, arguments: &[&str]) -> Outcome {
     let out = Command::new("python3")
         .args(["-I", "-B"])
         .arg(script)
@@ -66,6 +66,7 @@ impl Site {
     }
 }
 
-fn text(path: &Path) -> String {
+/// A path as an argument.
+pub fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }

@@ -261,7 +261,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+/// Every file below a folder.
+pub fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() { walk(&path, found) } else { found.push(path) }

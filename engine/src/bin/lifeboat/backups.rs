@@ -7,12 +7,13 @@ use engine::Result;
 use engine::config::Environment;
 use engine::direct::DirectCall;
 use engine::error::{Error, Kind};
-use engine::run::Status;
 use host_api::catalog::{Backup, BackupState, Catalog};
 use host_api::identifier;
+use host_api::signing::{Signature, Standing};
 use host_api::{ErrorKind, StepContext};
 use serde_json::{Value, json};
 
+use crate::verify::Depth;
 use crate::{Global, output};
 
 /// How long looking through all stores may take.
@@ -35,16 +36,17 @@ pub enum Verb {
         /// The backup.
         backup: String,
     },
-    /// Look at a stored backup: are the objects there and whole?
+    /// Look at a stored backup: are the objects there and whole, and does it restore? With a key to sign with, a pass is put on record
+    /// beside the manifest. Exit code 5: something was found, or it could not be looked at.
     Verify {
         /// The backup.
         backup: String,
         /// Only in this store.
         #[arg(long)]
         store: Option<String>,
-        /// exists: there, right size · checksum: every byte hashed · content: decompressed as well.
-        #[arg(long, default_value = "checksum", value_parser = ["exists", "checksum", "content"])]
-        depth: String,
+        /// How deep.
+        #[arg(long, value_enum, default_value = "checksum")]
+        depth: Depth,
     },
     /// Keep a backup from deletion.
     Hold {
@@ -79,7 +81,18 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
             } else {
                 let rows: Vec<_> = found.iter().map(|(b, s)| row(b, s)).collect();
                 output::table(
-                    &["backup", "service", "store", "taken", "size", "version", "label", "verified", "held until"],
+                    &[
+                        "backup",
+                        "service",
+                        "store",
+                        "taken",
+                        "size",
+                        "version",
+                        "label",
+                        "signed",
+                        "verified",
+                        "held until",
+                    ],
                     &rows,
                 )?;
             }
@@ -102,38 +115,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
             Ok(if failures.is_empty() { 0 } else { 3 })
         }
         Verb::Verify { backup, store, depth } => {
-            let (found, failures) = find(&environment, &backup, store.as_deref()).await?;
-            // A place that can't be looked into was not verified.
-            let mut code = if failures.is_empty() { 0 } else { 5 };
-            failures.iter().for_each(|error| output::say(&format!("error: could not look: {error}")));
-            for (backup, _) in found {
-                let call = DirectCall { name: "upload.verify", arguments: json!({"backup": backup, "depth": depth}) };
-                let (ended, results) = by_hand(global, &environment, "backups-verify", vec![call]).await?;
-                let findings: Vec<host_api::Finding> =
-                    results.first().map(|r| serde_json::from_value(r.clone()).unwrap_or_default()).unwrap_or_default();
-                // A check that could not run has no result: it never passes.
-                let whole = ended.status == Status::Ok && findings.is_empty() && !results.is_empty();
-                if global.json {
-                    output::json(&json!({
-                        "backup": backup.id, "store": backup.store, "depth": depth, "whole": whole, "findings": findings,
-                        "run": ended.run, "error": (ended.status != Status::Ok).then_some(&ended.summary),
-                    }))?;
-                } else if whole {
-                    output::line(&format!("{} in {}: whole ({depth})", backup.id, backup.store))?;
-                } else {
-                    output::line(&format!("{} in {}: NOT VERIFIED ({depth})", backup.id, backup.store))?;
-                    for finding in &findings {
-                        output::line(&output::finding(finding))?;
-                    }
-                    if ended.status != Status::Ok {
-                        output::line(&format!("could not look: {}", identifier::shown_long(&ended.summary)))?;
-                    }
-                }
-                if !whole {
-                    code = 5;
-                }
-            }
-            Ok(code)
+            crate::verify::run(global, &environment, &backup, store.as_deref(), depth).await
         }
         Verb::Hold { backup, days, why } => {
             let until = identifier::now_ms() + u64::from(days) * 86_400_000;
@@ -217,7 +199,7 @@ async fn all(
 }
 
 /// The copies of one backup, and the places that could not be read; an error where no copy was found.
-async fn find(
+pub async fn find(
     environment: &Environment<'_>,
     id: &str,
     store: Option<&str>,
@@ -271,13 +253,27 @@ fn row(backup: &Backup, state: &BackupState) -> Vec<String> {
         output::bytes(backup.stored_bytes),
         backup.version.clone().unwrap_or_else(|| "-".into()),
         backup.label.clone().unwrap_or_else(|| "-".into()),
+        signed(&state.signature),
         time(state.verified_at_ms),
         time(state.held_until_ms),
     ]
 }
 
+/// Who signed a manifest, in a column.
+fn signed(signature: &Signature) -> String {
+    let signer = signature.signer.as_deref().unwrap_or("-");
+    match signature.standing {
+        Standing::Unsigned if signature.refused.is_some() => "unsigned, refused".into(),
+        Standing::Unsigned => "unsigned".into(),
+        Standing::NotHeld => format!("{signer}, not held"),
+        Standing::Trusted => signer.into(),
+        Standing::Untrusted => format!("untrusted ({signer})"),
+    }
+}
+
 fn as_json(backup: &Backup, state: &BackupState) -> Value {
     let mut value = json!(backup);
     value["state"] = json!(state);
+    value["state"]["signature"]["words"] = json!(state.signature.words());
     value
 }

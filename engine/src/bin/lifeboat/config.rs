@@ -33,6 +33,7 @@ pub fn run(global: &Global, verb: Verb) -> Result<u8> {
                         .map_err(|e| e.context(&context))?;
                 }
                 environment.host()?;
+                environment.check_signing()?;
             }
             if global.json {
                 output::json(&serde_json::json!({"valid": true, "file": config.path()}))?;

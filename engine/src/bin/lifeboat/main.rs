@@ -5,6 +5,7 @@ mod audit;
 mod backups;
 mod candidates;
 mod config;
+mod keys;
 mod output;
 mod policy;
 mod promotions;
@@ -15,6 +16,7 @@ mod service;
 mod signing;
 mod terminal;
 mod timeline;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -85,6 +87,9 @@ enum Verb {
     /// The log: proof that it is whole, its text, its signing key.
     #[command(subcommand)]
     Audit(audit::Verb),
+    /// Keys that sign backups and verifications.
+    #[command(subcommand)]
+    Keys(keys::Verb),
     /// The configuration.
     #[command(subcommand)]
     Config(config::Verb),
@@ -144,6 +149,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Service(verb) => service::run(&global, verb).await,
         Verb::Policy(verb) => policy::run(&global, verb),
         Verb::Audit(verb) => audit::run(&global, verb).await,
+        Verb::Keys(verb) => keys::run(&global, verb),
         Verb::Config(verb) => config::run(&global, verb),
         Verb::Serve(arguments) => serve::run(&global, arguments).await,
     }

@@ -81,6 +81,7 @@ impl Parameters {
             "catalog.unhold" => catalog::unhold(&self.backup()?, WHY)?,
             "dump.take" => drop(dump::take(service, store, &dump::Options::new())?),
             "upload.copy" => drop(upload::copy(&self.backup()?, copy)?),
+            "upload.attest" => drop(upload::attest(&self.backup()?, "checksum")?),
             "upload.verify" => drop(upload::verify(&self.backup()?, "checksum")?),
             "restore.stage" => drop(self.candidate(&self.target)?),
             "restore.verify" => drop(restore::verify(&self.candidate(&self.target)?)?),
