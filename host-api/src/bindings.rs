@@ -10,6 +10,8 @@
 mod check;
 mod control;
 mod install;
+mod objectives;
+mod outside;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub use control::{ChildControl, CommandControl, ComposeControl, Control, KubernetesControl, SystemdControl};
 pub(crate) use install::IMAGE_FILE;
 pub use install::Install;
+pub use objectives::Objectives;
 
 /// A service: what is preserved and recovered as one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,6 +57,9 @@ pub struct Service {
     /// What will run again after a promotion: one number each, shown to whoever is asked.
     #[serde(default)]
     pub rerun: BTreeMap<String, NamedQuery>,
+    /// What was promised of it, and `lifeboat check` holds it against.
+    #[serde(default)]
+    pub objectives: Objectives,
 }
 
 /// A source of data.

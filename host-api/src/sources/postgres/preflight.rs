@@ -19,11 +19,7 @@ pub(super) fn preflight(tools: &Tools<'_>, member: &Member) -> Result<Vec<Findin
         ));
     }
     if *live == tools.binding.maintenance_database {
-        findings.push(Finding::error(
-            "maintenance-database",
-            format!("database {live} is also the maintenance database, and nothing can be renamed from within"),
-            "name another one in `maintenance-database`",
-        ));
+        findings.push(maintenance(live));
         return Ok(findings);
     }
     let ours = role(tools)?;
@@ -50,6 +46,36 @@ pub(super) fn preflight(tools: &Tools<'_>, member: &Member) -> Result<Vec<Findin
             "drop it, or rename it",
         ));
     }
+    check_rights(tools, &ours, &mut findings)?;
+    Ok(findings)
+}
+
+/// The same without a candidate: what would stop any promotion as things are now.
+pub(super) fn live(tools: &Tools<'_>) -> Result<Vec<Finding>> {
+    let (mut findings, live) = (Vec::new(), &tools.binding.database);
+    if *live == tools.binding.maintenance_database {
+        findings.push(maintenance(live));
+        return Ok(findings);
+    }
+    let ours = role(tools)?;
+    if let Some(found) = database(tools, live)? {
+        check_database(&tools.binding.user, live, &found, &ours, &mut findings);
+    }
+    check_rights(tools, &ours, &mut findings)?;
+    Ok(findings)
+}
+
+fn maintenance(live: &str) -> Finding {
+    Finding::error(
+        "maintenance-database",
+        format!("database {live} is also the maintenance database, and nothing can be renamed from within"),
+        "name another one in `maintenance-database`",
+    )
+}
+
+/// Rights, sessions and obstacles of the live database.
+fn check_rights(tools: &Tools<'_>, ours: &Role, findings: &mut Vec<Finding>) -> Result<()> {
+    let (live, user) = (&tools.binding.database, &tools.binding.user);
     if !ours.superuser && !ours.createdb {
         findings.push(Finding::error(
             "right-to-rename",
@@ -57,8 +83,8 @@ pub(super) fn preflight(tools: &Tools<'_>, member: &Member) -> Result<Vec<Findin
             format!("alter role {} createdb", sql::identifier(user)),
         ));
     }
-    check_sessions(tools, &ours, &mut findings)?;
-    check_obstacles(tools, &mut findings)?;
+    check_sessions(tools, ours, findings)?;
+    check_obstacles(tools, findings)?;
     if !ours.superuser && counted(tools, &role_settings(live, user))? > 0 {
         findings.push(Finding::error(
             "role-settings",
@@ -66,13 +92,13 @@ pub(super) fn preflight(tools: &Tools<'_>, member: &Member) -> Result<Vec<Findin
             "promote as a superuser, or reset them (alter role … in database … reset all)",
         ));
     }
-    Ok(findings)
+    Ok(())
 }
 
 /// Rights of the connecting role.
-struct Role {
-    superuser: bool,
-    createdb: bool,
+pub(super) struct Role {
+    pub(super) superuser: bool,
+    pub(super) createdb: bool,
     may_signal: bool,
 }
 
@@ -80,7 +106,7 @@ fn is_true(row: &Row, at: usize) -> bool {
     row.get(at).cloned().flatten().as_deref() == Some("t")
 }
 
-fn role(tools: &Tools<'_>) -> Result<Role> {
+pub(super) fn role(tools: &Tools<'_>) -> Result<Role> {
     let rows = tools.rows(
         &tools.binding.maintenance_database,
         "SELECT rolsuper, rolcreatedb, pg_catalog.pg_has_role('pg_signal_backend', 'USAGE') FROM pg_catalog.pg_roles WHERE rolname = current_user",
