@@ -4,6 +4,7 @@ mod approvals;
 mod audit;
 mod backups;
 mod candidates;
+mod check;
 mod config;
 mod output;
 mod policy;
@@ -85,6 +86,8 @@ enum Verb {
     /// The log: proof that it is whole, its text, its signing key.
     #[command(subcommand)]
     Audit(audit::Verb),
+    /// Whether a backup, a drill and a recovery would work now, and what was promised is kept. Only looks.
+    Check(check::Arguments),
     /// The configuration.
     #[command(subcommand)]
     Config(config::Verb),
@@ -144,6 +147,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Service(verb) => service::run(&global, verb).await,
         Verb::Policy(verb) => policy::run(&global, verb),
         Verb::Audit(verb) => audit::run(&global, verb).await,
+        Verb::Check(arguments) => check::run(&global, arguments).await,
         Verb::Config(verb) => config::run(&global, verb),
         Verb::Serve(arguments) => serve::run(&global, arguments).await,
     }
