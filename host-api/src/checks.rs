@@ -128,6 +128,22 @@ impl Subject {
         }
     }
 
+    /// What it means that looking failed: that it is not as it must be, or only that nobody could ask.
+    fn failure(&self) -> Level {
+        match self {
+            Self::Source(_, _, Aspect::Reachable | Aspect::Tools)
+            | Self::StoreReachable(_)
+            | Self::StoreWritable(_)
+            | Self::Control(_)
+            | Self::Commands(_)
+            | Self::Secrets(_)
+            | Self::TlsFiles(_)
+            | Self::Endpoint(..)
+            | Self::Ready(_) => Level::Critical,
+            Self::Source(..) | Self::Running(_) => Level::Unknown,
+        }
+    }
+
     /// What it means that there was no answer in time: what is to be reached and does not answer is not reachable; of anything else
     /// nothing is known.
     pub fn silence(&self) -> Level {
@@ -269,7 +285,7 @@ impl Checks for Looker {
     }
 
     async fn look(&self, cx: &StepContext, subject: &Subject) -> Seen {
-        self.seen(cx, subject).await.unwrap_or_else(|error| Seen::of(&error, subject.silence()))
+        self.seen(cx, subject).await.unwrap_or_else(|error| Seen::of(&error, subject.silence(), subject.failure()))
     }
 
     async fn backups(&self, cx: &StepContext, service: &str, store: &str) -> Result<Vec<Stocked>> {

@@ -171,7 +171,7 @@ pub(super) async fn promotions(around: &Around, service: &str) -> Seen {
             .await;
     match looked {
         Ok(()) => Seen::ok(format!("the newest promotion, {}, is {}", newest.promotion.id, shown(&newest.state))),
-        Err(error) if error.kind == ErrorKind::Refused => Seen::of(&error, Level::Unknown),
+        Err(error) if error.kind == ErrorKind::Refused => Seen::of(&error, Level::Unknown, Level::Critical),
         Err(error) => Seen::unknown(
             format!("where promotion {} stands can't be looked at: {}", newest.promotion.id, error.message),
             error.hint.unwrap_or_default(),

@@ -114,11 +114,11 @@ impl Seen {
         Self::new(Level::Critical, message, fix)
     }
 
-    /// What an error says. `silence`: what it means where there was no answer in time.
-    pub fn of(error: &Error, silence: Level) -> Self {
+    /// What an error says. `silence`: what it means where there was no answer in time; `failure`: what any other means.
+    pub fn of(error: &Error, silence: Level, failure: Level) -> Self {
         let level = match error.kind {
             ErrorKind::TimedOut | ErrorKind::Cancelled => silence,
-            _ => Level::Critical,
+            _ => failure,
         };
         Self::new(level, &error.message, error.hint.as_deref().unwrap_or_default())
     }

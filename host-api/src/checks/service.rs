@@ -8,11 +8,12 @@ use std::time::Duration;
 use rustix::fs::Access;
 
 use super::{Level, Looker, Seen};
-use crate::bindings::{Control, Service, Source, fill};
+use crate::bindings::{Control, Endpoint, Service, Source, fill};
 use crate::context::StepContext;
 use crate::control::{Live, State, ready as readiness, values};
 use crate::error::{Error, ErrorKind, Result};
-use crate::http_check::{Call, Clients, check_tls, checked_path, readable_certificates};
+use crate::http_check::{Call, Clients, Target, check_tls, checked_path, readable_certificates};
+use crate::real::blocking;
 
 /// Longest wait for one answer of an endpoint.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -179,12 +180,18 @@ pub(super) fn tls_files(service: &Service) -> Seen {
     }
 }
 
+/// Its secrets and TLS files are read on a thread of their own: one that hangs must hold up nobody else.
+async fn target(service: &str, name: &str, endpoint: &Endpoint) -> Result<Target> {
+    let (key, endpoint) = (format!("{service}/{name}"), endpoint.clone());
+    blocking(move || Clients::default().target(&key, &endpoint, &endpoint.url)).await
+}
+
 /// Any answer over HTTP: something listens there, and TLS holds.
 pub(super) async fn endpoint(looker: &Looker, cx: &StepContext, name: &str, endpoint: &str) -> Result<Seen> {
     let service = looker.service(name)?;
     let binding =
         service.endpoint.get(endpoint).ok_or_else(|| Error::unknown("endpoint", endpoint, service.endpoint.keys()))?;
-    let target = Clients::default().target(&format!("{name}/{endpoint}"), binding, &binding.url)?;
+    let target = target(name, endpoint, binding).await?;
     let path = match service.ready.as_ref().filter(|ready| ready.endpoint == endpoint) {
         Some(ready) => checked_path(&ready.path)?,
         None => checked_path("/")?,
@@ -209,8 +216,10 @@ pub(super) async fn ready(looker: &Looker, cx: &StepContext, name: &str) -> Resu
         .endpoint
         .get(&ready.endpoint)
         .ok_or_else(|| Error::unknown("endpoint", &ready.endpoint, service.endpoint.keys()))?;
-    let target = Clients::default().target(&format!("{name}/{}", ready.endpoint), binding, &binding.url)?;
-    let missing = readiness::look(cx, &target, ready, &values::live(service)).await?;
+    let target = target(name, &ready.endpoint, binding).await?;
+    let of = service.clone();
+    let values = blocking(move || Ok(values::live(&of))).await?;
+    let missing = readiness::look(cx, &target, ready, &values).await?;
     Ok(match missing.is_empty() {
         true => Seen::ok(format!("{name} is ready")),
         false => {

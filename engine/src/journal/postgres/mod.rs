@@ -147,7 +147,10 @@ impl Postgres {
 
     /// Connects to look; none where there are no tables yet. Its sessions can only read, and there is nobody who writes.
     pub(super) async fn open_to_look(state: &PostgresState) -> Result<Option<Self>> {
-        let (options, name) = (state.options()?, state.name());
+        let (binding, name) = (state.clone(), state.name());
+        // Its password may be in a file that hangs.
+        let options = tokio::task::spawn_blocking(move || binding.options()).await;
+        let options = options.map_err(|e| Error::new(Kind::Journal, format!("{name}: {e}")))??;
         let options = options.options([("default_transaction_read_only", "on")]);
         let mut session = Session { connection: connected(&options, &name).await? };
         let there = session

@@ -12,6 +12,8 @@ use super::session::Session;
 use super::tools::Tools;
 use super::{dump, preflight, sql};
 
+/// What a backup and a restore are made with.
+const TOOLS: [&str; 3] = ["psql", "pg_dump", "pg_restore"];
 /// Names that are told; the rest is counted.
 const NAMES_MAX: usize = 5;
 
@@ -72,13 +74,24 @@ fn reachable(tools: &Tools<'_>) -> Result<Seen> {
 }
 
 fn fitting(tools: &Tools<'_>) -> Result<Seen> {
-    let server = tools.server_version(&tools.binding.database)?;
-    dump::check_server(server)?;
+    // Without the server first: a tool that is missing must not look like a server that is.
     let mut found = Vec::new();
-    for tool in ["psql", "pg_dump", "pg_restore"] {
-        found.push(format!("{tool} {}", tools.matching_version(tool, server)?));
+    for tool in TOOLS {
+        found.push(format!("{tool} {}", tools.tool_version(tool)?.0));
     }
-    Ok(Seen::ok(format!("{} fit the server (PostgreSQL {})", found.join(", "), server / 10_000)))
+    let found = found.join(", ");
+    let server = match tools.server_version(&tools.binding.database) {
+        Ok(server) => server,
+        Err(e) => {
+            let message = format!("there are {found}; whether they fit the server can't be told: {}", e.message);
+            return Ok(Seen::unknown(message, e.hint.unwrap_or_default()));
+        }
+    };
+    dump::check_server(server)?;
+    for tool in TOOLS {
+        tools.matching_version(tool, server)?;
+    }
+    Ok(Seen::ok(format!("{found} fit the server (PostgreSQL {})", server / 10_000)))
 }
 
 /// `a, b, c, …` of the first column.

@@ -2,6 +2,7 @@
 
 mod archives;
 mod faults;
+mod looks;
 mod prefixed;
 mod roundtrip;
 mod swaps;
