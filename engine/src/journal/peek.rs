@@ -44,12 +44,16 @@ fn wal(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// A connection that can only read, with the stamp of a file that it reads without locks; none where there is no file.
-pub(super) fn opened(path: &Path) -> rusqlite::Result<Option<(Session, Option<Stamp>)>> {
-    // Whatever else keeps it from being looked at shows when it is opened.
-    if matches!(std::fs::symlink_metadata(path), Err(e) if e.kind() == std::io::ErrorKind::NotFound) {
-        return Ok(None);
+/// Whether there is a file. It is not opened for that: closing a descriptor would drop the locks that an engine in this process has on it.
+pub(super) fn is_there(path: &Path) -> std::io::Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        looked => looked.map(|_| true),
     }
+}
+
+/// A connection that can only read, with the stamp of a file that it reads without locks.
+pub(super) fn opened(path: &Path) -> rusqlite::Result<(Session, Option<Stamp>)> {
     let stamp = Stamp::of(path);
     let (parameters, stamp) = match wal(path).exists() {
         true => ("mode=ro", None),
@@ -60,7 +64,7 @@ pub(super) fn opened(path: &Path) -> rusqlite::Result<Option<(Session, Option<St
     connection.busy_timeout(BUSY_WAIT)?;
     // The first read is where a file that is no database says so.
     connection.query_row("pragma schema_version", [], |row| row.get::<_, i64>(0))?;
-    Ok(Some((Session::reading(connection), stamp)))
+    Ok((Session::reading(connection), stamp))
 }
 
 /// A path in a URI.

@@ -61,12 +61,16 @@ impl Sqlite {
     /// Opens `state.sqlite` to look at it, if it is there: nothing is made, changed or left, and nobody is kept from writing.
     pub(super) fn open_to_look(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join("state.sqlite");
-        let (session, unlocked) = match peek::opened(&path) {
-            Ok(Some(opened)) => opened,
-            Ok(None) => return Ok(None),
-            Err(e) => return Err(damaged(&path, &e)),
-        };
+        if !peek::is_there(&path).map_err(|e| super::state::directory_error(directory, &e))? {
+            return Ok(None);
+        }
         check_mode(directory)?;
+        let (session, unlocked) = peek::opened(&path).map_err(|e| match e.sqlite_error_code() {
+            Some(ErrorCode::CannotOpen) => {
+                Error { hint: None, ..damaged(&path, &e) }.hint("look as the user that runs the engine")
+            }
+            _ => damaged(&path, &e),
+        })?;
         peek::check_version(&session.connection, &path)?;
         let (reads, to_read) = channel();
         let threads = vec![std::thread::spawn(move || read_all(session, &to_read))];

@@ -170,6 +170,8 @@ impl Seen {
     }
 }
 
+/// Less than this is none, seconds.
+const OFFSET_NONE_S: f64 = 0.1;
 /// From where on another clock is not ours, seconds: far above what NTP leaves, far below what makes an order of backups wrong.
 const OFFSET_WARNING_S: f64 = 2.0;
 /// From where on ages, holds and approvals are wrong by something that matters.
@@ -182,7 +184,7 @@ pub fn offset(whose: &str, theirs_ms: u64, before_ms: u64, after_ms: u64) -> See
     let behind = before_ms.saturating_sub(theirs_ms) as f64 / 1000.0;
     let (by, words) = if ahead > 0.0 { (ahead, "ahead of") } else { (behind, "behind") };
     let message = match by {
-        0.0 => {
+        by if by < OFFSET_NONE_S => {
             format!("the clock of {whose} is ours, within {:.1} s", after_ms.saturating_sub(before_ms) as f64 / 1000.0)
         }
         by => format!("the clock of {whose} is {by:.1} s {words} ours"),

@@ -2,12 +2,14 @@
 //!
 //! | part | what |
 //! | --- | --- |
+//! | `check` | what `lifeboat check` finds on it, each thing made wrong for real |
 //! | `drill` | a backup under load proves itself, and its quarantine holds |
 //! | `damage` | what a drill must find, each on a backup that is broken on purpose |
 //! | `upgrade` | a real migration, taken back, and that taken back |
 //! | `sweep` | the engine killed at every place of a run
 //! | `restore` | a lost and a drifted database; nothing without a passing verification |
 
+mod check;
 mod damage;
 mod drill;
 mod restore;
