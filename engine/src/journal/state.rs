@@ -53,7 +53,7 @@ impl State {
     }
 
     /// Opens the one or the other to look at it; none where there is none yet. Nothing is made or changed by that, and nothing can be written
-    /// through it.
+    /// through it. In a process that opens the same SQLite state for work, open that first: the look is then an ordinary reader's.
     pub async fn to_look_at(directory: &Path, database: Option<&PostgresState>) -> Result<Option<Self>> {
         let database = match database {
             Some(database) => Postgres::open_to_look(database).await?.map(Database::Postgres),

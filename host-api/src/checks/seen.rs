@@ -185,7 +185,8 @@ pub fn offset(whose: &str, theirs_ms: u64, before_ms: u64, after_ms: u64) -> See
     let (by, words) = if ahead > 0.0 { (ahead, "ahead of") } else { (behind, "behind") };
     let message = match by {
         by if by < OFFSET_NONE_S => {
-            format!("the clock of {whose} is ours, within {:.1} s", after_ms.saturating_sub(before_ms) as f64 / 1000.0)
+            let asking = after_ms.saturating_sub(before_ms) as f64 / 1000.0;
+            format!("the clock of {whose} is ours, within {:.1} s", (by + asking).max(OFFSET_NONE_S))
         }
         by => format!("the clock of {whose} is {by:.1} s {words} ours"),
     };

@@ -71,6 +71,20 @@ fn what_keeps_all_checks_from_being_made_is_unknown_to_monitoring_and_an_error_o
     assert!(plugin(&[]).contains("objectives: `rpo-s` is 0"));
 }
 
+/// A path that never answers; here it is the configuration's own.
+#[test]
+fn a_configuration_that_hangs_is_said_in_time() {
+    let site = Site::empty();
+    let made = std::process::Command::new("mkfifo").arg(site.path("lifeboat.toml")).status().unwrap();
+    assert!(made.success());
+    let hangs = site.lifeboat(&["check", "--plugin", "--time-limit", "1"]).expect(3).stdout;
+    assert!(
+        hangs.starts_with("LIFEBOAT UNKNOWN - the configuration can't be checked: no answer within 1 s"),
+        "{hangs}"
+    );
+    site.lifeboat(&["check", "--time-limit", "1"]).expect(10);
+}
+
 #[test]
 fn the_names_are_listed_and_none_is_made() {
     let site = Site::notes();

@@ -113,8 +113,9 @@ fn another_user_is_told_what_it_may_not_see() {
     }
     fs::set_permissions(site.path(""), PermissionsExt::from_mode(0o755)).unwrap();
     fs::set_permissions(site.path("live/attachments"), PermissionsExt::from_mode(0o755)).unwrap();
-    let attachment = fs::read_dir(site.path("live/attachments")).unwrap().next().unwrap().unwrap().path();
-    fs::set_permissions(attachment, PermissionsExt::from_mode(0o600)).unwrap();
+    for attachment in fs::read_dir(site.path("live/attachments")).unwrap().flatten() {
+        fs::set_permissions(attachment.path(), PermissionsExt::from_mode(0o600)).unwrap();
+    }
     // Where the built program lies may be closed to it: a copy is not.
     fs::copy(crate::support::lifeboat(), site.path("lifeboat")).unwrap();
     let before = listing(&site.path(""));
@@ -129,7 +130,7 @@ fn another_user_is_told_what_it_may_not_see() {
     let checked = super::Checked::of(outcome);
     checked.expect("state.readable", "critical", &["Permission denied"]).expect("state.runs", "unknown", &[]);
     checked.expect("drill.passed", "unknown", &["can't be read"]);
-    checked.expect("source.attachments.may-read", "critical", &["may not be read: 1"]);
+    checked.expect("source.attachments.may-read", "critical", &["may not be read: 2"]);
     checked.expect("source.db.may-promote", "critical", &["Permission denied"]);
     checked.expect("store.local.writable", "critical", &["Permission denied"]);
     assert_eq!(checked.outcome.code, 2);

@@ -20,8 +20,6 @@ With --plugin, what keeps the checks from being made at all ends with 3 (UNKNOWN
 
 Nothing is written, locked, started, stopped or changed. docs/checks.md says what each check means.";
 
-/// How long reading the configuration may take: it looks at the paths that it names, and one of them may hang.
-const LOAD_LIMIT: Duration = Duration::from_secs(15);
 /// Code of a monitoring plugin that could not check.
 const PLUGIN_UNKNOWN: u8 = 3;
 
@@ -38,7 +36,7 @@ pub struct Arguments {
     /// Only checks of this service; may be given several times.
     #[arg(long, value_name = "SERVICE")]
     service: Vec<String>,
-    /// How long each check may take.
+    /// How long each check may take, and reading the configuration.
     #[arg(long, value_name = "SECONDS", default_value_t = check::LIMIT_DEFAULT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
     time_limit: u64,
     /// For monitoring: one summary line first, with performance data, as Nagios and its kin read it.
@@ -69,7 +67,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
 }
 
 async fn checked(global: &Global, arguments: Arguments) -> Result<u8> {
-    let config = load(global).await?;
+    let config = load(global, Duration::from_secs(arguments.time_limit)).await?;
     let environment = config.environment(global.env.as_deref())?.name;
     let options = Options {
         only: arguments.only,
@@ -95,14 +93,14 @@ async fn checked(global: &Global, arguments: Arguments) -> Result<u8> {
     Ok(report.exit_code())
 }
 
-/// Reads the configuration on a thread of its own.
-async fn load(global: &Global) -> Result<Arc<Config>> {
+/// Reads the configuration on a thread of its own: the paths that it names are looked at, and one of them may hang.
+async fn load(global: &Global, limit: Duration) -> Result<Arc<Config>> {
     let global = global.clone();
     let loading = tokio::task::spawn_blocking(move || global.load());
     let failed = |why: &str| Error::new(Kind::Configuration, format!("the configuration can't be checked: {why}"));
-    let loaded = tokio::time::timeout(LOAD_LIMIT, loading).await;
+    let loaded = tokio::time::timeout(limit, loading).await;
     let loaded = loaded.map_err(|_| {
-        failed(&format!("no answer within {} s", LOAD_LIMIT.as_secs()))
+        failed(&format!("no answer within {} s", limit.as_secs()))
             .hint("one of the paths that it names hangs: is a network file system away?")
     })?;
     Ok(Arc::new(loaded.map_err(|_| failed("a bug: reading it came to no end"))??))
