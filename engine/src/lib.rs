@@ -26,6 +26,7 @@ pub mod approvals;
 pub mod audit;
 pub mod calls;
 mod cancel;
+pub mod check;
 pub mod claims;
 mod conceal;
 pub mod config;

@@ -124,7 +124,7 @@ fn left(obligation: &ObligationRow, what: &str) -> String {
     format!("{what}\n  to settle it: {}", command(obligation))
 }
 
-fn words(obligation: &ObligationRow) -> String {
+pub(crate) fn words(obligation: &ObligationRow) -> String {
     match obligation.kind.as_str() {
         "instance" => format!("stop scratch service {}", obligation.object),
         "candidate" => format!("discard candidate {}", obligation.object),
@@ -134,7 +134,7 @@ fn words(obligation: &ObligationRow) -> String {
     }
 }
 
-fn command(obligation: &ObligationRow) -> String {
+pub(crate) fn command(obligation: &ObligationRow) -> String {
     match obligation.kind.as_str() {
         "candidate" => format!("lifeboat candidates discard {}", obligation.object),
         "service-stopped" => format!("lifeboat service start {}", obligation.object),

@@ -10,6 +10,8 @@
 mod check;
 mod control;
 mod install;
+mod objectives;
+mod outside;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub use control::{ChildControl, CommandControl, ComposeControl, Control, KubernetesControl, SystemdControl};
 pub(crate) use install::IMAGE_FILE;
 pub use install::Install;
+pub use objectives::Objectives;
 
 /// A service: what is preserved and recovered as one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,6 +60,9 @@ pub struct Service {
     /// Statements by database source that park it on a candidate. Twice is the same as once: after a crash they are run again.
     #[serde(default)]
     pub park: BTreeMap<String, Vec<String>>,
+    /// What was promised of it, and `lifeboat check` holds it against.
+    #[serde(default)]
+    pub objectives: Objectives,
 }
 
 /// A source of data.

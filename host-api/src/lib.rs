@@ -8,11 +8,13 @@
 //! | --- | --- |
 //! | the contract's traits and values | [`catalog`], [`dump`], [`upload`], [`restore`], [`scratch`], [`service`], [`promote`], [`delete`], [`http_check`], [`query`] |
 //! | deciding a step in doubt | [`probe`] |
+//! | looking without changing anything | [`checks`] |
 //! | what they stand on | [`sources`] (postgres, sqlite, files), [`stores`], [`manifest`], [`note`], [`signing`], [`pipeline`], [`child`], [`control`], [`versions`] |
 //! | words | [`bindings`] (what an environment says), [`context`], [`error`], [`identifier`] |
 
 pub mod bindings;
 pub mod catalog;
+pub mod checks;
 pub mod child;
 pub mod context;
 pub mod control;

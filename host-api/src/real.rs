@@ -39,14 +39,23 @@ impl RealHost {
             .iter()
             .map(|(name, store)| Ok((name.clone(), Arc::new(crate::stores::ObjectStore::open(name, store)?))))
             .collect::<Result<_>>()?;
-        Ok(Self {
+        Ok(Self::over(services, stores, state_dir))
+    }
+
+    /// A host over what there is: nothing is made, so it can only look.
+    pub(crate) fn over(
+        services: BTreeMap<String, Service>,
+        stores: BTreeMap<String, Arc<crate::stores::ObjectStore>>,
+        state_dir: &Path,
+    ) -> Self {
+        Self {
             services,
             stores,
             signing: Arc::default(),
             state_dir: state_dir.to_owned(),
             instances: Mutex::default(),
             http: Default::default(),
-        })
+        }
     }
 
     /// The same host, with a key to sign with, or keys that it trusts.

@@ -14,6 +14,7 @@ use engine::observe::{Event, Observer};
 use host_api::sources::postgres::testing::PgServer;
 use serde_json::json;
 
+use crate::support::disk::{Tmpfs, fill};
 use crate::support::guests::records;
 use crate::support::{Outcome, Site, policy, wait_until};
 
@@ -540,40 +541,6 @@ fn a_service_that_does_not_stop_is_killed_and_a_port_that_stays_open_is_no_stop(
 }
 
 // ── full disks ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-/// A small file system of its own; unmounted when dropped.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    /// None, loudly, where mounting is not allowed.
-    fn mount(path: PathBuf, size: &str) -> Option<Self> {
-        fs::create_dir_all(&path).unwrap();
-        let options = format!("size={size},mode=0700");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path).status();
-        if mounted.is_ok_and(|s| s.success()) {
-            return Some(Self(path));
-        }
-        eprintln!("SKIPPED: a tmpfs can't be mounted here (not root?). A full disk was NOT tested.");
-        None
-    }
-}
-
-/// Writes a file below a directory until nothing more fits.
-fn fill(disk: &Path) -> PathBuf {
-    use std::io::Write;
-    let path = disk.join("filler");
-    let mut file = fs::File::create(&path).unwrap();
-    for size in [65_536, 4_096, 1] {
-        while file.write_all(&vec![7; size]).is_ok() {}
-    }
-    path
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
 
 /// Attachments that don't compress.
 fn grow(site: &Site, bytes: usize) {

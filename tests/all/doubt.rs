@@ -59,14 +59,14 @@ fn posting(more: &str) -> (Site, Requests) {
 
 /// Runs a policy whose engine dies at a place; its run.
 #[track_caller]
-fn killed_at(site: &Site, place: &str, policy: &str, words: &[&str]) -> String {
+pub fn killed_at(site: &Site, place: &str, policy: &str, words: &[&str]) -> String {
     let (killed, reached) = crashing(site, place, "run", policy, words);
     assert_eq!(killed.code, -1, "{killed:?}");
     assert!(reached.last().is_some_and(|last| last.ends_with(place)), "the fault fired: {reached:?}");
     newest(site)["run"].as_str().unwrap().to_owned()
 }
 
-fn newest(site: &Site) -> Value {
+pub fn newest(site: &Site) -> Value {
     site.lifeboat(&["--json", "runs", "list", "--limit", "1"]).expect(0).json()[0].clone()
 }
 

@@ -6,6 +6,7 @@ mod approvals;
 mod audit;
 mod bad_input;
 mod card;
+mod check;
 mod denials;
 mod doubt;
 mod kneo;

@@ -92,6 +92,10 @@ pub struct EnvironmentBinding {
     /// Its policies by name.
     #[serde(default)]
     pub policy: BTreeMap<String, PolicyBinding>,
+    /// What must be there though no backup holds it, and where it is kept besides: a path (which covers what is below it), `$NAME` of a
+    /// variable, `role NAME`, or `database NAME on HOST:PORT`; and words for people.
+    #[serde(default)]
+    pub kept: BTreeMap<String, String>,
 }
 
 /// One `[environment.NAME.policy.POLICY]`.
@@ -141,6 +145,16 @@ impl Config {
         State::at(self.state_directory(), self.file.state_database.as_ref()).await
     }
 
+    /// Opens the state that the file names to look at it; none where there is none yet.
+    pub async fn state_to_look_at(&self) -> Result<Option<State>> {
+        State::to_look_at(self.state_directory(), self.file.state_database.as_ref()).await
+    }
+
+    /// The database of a state that engines share, if there is one.
+    pub fn state_database(&self) -> Option<&PostgresState> {
+        self.file.state_database.as_ref()
+    }
+
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| {
@@ -168,6 +182,7 @@ impl Config {
             environment.policy.values_mut().for_each(|p| p.module = base.join(&p.module));
             environment.approver.values_mut().for_each(|a| a.anchor(&base));
             environment.signing.iter_mut().for_each(|s| s.anchor(&base));
+            environment.kept = crate::check::inventory::anchored(&environment.kept, &base);
         }
         let config = Self { file, path, text };
         config.check().map_err(|e| {

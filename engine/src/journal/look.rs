@@ -156,7 +156,7 @@ fn record(run: &str, row: &Row) -> Result<Record> {
     Ok(Record { seq, run: run.to_owned(), time_ms, kind, body })
 }
 
-fn run(row: &Row) -> Result<RunRow> {
+pub(super) fn run(row: &Row) -> Result<RunRow> {
     Ok(RunRow {
         id: row.string(0)?,
         environment: row.string(1)?,
@@ -179,7 +179,7 @@ fn candidate(row: &Row) -> Result<CandidateRow> {
     })
 }
 
-fn promotion(row: &Row) -> Result<PromotionRow> {
+pub(super) fn promotion(row: &Row) -> Result<PromotionRow> {
     let promotion = serde_json::from_str(row.text(3)?)
         .map_err(|e| Error::new(Kind::Journal, format!("a promotion can't be read: {e}")))?;
     Ok(PromotionRow { run: row.string(0)?, environment: row.string(1)?, state: row.string(2)?, promotion })
@@ -198,7 +198,7 @@ fn approval(row: &Row) -> Result<ApprovalRow> {
     })
 }
 
-fn obligation(row: &Row) -> Result<ObligationRow> {
+pub(super) fn obligation(row: &Row) -> Result<ObligationRow> {
     Ok(ObligationRow {
         id: row.integer(0)?,
         run: row.string(1)?,

@@ -7,6 +7,7 @@ mod append;
 mod database;
 mod lease;
 mod look;
+mod peek;
 mod place;
 mod postgres;
 mod record;
@@ -15,6 +16,7 @@ mod schema;
 #[cfg(test)]
 mod shared_tests;
 mod sqlite;
+mod standing;
 mod state;
 mod tail;
 #[cfg(test)]
@@ -30,5 +32,6 @@ pub use record::{By, Record, Stand, Transition};
 pub use rows::{
     ApprovalRow, ApprovalState, CandidateRow, Change, ObligationRow, PromotionRow, RunFilter, RunRow, Salt,
 };
+pub(crate) use standing::{Drilled, OpenRun};
 pub use state::State;
 pub(crate) use walk::Walk;

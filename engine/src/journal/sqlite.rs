@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::append::{Job, head};
 use super::database::{Cell, Look, Row, Transaction};
+use super::peek::{self, Stamp};
 use super::schema;
 use super::tail::Tail;
 use crate::error::{DISK_HINT, Error, Kind, Result, is_disk};
@@ -34,21 +35,15 @@ pub(super) struct Sqlite {
     writes: Option<Sender<WriteJob>>,
     reads: Option<Sender<ReadJob>>,
     threads: Vec<JoinHandle<()>>,
+    /// The file as it was opened, if it is read without locks.
+    unlocked: Option<Stamp>,
 }
 
 impl Sqlite {
     /// Opens `state.sqlite` in a directory that exists, making its tables.
     pub(super) fn open(directory: &Path) -> Result<Self> {
         let doing = |e: std::io::Error| super::state::directory_error(directory, &e);
-        let mode = std::fs::metadata(directory).map_err(doing)?.permissions().mode();
-        if mode & 0o022 != 0 {
-            // Approvals, promotions and compiled modules lie here.
-            return Err(Error::new(
-                Kind::Journal,
-                format!("others may write to state directory {}", directory.display()),
-            )
-            .hint(format!("chmod 700 {}", directory.display())));
-        }
+        check_mode(directory)?;
         let path = directory.join("state.sqlite");
         // Made by hand so that it is never readable by others, not even for a moment.
         std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(doing)?;
@@ -60,7 +55,31 @@ impl Sqlite {
             std::thread::spawn(move || write_all(writing, &to_write)),
             std::thread::spawn(move || read_all(reading, &to_read)),
         ];
-        Ok(Self { writes: Some(writes), reads: Some(reads), threads })
+        Ok(Self { writes: Some(writes), reads: Some(reads), threads, unlocked: None })
+    }
+
+    /// Opens `state.sqlite` to look at it, if it is there: nothing is made, changed or left, and nobody is kept from writing.
+    pub(super) fn open_to_look(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join("state.sqlite");
+        if !peek::is_there(&path).map_err(|e| super::state::directory_error(directory, &e))? {
+            return Ok(None);
+        }
+        check_mode(directory)?;
+        let (session, unlocked) = peek::opened(&path).map_err(|e| match e.sqlite_error_code() {
+            Some(ErrorCode::CannotOpen) => {
+                Error { hint: None, ..damaged(&path, &e) }.hint("look as the user that runs the engine")
+            }
+            _ => damaged(&path, &e),
+        })?;
+        peek::check_version(&session.connection, &path)?;
+        let (reads, to_read) = channel();
+        let threads = vec![std::thread::spawn(move || read_all(session, &to_read))];
+        Ok(Some(Self { writes: None, reads: Some(reads), threads, unlocked }))
+    }
+
+    /// False where it was read without locks and somebody has written meanwhile.
+    pub(super) fn is_as_opened(&self) -> bool {
+        self.unlocked.as_ref().is_none_or(Stamp::still_holds)
     }
 
     /// Makes a change; on disk when this answers. It is made in the order of the calls, also where nobody waits for the answer any more.
@@ -97,6 +116,16 @@ impl Drop for Sqlite {
             let _ = thread.join();
         }
     }
+}
+
+/// Approvals, promotions and compiled modules lie there.
+fn check_mode(directory: &Path) -> Result<()> {
+    let metadata = std::fs::metadata(directory).map_err(|e| super::state::directory_error(directory, &e))?;
+    if metadata.permissions().mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Journal, format!("others may write to state directory {}", directory.display()))
+        .hint(format!("chmod 700 {}", directory.display())))
 }
 
 fn gone() -> Error {
@@ -153,8 +182,15 @@ fn read_all(mut session: Session, jobs: &Receiver<ReadJob>) {
 }
 
 /// A connection. Nothing here waits for anything but the disk: its futures are ready at once.
-struct Session {
+pub(super) struct Session {
     connection: Connection,
+}
+
+impl Session {
+    /// On a connection that can only read.
+    pub(super) fn reading(connection: Connection) -> Self {
+        Self { connection }
+    }
 }
 
 impl Session {

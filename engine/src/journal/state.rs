@@ -52,6 +52,38 @@ impl State {
         }
     }
 
+    /// Opens the one or the other to look at it; none where there is none yet. Nothing is made or changed by that, and nothing can be written
+    /// through it. In a process that opens the same SQLite state for work, open that first: the look is then an ordinary reader's.
+    pub async fn to_look_at(directory: &Path, database: Option<&PostgresState>) -> Result<Option<Self>> {
+        let database = match database {
+            Some(database) => Postgres::open_to_look(database).await?.map(Database::Postgres),
+            None => {
+                let path = directory.to_owned();
+                let opened = tokio::task::spawn_blocking(move || Sqlite::open_to_look(&path)).await;
+                let opened = opened.map_err(|e| Error::new(Kind::Journal, format!("opening the state: {e}")))?;
+                opened?.map(Database::Sqlite)
+            }
+        };
+        Ok(database.map(|database| Self { database, directory: directory.to_owned() }))
+    }
+
+    /// False where somebody has written the state since it was opened to look at it, and it was read without locks: what was read may be of
+    /// two moments, and is read again.
+    pub(crate) fn is_as_opened(&self) -> bool {
+        match &self.database {
+            Database::Sqlite(sqlite) => sqlite.is_as_opened(),
+            Database::Postgres(_) => true,
+        }
+    }
+
+    /// The time of the server that engines share, Unix milliseconds; none where there is none.
+    pub(crate) async fn server_time_ms(&self) -> Result<Option<u64>> {
+        match &self.database {
+            Database::Sqlite(_) => Ok(None),
+            Database::Postgres(postgres) => postgres.time_ms().await.map(Some),
+        }
+    }
+
     /// With the name of this host, where engines of other hosts may come to read it.
     pub(crate) fn with_host(&self, mut body: Value) -> Value {
         if self.is_shared() {

@@ -26,7 +26,7 @@ impl Service {
         if let Some(control) = &self.control {
             control.check(self.install.is_some()).map_err(|e| e.context("control"))?;
         }
-        Ok(())
+        self.objectives.check().map_err(|e| e.context("objectives"))
     }
 }
 

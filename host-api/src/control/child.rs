@@ -46,6 +46,11 @@ impl Manager for Supervised {
         })
     }
 
+    fn answers(&self, cx: &StepContext) -> Result<()> {
+        cx.check()?;
+        self.ask(cx, "status")?.map(drop).ok_or_else(|| self.absent())
+    }
+
     fn start(&self, cx: &StepContext) -> Result<()> {
         cx.check()?;
         self.ask(cx, "start")?.map(drop).ok_or_else(|| self.absent())

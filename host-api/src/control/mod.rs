@@ -61,6 +61,17 @@ trait Manager: Send + Sync {
     fn state(&self, cx: &StepContext) -> Result<State>;
     fn start(&self, cx: &StepContext) -> Result<()>;
     fn stop(&self, cx: &StepContext) -> Result<()>;
+
+    /// An error where it can't be asked; whether the service runs does not matter.
+    fn answers(&self, cx: &StepContext) -> Result<()> {
+        match self.state(cx)? {
+            State::Running | State::Stopped { .. } => Ok(()),
+            State::Unknown(why) => {
+                Err(Error::failed(format!("its manager gives no answer that tells something: {why}"))
+                    .hint("is `control` right, and may the engine's user ask?"))
+            }
+        }
+    }
 }
 
 /// A live service that can be controlled. Blocking.
@@ -125,6 +136,11 @@ impl Live {
             }
         }
         Ok(state)
+    }
+
+    /// An error where its manager can't be asked.
+    pub(crate) fn answers(&self, cx: &StepContext) -> Result<()> {
+        self.manager.answers(&cx.within(self.timeout)).map_err(|e| e.context(&self.name))
     }
 
     /// Stops it. Process gone and ports closed when this answers.

@@ -8,7 +8,7 @@ use super::values::Values;
 use crate::bindings::{Ready, fill};
 use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
-use crate::http_check::{Call, Target, checked_path, pause, unequal};
+use crate::http_check::{Call, CheckedPath, Target, checked_path, pause, unequal};
 
 /// Between two looks: short beside any start, long beside an answer.
 const INTERVAL: Duration = Duration::from_millis(150);
@@ -42,13 +42,7 @@ where
             return Err(error);
         }
         looks += 1;
-        let call = Call { method: "GET", path: &path, body_json: None, idempotency_key: None, timeout: ANSWER_LIMIT };
-        let reply = target.send(cx, &call).await?;
-        let missing = match (reply.status, reply.body) {
-            (Some(200), Ok(body)) => missing(&expected, &body),
-            (Some(200) | None, Err(why)) => vec![why],
-            (status, _) => vec![format!("status {}, expected 200", status.unwrap_or_default())],
-        };
+        let missing = asked(cx, target, &path, &expected).await?;
         if missing.is_empty() {
             // What answered may not be what was started.
             if let Some(error) = gone().await {
@@ -63,6 +57,27 @@ where
         }
         pause(cx, INTERVAL).await?;
     }
+}
+
+/// Asks once; what is missing until it is ready, in words.
+pub(crate) async fn look(cx: &StepContext, target: &Target, ready: &Ready, values: &Values) -> Result<Vec<String>> {
+    let path = checked_path(&ready.path).map_err(|e| e.context("ready"))?;
+    asked(cx, target, &path, &expected(ready, values)?).await
+}
+
+async fn asked(
+    cx: &StepContext,
+    target: &Target,
+    path: &CheckedPath,
+    expected: &[Expected<'_>],
+) -> Result<Vec<String>> {
+    let call = Call { method: "GET", path, body_json: None, idempotency_key: None, timeout: ANSWER_LIMIT };
+    let reply = target.send(cx, &call).await?;
+    Ok(match (reply.status, reply.body) {
+        (Some(200), Ok(body)) => missing(expected, &body),
+        (Some(200) | None, Err(why)) => vec![why],
+        (status, _) => vec![format!("status {}, expected 200", status.unwrap_or_default())],
+    })
 }
 
 /// One value of an answer: where, what, and how it stands in the configuration.

@@ -227,6 +227,16 @@ fn tls(endpoint: &Endpoint) -> Result<rustls::ClientConfig> {
         .map_err(|_| Error::invalid(format!("{}: its certificate and key do not fit together", path.display())))
 }
 
+/// An error unless an endpoint's roots and client certificate can be read and used.
+pub(crate) fn check_tls(endpoint: &Endpoint) -> Result<()> {
+    tls(endpoint).map(drop)
+}
+
+/// An error unless a file has certificates.
+pub(crate) fn readable_certificates(path: &Path) -> Result<()> {
+    certificates(path).map(drop)
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let unreadable = |why: String| {
         Error::invalid(format!("{}: {why}", path.display())).hint("a PEM file with at least one certificate")

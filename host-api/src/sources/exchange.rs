@@ -211,7 +211,7 @@ fn rename_error(from: &Path, to: &Path, e: rustix::io::Errno) -> Error {
 }
 
 /// True if a path is a mount point; a bind mount of the same file system counts.
-fn is_mount_point(path: &Path, metadata: &Metadata) -> Result<bool> {
+pub(super) fn is_mount_point(path: &Path, metadata: &Metadata) -> Result<bool> {
     let stat = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
         .doing(|| format!("looking at {}", path.display()))?;
     if stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {

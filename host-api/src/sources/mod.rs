@@ -3,6 +3,7 @@
 //! Drivers are blocking code: they live in children, pipes and files. The primitives call them on threads made for that.
 //! A driver knows its own kind of data and nothing of manifests as a whole, stores, approvals or runs.
 
+mod beside;
 pub(crate) mod exchange;
 pub mod files;
 mod not_json;
@@ -18,8 +19,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::Finding;
+use crate::checks::{Aspect, Seen};
 use crate::context::StepContext;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::manifest::{ObjectEntry, SourceFacts, SourceManifest};
 
 /// One row of an answer: each value as text, `None` for NULL.
@@ -169,6 +171,20 @@ pub struct Swap {
 pub trait SourceDriver: Send + Sync {
     /// Everything that can be checked before a dump begins: tools, versions, reachability, rights. An error names what to do.
     fn check(&self, cx: &StepContext) -> Result<()>;
+
+    /// What can be looked at of it for [`crate::checks`].
+    fn aspects(&self) -> &'static [Aspect] {
+        &[Aspect::Reachable]
+    }
+
+    /// Looks at one aspect, changing nothing and leaving nothing. An error is what is wrong, or why nobody can tell. `clock`: our time, for
+    /// holding another one against it.
+    fn look(&self, cx: &StepContext, aspect: Aspect, _clock: &dyn Fn() -> u64) -> Result<Seen> {
+        match aspect {
+            Aspect::Reachable => self.check(cx).map(|()| Seen::ok("it is there and answers")),
+            _ => Err(Error::invalid(format!("there is no `{}` of this kind of source", aspect.word()))),
+        }
+    }
 
     /// Dumps one consistent snapshot into the sink and answers questions from the same snapshot. No object counts unless this succeeds.
     fn dump(&self, cx: &StepContext, sink: &dyn ObjectSink, questions: &[Question]) -> Result<Dumped>;

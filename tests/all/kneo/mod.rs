@@ -2,6 +2,7 @@
 //!
 //! | part | what |
 //! | --- | --- |
+//! | `check` | what `lifeboat check` finds on it, each thing made wrong for real |
 //! | `drill` | a backup under load proves itself, and its quarantine holds |
 //! | `damage` | what a drill must find, each on a backup that is broken on purpose |
 //! | `disaster` | the page's five disasters |
@@ -9,6 +10,7 @@
 //! | `sweep` | the engine killed at every place of a run
 //! | `restore` | a lost and a drifted database; nothing without a passing verification |
 
+mod check;
 mod damage;
 mod disaster;
 mod drill;

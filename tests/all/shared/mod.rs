@@ -4,6 +4,7 @@
 //! process-id namespace of its own as well: no other engine can see whether it lives.
 
 mod away;
+mod checking;
 mod hosts;
 mod many;
 mod paused;

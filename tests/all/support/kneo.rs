@@ -301,6 +301,12 @@ impl Kneo {
         connection
     }
 
+    /// PostgreSQL mode: a statement of the server's administrator.
+    pub fn admin(&self, statement: &str) {
+        let (server, _) = self.database.as_ref().expect("PostgreSQL mode");
+        server.sql("postgres", &[statement]);
+    }
+
     /// SQLite mode: the live database.
     pub fn database_file(&self) -> PathBuf {
         self.site.path("live/.kneo/kneo_runs.sqlite")

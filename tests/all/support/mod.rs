@@ -1,5 +1,6 @@
 //! A site: a folder with a configuration, stores, policies and a live service, and the command line to work on it.
 
+pub mod disk;
 pub mod guests;
 pub mod http;
 pub mod kneo;

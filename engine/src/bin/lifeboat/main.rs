@@ -4,6 +4,7 @@ mod approvals;
 mod audit;
 mod backups;
 mod candidates;
+mod check;
 mod config;
 mod keys;
 mod output;
@@ -90,6 +91,8 @@ enum Verb {
     /// Keys that sign backups and verifications.
     #[command(subcommand)]
     Keys(keys::Verb),
+    /// Whether a backup, a drill and a recovery would work now, and what was promised is kept. Only looks.
+    Check(check::Arguments),
     /// The configuration.
     #[command(subcommand)]
     Config(config::Verb),
@@ -150,6 +153,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Policy(verb) => policy::run(&global, verb),
         Verb::Audit(verb) => audit::run(&global, verb).await,
         Verb::Keys(verb) => keys::run(&global, verb),
+        Verb::Check(arguments) => check::run(&global, arguments).await,
         Verb::Config(verb) => config::run(&global, verb),
         Verb::Serve(arguments) => serve::run(&global, arguments).await,
     }

@@ -1,12 +1,13 @@
 //! The files driver: a directory as a tar and an index of it, and promotion by exchange of the directory.
 //!
-//! `walk` finds entries in a fixed order, `read` makes archive and index of them, `index` and `archive` are the two formats, `extract` the way
+//! `walk` finds entries in a fixed order, `look` only counts them, `read` makes archive and index of them, `index` and `archive` are the two formats, `extract` the way
 //! back. Kept: content, permission bits, times, links, owners by number (given back where we are root). Not kept: hard links between files
 //! (each becomes a file), extended attributes and access control lists, holes in sparse files, sockets, pipes and devices.
 
 mod archive;
 mod extract;
 mod index;
+mod look;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -18,11 +19,13 @@ use std::path::{Path, PathBuf};
 
 use crate::Finding;
 use crate::bindings::FilesSource;
+use crate::checks::{Aspect, Seen};
 use crate::context::StepContext;
 use crate::disk;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::identifier::now_ms;
 use crate::manifest::{FilesFacts, ObjectEntry, SourceFacts, SourceManifest};
+use crate::sources::beside;
 use crate::sources::exchange::{self, State};
 use crate::sources::{
     Answers, Dumped, Identity, Member, ObjectSink, ObjectSource, Question, Row, SourceDriver, StageOptions, Swap,
@@ -83,6 +86,23 @@ impl SourceDriver for FilesDriver {
             Error::failed(format!("reading {}: {e}", path.display()))
                 .hint("give the engine's user read permission, or run it as the directory's owner")
         })
+    }
+
+    fn aspects(&self) -> &'static [Aspect] {
+        &[Aspect::Reachable, Aspect::MayRead, Aspect::MayPromote, Aspect::Space]
+    }
+
+    fn look(&self, cx: &StepContext, aspect: Aspect, _clock: &dyn Fn() -> u64) -> Result<Seen> {
+        let path = &self.binding.path;
+        match aspect {
+            Aspect::MayRead => Ok(look::walked(cx, path)?.readable()),
+            Aspect::MayPromote => beside::may_promote(path),
+            Aspect::Space => {
+                let walked = look::walked(cx, path)?;
+                beside::space(path, walked.bytes.saturating_add(walked.entries.saturating_mul(ENTRY_BYTES)))
+            }
+            _ => self.check(cx).map(|()| Seen::ok(format!("{} is there and can be listed", path.display()))),
+        }
     }
 
     fn dump(&self, cx: &StepContext, sink: &dyn ObjectSink, questions: &[Question]) -> Result<Dumped> {

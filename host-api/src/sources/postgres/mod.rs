@@ -9,12 +9,14 @@
 //! | [`dump`] | one consistent snapshot, every table locked, questions answered within it |
 //! | [`stage`] | a candidate: a database of its own next to the live one |
 //! | [`compare`] | read a candidate back and compare it with the manifest |
+//! | [`look`] | what can be seen of a server without changing anything: versions, rights, room, clock |
 //! | [`preflight`], [`swap`] | put it in service by two renames in one transaction; take that back |
 
 pub mod archive;
 mod compare;
 mod dump;
 mod leftovers;
+mod look;
 pub mod prefix;
 mod preflight;
 mod rows;
@@ -30,6 +32,7 @@ mod tools;
 
 use crate::Finding;
 use crate::bindings::PostgresSource;
+use crate::checks::{Aspect, Seen};
 use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{PostgresFacts, SourceFacts, SourceManifest};
@@ -186,6 +189,22 @@ impl SourceDriver for PostgresDriver {
             }
             Ok(())
         })
+    }
+
+    fn aspects(&self) -> &'static [Aspect] {
+        &[
+            Aspect::Reachable,
+            Aspect::Tools,
+            Aspect::MayRead,
+            Aspect::MayRestore,
+            Aspect::MayPromote,
+            Aspect::Space,
+            Aspect::Clock,
+        ]
+    }
+
+    fn look(&self, cx: &StepContext, aspect: Aspect, clock: &dyn Fn() -> u64) -> Result<Seen> {
+        self.work(cx, |tools| look::look(tools, aspect, clock))
     }
 
     fn dump(&self, cx: &StepContext, sink: &dyn ObjectSink, questions: &[Question]) -> Result<Dumped> {

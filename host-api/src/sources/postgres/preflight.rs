@@ -1,8 +1,8 @@
 //! Whether a promotion can be done: rights, names, sessions. Everything that could fail once the service is stopped is looked at before.
 
-use crate::Finding;
 use crate::error::{Error, Result};
 use crate::sources::{Member, Row};
+use crate::{Finding, Severity};
 
 use super::tools::Tools;
 use super::{sql, swap};
@@ -19,11 +19,7 @@ pub(super) fn preflight(tools: &Tools<'_>, member: &Member) -> Result<Vec<Findin
         ));
     }
     if *live == tools.binding.maintenance_database {
-        findings.push(Finding::error(
-            "maintenance-database",
-            format!("database {live} is also the maintenance database, and nothing can be renamed from within"),
-            "name another one in `maintenance-database`",
-        ));
+        findings.push(maintenance(live));
         return Ok(findings);
     }
     let ours = role(tools)?;
@@ -50,6 +46,37 @@ pub(super) fn preflight(tools: &Tools<'_>, member: &Member) -> Result<Vec<Findin
             "drop it, or rename it",
         ));
     }
+    check_rights(tools, &ours, Severity::Error, &mut findings)?;
+    Ok(findings)
+}
+
+/// The same without a candidate: what would stop any promotion as things are now. A session of a superuser's is a warning: it passes, as a
+/// rule, and a role that can't end it lacks no right that it could be given.
+pub(super) fn live(tools: &Tools<'_>) -> Result<Vec<Finding>> {
+    let (mut findings, live) = (Vec::new(), &tools.binding.database);
+    if *live == tools.binding.maintenance_database {
+        findings.push(maintenance(live));
+        return Ok(findings);
+    }
+    let ours = role(tools)?;
+    if let Some(found) = database(tools, live)? {
+        check_database(&tools.binding.user, live, &found, &ours, &mut findings);
+    }
+    check_rights(tools, &ours, Severity::Warning, &mut findings)?;
+    Ok(findings)
+}
+
+fn maintenance(live: &str) -> Finding {
+    Finding::error(
+        "maintenance-database",
+        format!("database {live} is also the maintenance database, and nothing can be renamed from within"),
+        "name another one in `maintenance-database`",
+    )
+}
+
+/// Rights, sessions and obstacles of the live database. `superusers`: how bad a session of one is.
+fn check_rights(tools: &Tools<'_>, ours: &Role, superusers: Severity, findings: &mut Vec<Finding>) -> Result<()> {
+    let (live, user) = (&tools.binding.database, &tools.binding.user);
     if !ours.superuser && !ours.createdb {
         findings.push(Finding::error(
             "right-to-rename",
@@ -57,8 +84,8 @@ pub(super) fn preflight(tools: &Tools<'_>, member: &Member) -> Result<Vec<Findin
             format!("alter role {} createdb", sql::identifier(user)),
         ));
     }
-    check_sessions(tools, &ours, &mut findings)?;
-    check_obstacles(tools, &mut findings)?;
+    check_sessions(tools, ours, superusers, findings)?;
+    check_obstacles(tools, findings)?;
     if !ours.superuser && counted(tools, &role_settings(live, user))? > 0 {
         findings.push(Finding::error(
             "role-settings",
@@ -66,13 +93,13 @@ pub(super) fn preflight(tools: &Tools<'_>, member: &Member) -> Result<Vec<Findin
             "promote as a superuser, or reset them (alter role … in database … reset all)",
         ));
     }
-    Ok(findings)
+    Ok(())
 }
 
 /// Rights of the connecting role.
-struct Role {
-    superuser: bool,
-    createdb: bool,
+pub(super) struct Role {
+    pub(super) superuser: bool,
+    pub(super) createdb: bool,
     may_signal: bool,
 }
 
@@ -80,7 +107,7 @@ fn is_true(row: &Row, at: usize) -> bool {
     row.get(at).cloned().flatten().as_deref() == Some("t")
 }
 
-fn role(tools: &Tools<'_>) -> Result<Role> {
+pub(super) fn role(tools: &Tools<'_>) -> Result<Role> {
     let rows = tools.rows(
         &tools.binding.maintenance_database,
         "SELECT rolsuper, rolcreatedb, pg_catalog.pg_has_role('pg_signal_backend', 'USAGE') FROM pg_catalog.pg_roles WHERE rolname = current_user",
@@ -124,7 +151,7 @@ fn check_database(user: &str, name: &str, row: &Row, ours: &Role, findings: &mut
 }
 
 /// Sessions that would have to be ended, and could not be.
-fn check_sessions(tools: &Tools<'_>, ours: &Role, findings: &mut Vec<Finding>) -> Result<()> {
+fn check_sessions(tools: &Tools<'_>, ours: &Role, superusers: Severity, findings: &mut Vec<Finding>) -> Result<()> {
     if ours.superuser {
         return Ok(());
     }
@@ -145,11 +172,10 @@ fn check_sessions(tools: &Tools<'_>, ours: &Role, findings: &mut Vec<Finding>) -
             } else {
                 format!("grant pg_signal_backend to {}", sql::identifier(&tools.binding.user))
             };
-            findings.push(Finding::error(
-                "right-to-end-sessions",
-                format!("{count} sessions of role {role} on database {} can't be ended", tools.binding.database),
-                fix,
-            ));
+            let message =
+                format!("{count} sessions of role {role} on database {} can't be ended", tools.binding.database);
+            let finding = Finding::error("right-to-end-sessions", message, fix);
+            findings.push(Finding { severity: if superuser { superusers } else { Severity::Error }, ..finding });
         }
     }
     Ok(())

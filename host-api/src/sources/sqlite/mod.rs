@@ -18,10 +18,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::bindings::SqliteSource;
+use crate::checks::{Aspect, Seen};
 use crate::context::StepContext;
 use crate::disk;
 use crate::error::{Context, Error, Result};
 use crate::manifest::{SourceFacts, SourceManifest, SqliteFacts};
+use crate::sources::beside;
 use crate::sources::exchange::{self, State, suffixed};
 use crate::sources::{
     Answers, Dumped, Identity, Member, ObjectSink, ObjectSource, Question, Row, SourceDriver, StageOptions, Swap,
@@ -130,6 +132,25 @@ impl SqliteDriver {
 impl SourceDriver for SqliteDriver {
     fn check(&self, cx: &StepContext) -> Result<()> {
         open::live(cx, &self.binding.path).map(drop)
+    }
+
+    fn aspects(&self) -> &'static [Aspect] {
+        &[Aspect::Reachable, Aspect::MayPromote, Aspect::Space]
+    }
+
+    fn look(&self, cx: &StepContext, aspect: Aspect, _clock: &dyn Fn() -> u64) -> Result<Seen> {
+        let path = &self.binding.path;
+        match aspect {
+            Aspect::MayPromote => beside::may_promote(path),
+            Aspect::Space => {
+                let bytes = std::fs::metadata(path).doing(|| format!("looking at {}", path.display()))?.len();
+                beside::space(path, bytes)
+            }
+            _ => {
+                open::looked_at(cx, path)?;
+                Ok(Seen::ok(format!("{} is there and is a database", path.display())))
+            }
+        }
     }
 
     fn dump(&self, cx: &StepContext, sink: &dyn ObjectSink, questions: &[Question]) -> Result<Dumped> {

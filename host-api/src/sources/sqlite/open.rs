@@ -38,6 +38,12 @@ pub(super) fn sidecars(path: &Path) -> Result<Vec<PathBuf>> {
 /// The live database, read-only. Its writers see a reader's lock, nothing else.
 pub(super) fn live(cx: &StepContext, path: &Path) -> Result<Connection> {
     let metadata = require_file(path)?;
+    refuse_foreign(cx, path, &metadata)?;
+    open(cx, path, "mode=ro", OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+/// Another user's database in WAL mode can't be read without leaving files beside it.
+fn refuse_foreign(cx: &StepContext, path: &Path, metadata: &std::fs::Metadata) -> Result<()> {
     let us = rustix::process::geteuid();
     if !us.is_root() && us.as_raw() != metadata.uid() && is_wal(cx, path)? {
         return Err(Error::refused(format!(
@@ -48,7 +54,14 @@ pub(super) fn live(cx: &StepContext, path: &Path) -> Result<Connection> {
         ))
         .hint("run the engine as the file's owner, or as root"));
     }
-    open(cx, path, "mode=ro", OpenFlags::SQLITE_OPEN_READ_ONLY)
+    Ok(())
+}
+
+/// The live database, for a look that leaves nothing beside it, not even while nobody else has it open.
+pub(super) fn looked_at(cx: &StepContext, path: &Path) -> Result<Connection> {
+    let metadata = require_file(path)?;
+    refuse_foreign(cx, path, &metadata)?;
+    candidate(cx, path)
 }
 
 /// A candidate, read-only and without leaving anything beside it. A service in quarantine may have it open.

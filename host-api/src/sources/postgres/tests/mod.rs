@@ -2,6 +2,7 @@
 
 mod archives;
 mod faults;
+mod looks;
 mod objects;
 mod prefixed;
 mod roundtrip;
