@@ -66,6 +66,15 @@ fn a_backup_from_before_there_was_trust_is_shown_as_unsigned_and_used_nowhere() 
     let table = site.lifeboat(&["backups", "list"]).expect(0).stdout;
     assert!(table.contains("unsigned, refused"), "{table}");
     site.refuses(&id, "it is not signed");
+    // A check says that it is in the way, and counts it for nothing.
+    let check = |level: &str, name: &str, words: &[&str]| {
+        let checked = site.lifeboat(&["--json", "check", "--only", name]).expect(if level == "ok" { 0 } else { 2 });
+        let check = checked.json()["checks"][0].clone();
+        assert_eq!(check["level"], level, "{check:#}");
+        assert!(words.iter().all(|word| check.to_string().contains(word)), "{check:#}");
+    };
+    check("critical", "backup.catalog", &[&id, "newer than any that is not", "it is not signed"]);
+    check("critical", "backup.age", &["there is no backup of notes"]);
     // It can still be looked at, kept and let go.
     site.lifeboat(&["backups", "hold", &id, "--days", "1", "--why", "evidence"]).expect(0);
     site.lifeboat(&["backups", "unhold", &id, "--why", "done"]).expect(0);
