@@ -5,12 +5,17 @@
 //! measure stage CONFIG SERVICE STORE        restores the newest backup beside the live data, and leaves it there
 //! measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE]
 //!                                           steps a second, recorded in SQLite, or in PostgreSQL as its user `postgres`
+//! measure outage CONFIG SERVICE STORE SOCKET-DIRECTORY DATABASE ROUNDS
+//!                                           for how long nobody reaches a database that is replaced
+//! measure serve PORT                        a service that says 200, for a drill
 //! ```
 
 mod alone;
 mod calls;
 mod journal;
+mod outage;
 mod sandbox;
+mod serve;
 
 use std::error::Error;
 use std::path::Path;
@@ -28,7 +33,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const TIMEOUT: Duration = Duration::from_secs(3600);
 
 const USAGE: &str = "measure sandbox CALLS.wasm DIR | measure stage CONFIG SERVICE STORE |
-measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE]";
+measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE] |
+measure outage CONFIG SERVICE STORE SOCKET-DIRECTORY DATABASE ROUNDS | measure serve PORT";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -42,6 +48,10 @@ async fn main() -> Result<()> {
         ["journal", module, directory, rounds, socket, database] => {
             journal::run(module.as_ref(), directory.as_ref(), rounds.parse()?, Some((socket, database))).await?
         }
+        ["outage", config, service, store, socket, database, rounds] => {
+            outage::run(config.as_ref(), service, store, socket, database, rounds.parse()?).await?
+        }
+        ["serve", port] => return serve::run(port.parse()?),
         _ => return Err(USAGE.into()),
     };
     println!("{measured}");

@@ -123,8 +123,8 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 }
 
 impl Site {
-    /// Writes the configuration: one service `bench` with one source, a store `local`, and the policy `backup` twice, as it comes and
-    /// without its reading back of what was stored.
+    /// Writes the configuration: one service `bench` with one source, a store `local`, the policy `backup` twice, as it comes and without
+    /// its reading back of what was stored, and the policy `drill`.
     fn configure(&self, source: &str) -> Result<()> {
         let policies = self.policies.display();
         let policy = |name: &str, verify: &str| {
@@ -134,9 +134,21 @@ impl Site {
                  parameters = {{ service = \"bench\", store = \"local\", verify = \"{verify}\" }}\n"
             )
         };
+        // What a drill starts says 200; the live service is nowhere.
+        let drill = format!(
+            "[environment.bench.service.bench.scratch]\ncommand = [\"{}\", \"serve\", \"{{port}}\"]\n\
+             [environment.bench.service.bench.endpoint.api]\nurl = \"http://127.0.0.1:1\"\n\
+             [environment.bench.service.bench.ready]\nendpoint = \"api\"\npath = \"/\"\n\
+             [environment.bench.policy.drill]\nmodule = \"{policies}/drill.wasm\"\nworld = \"drill\"\n\
+             grants = [\"catalog.latest service=bench store=local\", \"upload.verify service=bench store=local\", \
+             \"restore.* service=bench store=local target=scratch query=*\", \"scratch.* service=bench\", \
+             \"http-check.check endpoint=scratch/api method=GET path=/\"]\n\
+             parameters = {{ service = \"bench\", store = \"local\", lists = [\"/\"] }}\n",
+            self.measure.display()
+        );
         let text = format!(
             "[environment.bench.store.local]\nkind = \"directory\"\npath = \"backups\"\n\
-             [environment.bench.service.bench.source.db]\n{source}\n{}{}",
+             [environment.bench.service.bench.source.db]\n{source}\n{}{}{drill}",
             policy("backup", "checksum"),
             policy("backup-only", "exists"),
         );
