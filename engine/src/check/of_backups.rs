@@ -26,6 +26,11 @@ fn unread(stock: &Stock) -> String {
     }
 }
 
+/// Only these, as if they were all there are.
+fn stock_of(stocked: Vec<&Stocked>) -> Stock {
+    Stock { stores: vec![(String::new(), std::sync::Arc::new(Ok(stocked.into_iter().cloned().collect())))] }
+}
+
 /// Every store can be read to its end: a list that leaves something out would be noticed by nobody.
 pub(super) async fn catalog(around: &Around, service: &str) -> Seen {
     let stock = around.stock(service).await;
@@ -72,6 +77,18 @@ pub(super) async fn age(around: &Around, service: &str) -> Seen {
 
 /// The newest backup against the recovery point: what was written since its snapshot would be lost now.
 pub(super) fn of_age(stock: &Stock, service: &str, objectives: &Objectives, now_ms: u64) -> Seen {
+    let (future, past): (Vec<&Stocked>, Vec<&Stocked>) =
+        stock.all().partition(|stocked| stocked.backup.taken_at_ms > now_ms.saturating_add(FUTURE_MS));
+    if let Some(ahead) = future.iter().map(|stocked| &stocked.backup).max_by_key(|backup| backup.taken_at_ms) {
+        // Its age says nothing, and it must not pass for a fresh one: what is held against the objective are the others.
+        let others = of_age(&stock_of(past), service, objectives, now_ms);
+        let by = lasting(ahead.taken_at_ms - now_ms);
+        let message =
+            format!("backup {} in {} was taken {by} in the future; {}", ahead.id, ahead.store, others.message);
+        let fix = format!("one of the clocks is wrong: see the checks of clocks. {}", others.fix);
+        let measures = others.measures;
+        return Seen { measures, ..Seen::new(others.level.max(Level::Warning), message, fix.trim()) };
+    }
     let Some(newest) = stock.newest().map(|stocked| &stocked.backup) else {
         return Seen::critical(
             format!("there is no backup of {service}{}", unread(stock)),
@@ -82,14 +99,6 @@ pub(super) fn of_age(stock: &Stock, service: &str, objectives: &Objectives, now_
     let critical = objectives.rpo_s.map(|s| Bound::Above(s as f64));
     let measure = Measure::new("age", age_ms as f64 / 1000.0, "s").bounds(None, critical);
     let what = format!("newest backup {} in {}", newest.id, newest.store);
-    if newest.taken_at_ms > now_ms.saturating_add(FUTURE_MS) {
-        let ahead = lasting(newest.taken_at_ms - now_ms);
-        return Seen::warning(
-            format!("{what} was taken {ahead} in the future: its age says nothing{}", unread(stock)),
-            "one of the clocks is wrong: see the checks of clocks",
-        )
-        .with(measure);
-    }
     let records = newest.newest_at_ms.map_or_else(String::new, |at| {
         format!(", its newest record {} older", lasting(newest.taken_at_ms.saturating_sub(at)))
     });

@@ -68,8 +68,12 @@ fn a_backup_is_as_old_as_its_snapshot_and_one_second_too_old_is_critical() {
     // The newest counts, wherever it lies.
     let two = stock(&[("a", &[backup("b1", "a", 9 * HOUR)]), ("b", &[backup("b2", "b", HOUR)])]);
     expect(&of(&two, Some(3600)), Level::Ok, &["b2 in b"]);
-    let future = Stock { stores: one.stores };
-    expect(&of_age(&future, "s", &objectives(Some(3600), None), NOW - 2 * HOUR), Level::Warning, &["in the future"]);
+    // One from the future is no fresh one: the others are held against the objective.
+    let early = |hours: u64, stock: &Stock| of_age(stock, "s", &objectives(Some(3600), None), NOW - hours * HOUR);
+    let mixed = stock(&[("a", &[backup("b1", "a", 6 * HOUR), backup("b2", "a", HOUR)])]);
+    expect(&early(2, &mixed), Level::Critical, &["b2 in a was taken 1 h in the future", "b1 in a is 4 h old"]);
+    expect(&early(5, &mixed), Level::Warning, &["b2 in a was taken 4 h in the future", "b1 in a is 1 h old"]);
+    expect(&early(9, &one), Level::Critical, &["in the future", "there is no backup"]);
 }
 
 #[test]

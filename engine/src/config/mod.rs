@@ -391,6 +391,21 @@ grants = ["dump.take service=notes store=local"]
             ("[environment.demo.store.local]", "[environment.demo.store.\"../x\"]", vec!["no name for a store"]),
             ("[environment", "[enviroment", vec!["enviroment", "environment"]),
             ("module = \"backup.wasm\"\n", "", vec!["module"]),
+            (
+                "[environment.demo.store.local]",
+                "[environment.demo.kept]\nx = \"\"\n[environment.demo.store.local]",
+                vec!["nothing is said of", "/x"],
+            ),
+            (
+                "path = \"notes.sqlite\"",
+                "path = \"notes.sqlite\"\n[environment.demo.service.notes.objectives]\ncopies = 0",
+                vec!["service notes: objectives: `copies` is 0"],
+            ),
+            (
+                "path = \"notes.sqlite\"",
+                "path = \"notes.sqlite\"\n[environment.demo.service.notes.objectives]\nrpo = 1",
+                vec!["rpo", "rpo-s"],
+            ),
         ] {
             let error = load(&GOOD.replacen(from, to, 1)).unwrap_err();
             assert_eq!(error.kind, Kind::Configuration, "{error}");

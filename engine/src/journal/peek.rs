@@ -87,3 +87,81 @@ pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<()> 
         .hint("`lifeboat runs list` brings it up to date, and so does the next run")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::journal::{By, Change, RunFilter, RunRow, State, Transition};
+
+    async fn begin(state: &State, run: &str) {
+        let by = By { actor: "alice@host1".into(), channel: "cli".into() };
+        let row = RunRow { id: run.into(), environment: "e".into(), policy: "p".into(), ..RunRow::default() };
+        state.append(run, &by, Transition::RunStarted, None, json!({}), &[Change::RunBegins(row)]).await.unwrap();
+    }
+
+    fn names(directory: &Path) -> BTreeSet<std::ffi::OsString> {
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    }
+
+    async fn look(directory: &Path) -> State {
+        State::to_look_at(directory, None).await.unwrap().expect("there is a state")
+    }
+
+    async fn runs(state: &State) -> usize {
+        state.runs(&RunFilter::default()).await.unwrap().len()
+    }
+
+    #[tokio::test]
+    async fn a_look_makes_nothing_leaves_nothing_writes_nothing_and_knows_when_it_is_late() {
+        let directory = tempfile::tempdir().unwrap();
+        // With what a URI takes for something else in its name.
+        let directory = directory.path().join("a?b#c %41");
+        assert!(State::to_look_at(&directory, None).await.unwrap().is_none());
+        assert!(!directory.exists());
+
+        let engine = State::open(&directory).await.unwrap();
+        begin(&engine, "r1").await;
+        // While an engine has it open, its write-ahead log is read as well.
+        let beside = look(&directory).await;
+        begin(&engine, "r2").await;
+        assert_eq!(runs(&beside).await, 2);
+        assert!(beside.is_as_opened(), "each read has its moment, and a lock");
+        drop((beside, engine));
+
+        let before = names(&directory);
+        let alone = look(&directory).await;
+        assert_eq!(runs(&alone).await, 2);
+        assert!(alone.is_as_opened());
+        assert_eq!(names(&directory), before, "neither -wal nor -shm");
+        let by = By { actor: "a@h".into(), channel: "cli".into() };
+        let written = alone.append("r1", &by, Transition::RunEnded, None, json!({}), &[]).await;
+        assert!(written.is_err(), "nobody writes through it");
+
+        let engine = State::open(&directory).await.unwrap();
+        assert!(!alone.is_as_opened(), "somebody has it open now");
+        begin(&engine, "r3").await;
+        drop(engine);
+        assert!(!alone.is_as_opened(), "and has written");
+        drop(alone);
+        assert_eq!(runs(&look(&directory).await).await, 3);
+        assert_eq!(names(&directory), before);
+    }
+
+    #[tokio::test]
+    async fn a_state_of_another_version_is_not_read_as_if_it_were_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(State::open(directory.path()).await.unwrap());
+        for (version, says) in [(schema::VERSION + 1, "this engine knows"), (schema::VERSION - 1, "this engine reads")]
+        {
+            let state = Connection::open(directory.path().join("state.sqlite")).unwrap();
+            state.pragma_update(None, "user_version", version).unwrap();
+            drop(state);
+            let error = State::to_look_at(directory.path(), None).await.err().expect("refused");
+            assert!(error.message.contains(says), "{error}");
+        }
+    }
+}

@@ -209,6 +209,15 @@ fn a_manager_that_gives_no_answer_is_told_from_a_service_that_is_stopped() {
     place.service["control"] = control(&["false"]);
     place.expect("service.control", Level::Critical, &["gives no answer"]);
     place.expect("service.running", Level::Unknown, &["not known"]);
+    // One that is asked and says that the service is on its way has answered.
+    let systemctl = |script: &str| json!({"kind": "systemd", "unit": "s.service", "systemctl": ["bash", "-c", script]});
+    place.service["control"] = systemctl("echo LoadState=loaded; echo ActiveState=activating");
+    place.expect("service.control", Level::Ok, &[]);
+    place.expect("service.running", Level::Unknown, &["activating"]);
+    place.service["control"] = systemctl("echo LoadState=not-found; echo ActiveState=inactive");
+    place.expect("service.control", Level::Critical, &["no usable unit s.service"]);
+    place.service["control"] = systemctl("echo no bus >&2; exit 1");
+    place.expect("service.control", Level::Critical, &["gives no answer", "no bus"]);
     place.service["control"] = json!({"kind": "child", "command": ["true"]});
     place.expect("service.control", Level::Critical, &["`lifeboat serve`, which does not run"]);
     place.expect("service.running", Level::Warning, &["s is stopped"]);

@@ -1,10 +1,10 @@
 //! Services of a service manager: commands start, stop and ask.
 
-use super::{Manager, State};
+use super::{ASK_HINT, Manager, State};
 use crate::bindings::CommandControl;
 use crate::child::{Ended, Spec, run, run_text};
 use crate::context::StepContext;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What a status command may say; more is no answer of a service manager.
 const STATUS_BYTES_MAX: usize = 1024 * 1024;
@@ -46,6 +46,14 @@ pub(super) fn answer(cx: &StepContext, words: &[String]) -> Result<Result<String
         Ok(()) => Ok(out),
         Err(error) => Err(State::Unknown(error.message)),
     })
+}
+
+/// An error unless a command that asks for a state can be run and answers.
+pub(super) fn answers(cx: &StepContext, words: &[String]) -> Result<()> {
+    match answer(cx, words)? {
+        Err(State::Unknown(why)) => Err(Error::failed(format!("its manager gives no answer: {why}")).hint(ASK_HINT)),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// Runs a command that starts something.

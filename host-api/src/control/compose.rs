@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::command::{answer, start, stop, with};
+use super::command::{answer, answers, start, stop, with};
 use super::{Manager, State};
 use crate::bindings::ComposeControl;
 use crate::context::StepContext;
@@ -66,6 +66,10 @@ impl Manager for Composed {
             return Ok(State::Stopped { ended: None });
         }
         Ok(State::Unknown(format!("its containers are: {}", shown(&states.join(", ")))))
+    }
+
+    fn answers(&self, cx: &StepContext) -> Result<()> {
+        answers(cx, &self.words(&["ps", "--all", "--quiet"]))
     }
 
     fn start(&self, cx: &StepContext) -> Result<()> {

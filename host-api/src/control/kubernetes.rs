@@ -2,7 +2,7 @@
 //!
 //! A deployment does not count pods that are ending, which still work: stopped is only what has no pod left.
 
-use super::command::{answer, start, stop, with};
+use super::command::{answer, answers, start, stop, with};
 use super::{Manager, State};
 use crate::bindings::{Install, KubernetesControl};
 use crate::context::StepContext;
@@ -56,6 +56,10 @@ impl Manager for Deployment {
             (replicas, 0) => State::Unknown(format!("it is scaled to {replicas}, and has no pod yet")),
             _ => State::Running,
         })
+    }
+
+    fn answers(&self, cx: &StepContext) -> Result<()> {
+        answers(cx, &self.words(&["get", &self.name(), "--output=jsonpath={.spec.replicas}"]))
     }
 
     fn start(&self, cx: &StepContext) -> Result<()> {

@@ -39,6 +39,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A child that does not end in its time is killed; this is what that may take on top.
 const KILL_MARGIN: Duration = Duration::from_secs(15);
+/// What to do about a manager that can't be asked.
+const ASK_HINT: &str = "is `control` right, and may the engine's user ask?";
 /// How often a wait for a state looks: some managers answer by starting a process.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -66,10 +68,7 @@ trait Manager: Send + Sync {
     fn answers(&self, cx: &StepContext) -> Result<()> {
         match self.state(cx)? {
             State::Running | State::Stopped { .. } => Ok(()),
-            State::Unknown(why) => {
-                Err(Error::failed(format!("its manager gives no answer that tells something: {why}"))
-                    .hint("is `control` right, and may the engine's user ask?"))
-            }
+            State::Unknown(why) => Err(Error::failed(format!("its manager gives no answer: {why}")).hint(ASK_HINT)),
         }
     }
 }

@@ -3,12 +3,15 @@
 //! `systemctl is-active` ends with 3 also while a unit is being stopped, or waits to be started again, and, in some versions, for a unit that
 //! is not there at all. So its properties are read.
 
-use super::command::{answer, start, stop, with};
+use super::command::{answer, answers, start, stop, with};
 use super::{Manager, State};
 use crate::bindings::SystemdControl;
 use crate::context::StepContext;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::identifier::shown;
+
+/// What is said of a unit that is not there, or is damaged.
+const NO_UNIT: &str = "systemd has no usable unit";
 
 /// A unit.
 pub(super) struct Unit(pub(super) SystemdControl);
@@ -26,9 +29,15 @@ impl Unit {
     }
 }
 
+impl Unit {
+    fn asks(&self) -> Vec<String> {
+        self.words(&["show", "--property=LoadState", "--property=ActiveState", "--"])
+    }
+}
+
 impl Manager for Unit {
     fn state(&self, cx: &StepContext) -> Result<State> {
-        let said = match answer(cx, &self.words(&["show", "--property=LoadState", "--property=ActiveState", "--"]))? {
+        let said = match answer(cx, &self.asks())? {
             Ok(said) => said,
             Err(unknown) => return Ok(unknown),
         };
@@ -37,7 +46,7 @@ impl Manager for Unit {
         };
         let (load, active) = (property("LoadState"), property("ActiveState"));
         if !matches!(load, "loaded" | "masked") {
-            return Ok(State::Unknown(format!("systemd has no usable unit {}: `{}`", self.0.unit, shown(load))));
+            return Ok(State::Unknown(format!("{NO_UNIT} {}: `{}`", self.0.unit, shown(load))));
         }
         Ok(match active {
             "active" | "reloading" | "refreshing" => State::Running,
@@ -46,6 +55,15 @@ impl Manager for Unit {
             // On its way, perhaps back up: neither.
             other => State::Unknown(format!("systemd says `{}` of {}", shown(other), self.0.unit)),
         })
+    }
+
+    fn answers(&self, cx: &StepContext) -> Result<()> {
+        answers(cx, &self.asks())?;
+        // A unit that is on its way is one; one that is not there is none to start.
+        match self.state(cx)? {
+            State::Unknown(why) if why.contains(NO_UNIT) => Err(Error::failed(why).hint("is `unit` right?")),
+            _ => Ok(()),
+        }
     }
 
     fn start(&self, cx: &StepContext) -> Result<()> {

@@ -266,6 +266,6 @@ mod tests {
 
     #[test]
     fn what_a_tool_said_begins_no_performance_data_and_no_line() {
-        assert_eq!(of_plugin("a | b\nc"), "a / b\\nc");
+        assert_eq!(of_plugin("a | b\nc"), "a / b\\u{a}c");
     }
 }

@@ -4,6 +4,7 @@
 //! happened whose answer was lost, the log itself tells.
 
 mod leases;
+mod peek;
 mod schema;
 mod together;
 
@@ -143,40 +144,6 @@ impl Postgres {
         let (writes, jobs) = mpsc::unbounded_channel();
         tokio::spawn(Writer { session: Some(writing), tail: Tail::default(), options, name }.run(jobs));
         Ok(Self { pool, writes, leases: leases::LeaseState::new(Duration::from_secs(state.lease_s)) })
-    }
-
-    /// Connects to look; none where there are no tables yet. Its sessions can only read, and there is nobody who writes.
-    pub(super) async fn open_to_look(state: &PostgresState) -> Result<Option<Self>> {
-        let (binding, name) = (state.clone(), state.name());
-        // Its password may be in a file that hangs.
-        let options = tokio::task::spawn_blocking(move || binding.options()).await;
-        let options = options.map_err(|e| Error::new(Kind::Journal, format!("{name}: {e}")))??;
-        let options = options.options([("default_transaction_read_only", "on")]);
-        let mut session = Session { connection: connected(&options, &name).await? };
-        let there = session
-            .rows("select count(*) from pg_tables where schemaname = 'lifeboat' and tablename = 'version'", &[])
-            .await?;
-        if there.first().map_or(Ok(0), |row| row.number(0))? == 0 {
-            return Ok(None);
-        }
-        let version = session.rows("select version from lifeboat.version", &[]).await?;
-        let version = version.first().map_or(Ok(0), |row| row.integer(0))?;
-        if version != super::schema::VERSION {
-            return Err(super::state::newer(&name, version));
-        }
-        let pool = PgPoolOptions::new()
-            .max_connections(SESSIONS_MAX)
-            .acquire_timeout(CONNECT_LIMIT)
-            .after_connect(|connection, _| async move { connection.execute(schema::SESSION).await.map(drop) }.boxed())
-            .connect_lazy_with(options);
-        let (writes, _) = mpsc::unbounded_channel();
-        Ok(Some(Self { pool, writes, leases: leases::LeaseState::new(Duration::from_secs(state.lease_s)) }))
-    }
-
-    /// The server's time, Unix milliseconds.
-    pub(super) async fn time_ms(&self) -> Result<u64> {
-        let rows = self.rows("select (extract(epoch from clock_timestamp()) * 1000)::bigint", &[]).await?;
-        rows.first().map_or_else(|| Err(gone()), |row| row.number(0))
     }
 
     /// Makes a change; on the server's disk when this answers. It is made in the order of the calls, also where nobody waits any more.
