@@ -272,6 +272,9 @@ impl<'a> Tools<'a> {
         let error = Error::failed(format!("{tool} ended with {}: {said}", ended.how()));
         match code {
             "42501" => error.hint(format!("role `{}` lacks a right: grant it, or use another role", binding.user)),
+            "55006" => error.hint(
+                "a session on the database did not end: look who it is (pg_stat_activity), end its server process, and try again",
+            ),
             "53100" => error.hint("the server's disk is full"),
             "53300" => error.hint("the server has no free connection"),
             "55P03" | "57014" => error.hint("another session held a lock for too long: see pg_stat_activity"),
@@ -347,8 +350,10 @@ pub(super) fn sqlstate(stderr: &str) -> Option<&str> {
     stderr.lines().find_map(|line| {
         let (_, rest) = line.split_once(":  ")?;
         let code = rest.get(..5)?;
-        (rest[5..].starts_with(": ") && code.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase()))
-            .then_some(code)
+        let is_code = code.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase());
+        // Classes 00 to 02 are notices and warnings, which may stand before the error.
+        let is_error = !code.get(..2).is_some_and(|class| ["00", "01", "02"].contains(&class));
+        (rest[5..].starts_with(": ") && is_code && is_error).then_some(code)
     })
 }
 
