@@ -20,15 +20,15 @@ const NAMES_MAX: usize = 5;
 /// Tables and sequences that a dump would fail on, or see only part of: quoted name, and why.
 const UNREADABLE: &str = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), \
     CASE WHEN NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') THEN 'no right to use its schema' \
-    WHEN c.relkind = 'S' AND NOT pg_catalog.has_sequence_privilege(c.oid, 'SELECT') THEN 'no right to select' \
-    WHEN c.relkind <> 'S' AND NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') THEN 'no right to select' \
+    WHEN CASE c.relkind WHEN 'S' THEN NOT pg_catalog.has_sequence_privilege(c.oid, 'SELECT') \
+    ELSE NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') END THEN 'no right to select' \
     ELSE 'row security hides rows' END \
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' \
     AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
-    AND (NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
-    OR (c.relkind = 'S' AND NOT pg_catalog.has_sequence_privilege(c.oid, 'SELECT')) \
-    OR (c.relkind <> 'S' AND (NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') OR pg_catalog.row_security_active(c.oid)))) \
+    AND CASE WHEN NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') THEN true \
+    WHEN c.relkind = 'S' THEN NOT pg_catalog.has_sequence_privilege(c.oid, 'SELECT') \
+    ELSE NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') OR pg_catalog.row_security_active(c.oid) END \
     ORDER BY 1";
 
 /// Large objects that belong to others and are granted to nobody.
@@ -111,7 +111,7 @@ fn may_read(tools: &Tools<'_>) -> Result<Seen> {
         return Ok(Seen::critical(
             format!("role {user} can't read all of {database}: {} (the first: {why})", names(&unreadable)),
             format!(
-                "grant pg_read_all_data to {0}; where row security hides rows: alter role {0} bypassrls, or dump as the tables' owner",
+                "grant it the right (from PostgreSQL 14 on: grant pg_read_all_data to {0}); where row security hides rows: alter role {0} bypassrls, or dump as the tables' owner",
                 sql::identifier(user)
             ),
         ));
