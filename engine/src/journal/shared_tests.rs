@@ -405,6 +405,22 @@ async fn what_is_not_known_to_have_failed_is_not_done_again_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_row_that_an_engine_from_before_still_writes_is_understood() {
+    let Some(shared) = Shared::new("before") else { return };
+    let (old, new) = (shared.open().await, shared.open().await);
+    let _lease = old.lease("r1", HOLDER, false).await.unwrap();
+    begin(&old, "r1").await.unwrap();
+    old.append("r1", &by(), Transition::Started, Some(5), json!({}), &[]).await.unwrap();
+    shared.sql("update run set stand = 'in-step 5'");
+    new.append("r1", &by(), Transition::CancelRequested, None, json!({}), &[]).await.unwrap();
+    old.append("r1", &by(), Transition::Completed, Some(5), json!({}), &[]).await.unwrap();
+    // Left over: the records tell.
+    shared.sql("update run set stand = 'in-step 5'");
+    new.append("r1", &by(), Transition::CancelRequested, None, json!({}), &[]).await.unwrap();
+    old.append("r1", &by(), Transition::Started, Some(6), json!({}), &[]).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_newer_state_a_role_without_rights_and_a_server_that_is_not_there_are_refused_in_words() {
     let Some(shared) = Shared::new("refused") else { return };
     drop(shared.open().await);
