@@ -405,6 +405,45 @@ async fn what_is_not_known_to_have_failed_is_not_done_again_one_by_one() {
 }
 
 #[tokio::test]
+async fn two_that_take_one_run_in_one_process_are_one_who_has_it_and_one_who_is_refused() {
+    let Some(shared) = Shared::new("twins") else { return };
+    let (first, second) = (shared.open().await, shared.open().await);
+    for run in ["r1", "r2", "r3"] {
+        for (one, other) in [(&first, &first), (&first, &second)] {
+            let (one, other) = tokio::join!(one.lease(run, HOLDER, false), other.lease(run, HOLDER, false));
+            assert!(one.is_ok() != other.is_ok(), "{:?} {:?}", one.err(), other.err());
+        }
+    }
+    let lease = first.lease("r4", HOLDER, false).await.unwrap().unwrap();
+    begin(&first, "r4").await.unwrap();
+    let refused = second.lease("r4", HOLDER, false).await.err().unwrap();
+    assert_eq!(refused.kind, Kind::LockHeld, "{refused}");
+    // Also where it could not be renewed for a while.
+    shared.sql("update lease set until_ms = 0 where run = 'r4'");
+    assert!(second.lease_of_interrupted("test", "bob", &[]).await.unwrap().is_none());
+    answered(&first, "r4", 1).await.unwrap();
+    drop(lease);
+    second.lease("r4", HOLDER, false).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_run_that_was_lost_is_not_taken_again_beside_whoever_still_ends_his_work_on_it() {
+    let Some(shared) = Shared::new("lost") else { return };
+    let state = shared.open().await;
+    let lease = state.lease("r1", HOLDER, false).await.unwrap().unwrap();
+    begin(&state, "r1").await.unwrap();
+    // Another host had it, and died.
+    shared.sql("update lease set token = token + 1, place = 'another machine 1 1', until_ms = 0");
+    assert_eq!(answered(&state, "r1", 1).await.unwrap_err().kind, Kind::TakenOver);
+    assert!(state.lease_of_interrupted("test", HOLDER, &[]).await.unwrap().is_none());
+    assert_eq!(state.lease("r1", HOLDER, false).await.err().unwrap().kind, Kind::LockHeld);
+    assert_eq!(answered(&state, "r1", 1).await.unwrap_err().kind, Kind::TakenOver);
+    drop(lease);
+    let _again = state.lease_of_interrupted("test", HOLDER, &[]).await.unwrap().unwrap();
+    answered(&state, "r1", 1).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_row_that_an_engine_from_before_still_writes_is_understood() {
     let Some(shared) = Shared::new("before") else { return };
     let (old, new) = (shared.open().await, shared.open().await);

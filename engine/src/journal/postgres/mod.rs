@@ -142,7 +142,7 @@ impl Postgres {
             .connect_lazy_with(options.clone());
         let (writes, jobs) = mpsc::unbounded_channel();
         tokio::spawn(Writer { session: Some(writing), tail: Tail::default(), options, name }.run(jobs));
-        Ok(Self { pool, writes, leases: leases::LeaseState::new(Duration::from_secs(state.lease_s)) })
+        Ok(Self { pool, writes, leases: leases::LeaseState::new(state.name(), Duration::from_secs(state.lease_s)) })
     }
 
     /// Connects to look; none where there are no tables yet. Its sessions can only read, and there is nobody who writes.
@@ -170,7 +170,7 @@ impl Postgres {
             .after_connect(|connection, _| async move { connection.execute(schema::SESSION).await.map(drop) }.boxed())
             .connect_lazy_with(options);
         let (writes, _) = mpsc::unbounded_channel();
-        Ok(Some(Self { pool, writes, leases: leases::LeaseState::new(Duration::from_secs(state.lease_s)) }))
+        Ok(Some(Self { pool, writes, leases: leases::LeaseState::new(name, Duration::from_secs(state.lease_s)) }))
     }
 
     /// The server's time, Unix milliseconds.
