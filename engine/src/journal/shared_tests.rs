@@ -53,6 +53,11 @@ impl Shared {
         Arc::new(State::shared(self.directory.path(), &self.binding()).await.unwrap())
     }
 
+    pub(super) async fn open_for(&self, lease_s: u64) -> Arc<State> {
+        let binding = PostgresState { lease_s, ..self.binding() };
+        Arc::new(State::shared(self.directory.path(), &binding).await.unwrap())
+    }
+
     pub(super) fn sql(&self, statement: &str) -> String {
         self.server.sql(&self.database, &[&format!("set search_path = lifeboat; {statement}")])
     }

@@ -439,12 +439,19 @@ impl Postgres {
 
     /// A sign of life. One that has lapsed and was not taken is ours again; one that was taken is lost.
     pub(crate) async fn renew(&self, held: &Held) {
-        let ends = Ends::after(self.leases.idle());
-        let idle = u64::try_from(self.leases.idle().as_millis()).unwrap_or(0);
+        let counted_on = held.ends();
+        let mut ends = Ends::after(self.leases.idle());
+        if counted_on.was_slept_through() {
+            // The deadlines of what is under way stood still with the machine: it is covered again to its end, or somebody else has the run.
+            let left = counted_on.at.saturating_duration_since(Instant::now());
+            ends = Ends { at: ends.at.max(counted_on.at), boot: ends.boot.max(since_boot() + left) };
+        }
+        let keep = ends.at.saturating_duration_since(Instant::now()).as_millis() + 1;
+        let keep = u64::try_from(keep).unwrap_or(0);
         let sql = "update lease set until_ms = greatest(until_ms, (extract(epoch from clock_timestamp()) * 1000)::bigint + $3)
                    where run = $1 and token = $2";
         // Not patiently: what can't be reached now is tried again soon.
-        let renewing = super::bound(sql, cells![&held.run, held.token, idle]).execute(&self.pool);
+        let renewing = super::bound(sql, cells![&held.run, held.token, keep]).execute(&self.pool);
         let renewed = tokio::time::timeout(CONNECT_LIMIT, renewing).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         match renewed.map(|done| done.rows_affected()) {
             Ok(0) if self.leases.held(&held.run).is_some_and(|ours| ours.token == held.token) => {
@@ -497,5 +504,36 @@ impl Postgres {
         let sql = "select token, holder, place,
                           until_ms - (extract(epoch from clock_timestamp()) * 1000)::bigint from lease where run = $1";
         self.rows(sql, cells![run]).await?.first().map(Found::of).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::journal::shared_tests::{HOLDER, Shared, begin, by};
+
+    #[tokio::test]
+    async fn an_act_that_the_machine_slept_through_is_covered_again_or_ended() {
+        let Some(shared) = Shared::new("slept") else { return };
+        let state = shared.open_for(600).await;
+        let _lease = state.lease("r1", HOLDER, false).await.unwrap();
+        begin(&state, "r1").await.unwrap();
+        state.append("r1", &by(), Transition::Started, Some(1), json!({}), &[]).await.unwrap();
+        let leases = state.leases().unwrap();
+        let held = leases.leases.held("r1").unwrap();
+        let before = held.ends().at;
+        // Its end has come for everybody else, and not for a clock that stood still.
+        shared.sql("update lease set until_ms = 0");
+        held.change(|now| Ends { boot: since_boot(), ..now });
+        leases.renew(&held).await;
+        assert!(!held.is_lost() && held.ends().at == before);
+        let left = leases.found("r1").await.unwrap().unwrap().left_ms;
+        assert!(left > 550_000, "the act may last for {:?}, its lease for {left} ms", before - Instant::now());
+        assert!(!held.ends().was_slept_through());
+        // It ends as it would have.
+        state.append("r1", &by(), Transition::Completed, Some(1), json!({}), &[]).await.unwrap();
+        assert!(leases.found("r1").await.unwrap().unwrap().left_ms <= 60_000);
     }
 }
