@@ -37,7 +37,12 @@ impl Claim {
         identifier::check_id("run", run)?;
         let by = match state.lease(run, &holder(), is_known_dead).await? {
             Some(lease) => Means::Lease(lease),
-            None => Means::File(LockFile::take(state.directory(), run)?),
+            None => {
+                let lock = LockFile::take(state.directory(), run)?;
+                // What whoever had it here asked to be written, and did not wait for, is on record before anyone looks.
+                state.written().await?;
+                Means::File(lock)
+            }
         };
         Ok(Self { run: run.to_owned(), by, services: BTreeSet::new() })
     }
@@ -281,6 +286,30 @@ mod tests {
             }
         });
         assert!(taken.into_inner() > 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_has_the_claim_sees_what_the_one_before_had_asked_to_be_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = Arc::new(State::open(directory.path()).await.unwrap());
+        begun(&state, "run-number-1").await;
+        let claim = Claim::take(&state, "run-number-1", false).await.unwrap();
+        let other = rusqlite::Connection::open(directory.path().join("state.sqlite")).unwrap();
+        other.execute_batch("begin immediate").unwrap();
+        {
+            let by = by();
+            let record = state.append("run-number-1", &by, Transition::Started, Some(1), json!({}), &[]);
+            assert!(futures::poll!(Box::pin(record)).is_pending(), "it is on its way");
+        }
+        // Who worked on the run is dropped, as by a caller with a time limit.
+        drop(claim);
+        let waits = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            other.execute_batch("rollback").unwrap();
+        });
+        let _claim = Claim::take(&state, "run-number-1", false).await.unwrap();
+        assert_eq!(state.records("run-number-1").await.unwrap().len(), 2);
+        waits.join().unwrap();
     }
 
     #[tokio::test]

@@ -195,7 +195,8 @@ impl Stand {
         };
         Some(match (kind, step) {
             ("new", None) => Self::New,
-            (RUNNING, None) => match last? {
+            // Earlier engines write the step as well, also beside us: the records know better.
+            (RUNNING, None) | ("in-step", Some(_)) => match last? {
                 (Transition::Started, step) => Self::InStep(step?),
                 _ => Self::Running,
             },

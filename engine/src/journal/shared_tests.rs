@@ -53,6 +53,11 @@ impl Shared {
         Arc::new(State::shared(self.directory.path(), &self.binding()).await.unwrap())
     }
 
+    pub(super) async fn open_for(&self, lease_s: u64) -> Arc<State> {
+        let binding = PostgresState { lease_s, ..self.binding() };
+        Arc::new(State::shared(self.directory.path(), &binding).await.unwrap())
+    }
+
     pub(super) fn sql(&self, statement: &str) -> String {
         self.server.sql(&self.database, &[&format!("set search_path = lifeboat; {statement}")])
     }
@@ -277,11 +282,32 @@ async fn a_record_that_nobody_waits_for_makes_a_lease_shorter_at_once_and_is_wri
 
 /// A way to the server on which the answer to the next words gets lost that have `part` in them: `after` the server has them, or before.
 async fn losing(server: &PgServer, lose: Arc<AtomicUsize>, after: bool, part: &'static [u8]) -> u16 {
+    losing_and_refusing(server, lose, after, part, Arc::default()).await
+}
+
+/// The same; so many sessions that are asked for are refused, as by a server that is being set up or a pooler that knows of none.
+async fn losing_and_refusing(
+    server: &PgServer,
+    lose: Arc<AtomicUsize>,
+    after: bool,
+    part: &'static [u8],
+    refuse: Arc<AtomicUsize>,
+) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, socket) = (listener.local_addr().unwrap().port(), format!("{}/.s.PGSQL.{}", server.host, server.port));
     tokio::spawn(async move {
         loop {
-            let (client, _) = listener.accept().await.unwrap();
+            let (mut client, _) = listener.accept().await.unwrap();
+            if refuse.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+                let fields = b"SFATAL\0VFATAL\0C3D000\0Mno such database\0\0";
+                let mut refusal = b"E".to_vec();
+                refusal.extend(u32::try_from(fields.len() + 4).unwrap().to_be_bytes());
+                refusal.extend(fields);
+                let mut asked = [0; 1024];
+                let _ = client.read(&mut asked).await;
+                client.write_all(&refusal).await.unwrap();
+                continue;
+            }
             let (lose, server) = (lose.clone(), UnixStream::connect(&socket).await.unwrap());
             tokio::spawn(async move {
                 let ((mut from, mut to), (mut answers, mut asks)) = (client.into_split(), server.into_split());
@@ -354,6 +380,88 @@ async fn of_a_commit_whose_answer_was_lost_the_log_tells_whether_it_happened() {
             state.verify_chain().await.unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_not_known_to_have_failed_is_not_done_again_one_by_one() {
+    let Some(shared) = Shared::new("doubled") else { return };
+    let (lose, refuse) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let port = losing_and_refusing(&shared.server, lose.clone(), true, b"commit\0", refuse.clone()).await;
+    let binding = PostgresState {
+        host: "127.0.0.1".into(),
+        port,
+        ssl_mode: Some(host_api::bindings::SslMode::Disable),
+        ..shared.binding()
+    };
+    let state = Arc::new(State::shared(shared.directory.path(), &binding).await.unwrap());
+    let runs = ["r0", "r1", "r2"];
+    let mut leases = Vec::new();
+    for run in runs {
+        leases.push(state.lease(run, HOLDER, false).await.unwrap());
+        begin(&state, run).await.unwrap();
+    }
+    // The commit happens, nobody hears of it, and who asks is turned away once with an error that is no absence.
+    lose.store(1, Ordering::SeqCst);
+    refuse.store(1, Ordering::SeqCst);
+    let answers = futures::future::join_all(runs.iter().map(|run| answered(&state, run, 1))).await;
+    assert_eq!((lose.load(Ordering::SeqCst), refuse.load(Ordering::SeqCst)), (0, 0), "the faults fired");
+    assert_eq!(shared.sql("select count(*) from log where kind = 'answered'").trim(), "3");
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+}
+
+#[tokio::test]
+async fn two_that_take_one_run_in_one_process_are_one_who_has_it_and_one_who_is_refused() {
+    let Some(shared) = Shared::new("twins") else { return };
+    let (first, second) = (shared.open().await, shared.open().await);
+    for run in ["r1", "r2", "r3"] {
+        for (one, other) in [(&first, &first), (&first, &second)] {
+            let (one, other) = tokio::join!(one.lease(run, HOLDER, false), other.lease(run, HOLDER, false));
+            assert!(one.is_ok() != other.is_ok(), "{:?} {:?}", one.err(), other.err());
+        }
+    }
+    let lease = first.lease("r4", HOLDER, false).await.unwrap().unwrap();
+    begin(&first, "r4").await.unwrap();
+    let refused = second.lease("r4", HOLDER, false).await.err().unwrap();
+    assert_eq!(refused.kind, Kind::LockHeld, "{refused}");
+    // Also where it could not be renewed for a while.
+    shared.sql("update lease set until_ms = 0 where run = 'r4'");
+    assert!(second.lease_of_interrupted("test", "bob", &[]).await.unwrap().is_none());
+    answered(&first, "r4", 1).await.unwrap();
+    drop(lease);
+    second.lease("r4", HOLDER, false).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_run_that_was_lost_is_not_taken_again_beside_whoever_still_ends_his_work_on_it() {
+    let Some(shared) = Shared::new("lost") else { return };
+    let state = shared.open().await;
+    let lease = state.lease("r1", HOLDER, false).await.unwrap().unwrap();
+    begin(&state, "r1").await.unwrap();
+    // Another host had it, and died.
+    shared.sql("update lease set token = token + 1, place = 'another machine 1 1', until_ms = 0");
+    assert_eq!(answered(&state, "r1", 1).await.unwrap_err().kind, Kind::TakenOver);
+    assert!(state.lease_of_interrupted("test", HOLDER, &[]).await.unwrap().is_none());
+    assert_eq!(state.lease("r1", HOLDER, false).await.err().unwrap().kind, Kind::LockHeld);
+    assert_eq!(answered(&state, "r1", 1).await.unwrap_err().kind, Kind::TakenOver);
+    drop(lease);
+    let _again = state.lease_of_interrupted("test", HOLDER, &[]).await.unwrap().unwrap();
+    answered(&state, "r1", 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_row_that_an_engine_from_before_still_writes_is_understood() {
+    let Some(shared) = Shared::new("before") else { return };
+    let (old, new) = (shared.open().await, shared.open().await);
+    let _lease = old.lease("r1", HOLDER, false).await.unwrap();
+    begin(&old, "r1").await.unwrap();
+    old.append("r1", &by(), Transition::Started, Some(5), json!({}), &[]).await.unwrap();
+    shared.sql("update run set stand = 'in-step 5'");
+    new.append("r1", &by(), Transition::CancelRequested, None, json!({}), &[]).await.unwrap();
+    old.append("r1", &by(), Transition::Completed, Some(5), json!({}), &[]).await.unwrap();
+    // Left over: the records tell.
+    shared.sql("update run set stand = 'in-step 5'");
+    new.append("r1", &by(), Transition::CancelRequested, None, json!({}), &[]).await.unwrap();
+    old.append("r1", &by(), Transition::Started, Some(6), json!({}), &[]).await.unwrap();
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! A token is checked by every record that is written, in the same transaction. What a record's step does to the world can't be checked by
 //! the world: a step may last as long as the lease that its start was recorded with, and ends before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -19,8 +19,41 @@ use crate::error::{Error, Kind, Result};
 /// How long a run that does nothing to the world is ours after the last sign of life.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// Leases that some engine of this process has, or is about to take: state, run, token. Their places are all the same.
+static HERE: Mutex<BTreeSet<(String, String, i64)>> = Mutex::new(BTreeSet::new());
+
+fn in_process() -> std::sync::MutexGuard<'static, BTreeSet<(String, String, i64)>> {
+    HERE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Here((String, String, i64));
+
+impl Here {
+    /// None: somebody in this process has it, or is taking it.
+    fn enter(state: &str, run: &str, token: i64) -> Option<Self> {
+        let lease = (state.to_owned(), run.to_owned(), token);
+        let is_new = in_process().insert(lease.clone());
+        // Made only where it is ours to remove.
+        is_new.then(|| Self(lease))
+    }
+
+    fn has(state: &str, run: &str, token: i64) -> bool {
+        in_process().contains(&(state.to_owned(), run.to_owned(), token))
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        in_process().remove(&self.0);
+    }
+}
+
 /// The leases that this engine has.
 pub(in crate::journal) struct LeaseState {
+    /// Which state, to tell it from others that engines of this process have open.
+    name: String,
     /// Longest step.
     length: Duration,
     held: Mutex<BTreeMap<String, Arc<Held>>>,
@@ -31,6 +64,8 @@ pub(in crate::journal) struct LeaseState {
 pub(crate) struct Held {
     pub(crate) run: String,
     token: i64,
+    /// Until it is let go of.
+    here: Mutex<Option<Here>>,
     /// Of a step that acts.
     length: Duration,
     /// When it ends by our clocks, which began to count before the server's.
@@ -83,8 +118,8 @@ impl Fence {
 }
 
 impl LeaseState {
-    pub(super) fn new(length: Duration) -> Self {
-        Self { length, held: Mutex::default() }
+    pub(super) fn new(name: String, length: Duration) -> Self {
+        Self { name, length, held: Mutex::default() }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Held>>> {
@@ -288,34 +323,42 @@ impl Found {
 impl Postgres {
     /// Takes a run, or says who has it. `is_known_dead`: a person says so of a holder that can't be seen from here.
     pub(crate) async fn take_lease(&self, run: &str, holder: &str, is_known_dead: bool) -> Result<Arc<Held>> {
-        if let Some(held) = self.leases.held(run).filter(|held| !held.is_lost()) {
-            return Err(Error::new(Kind::LockHeld, format!("this engine works on run {} already", held.run)));
+        let busy = || Error::new(Kind::LockHeld, format!("this process works on run {run} already"));
+        // One that was lost as well: whoever had it is still about to end his work, and his records must not show the new token.
+        if self.leases.held(run).is_some() {
+            return Err(busy());
         }
         let place = super::super::place::here();
         // Whoever is faster, one of two has it: the token that was looked at must still be the one.
         for _ in 0..8 {
             let ends = Ends::after(self.leases.idle());
             let idle = u64::try_from(self.leases.idle().as_millis()).unwrap_or(0);
-            let (token, taken) = match self.found(run).await? {
+            let found = self.found(run).await?;
+            let token = found.as_ref().map_or(1, |found| found.token + 1);
+            // Before it is asked for: who looks at it in between sees that it is not one that was let go of.
+            let here = Here::enter(&self.leases.name, run, token).ok_or_else(busy)?;
+            let taken = match found {
                 None => {
                     let sql = "insert into lease (run, token, holder, place, until_ms)
                                values ($1, $2, $3, $4, (extract(epoch from clock_timestamp()) * 1000)::bigint + $5)
                                on conflict (run) do nothing";
-                    (1, self.execute(sql, cells![run, 1_i64, holder, &place, idle]).await?)
+                    self.execute(sql, cells![run, token, holder, &place, idle]).await?
                 }
                 Some(found) => {
-                    // One of this process that is not among ours was let go of.
-                    if found.place != place {
-                        found.is_free(run, is_known_dead)?;
+                    // One of this process that nobody in it has was let go of.
+                    match found.place == place {
+                        true if Here::has(&self.leases.name, run, found.token) => return Err(busy()),
+                        true => {}
+                        false => found.is_free(run, is_known_dead)?,
                     }
                     let sql = "update lease set token = token + 1, holder = $3, place = $4,
                                       until_ms = (extract(epoch from clock_timestamp()) * 1000)::bigint + $5
                                where run = $1 and token = $2";
-                    (found.token + 1, self.execute(sql, cells![run, found.token, holder, &place, idle]).await?)
+                    self.execute(sql, cells![run, found.token, holder, &place, idle]).await?
                 }
             };
             if taken == 1 {
-                return Ok(self.leased(run, token, ends));
+                return Ok(self.leased(run, token, here, ends));
             }
         }
         Err(Error::new(Kind::LockHeld, format!("others take run {run} all the time")))
@@ -330,7 +373,7 @@ impl Postgres {
         passed_over: &[String],
     ) -> Result<Option<Arc<Held>>> {
         let (environment, holder, place) = (environment.to_owned(), holder.to_owned(), super::super::place::here());
-        let passed_over = passed_over.to_vec();
+        let (name, passed_over) = (self.leases.name.clone(), passed_over.to_vec());
         let ours: Vec<String> = self.leases.lock().keys().cloned().collect();
         let ends = Ends::after(self.leases.idle());
         let idle = u64::try_from(self.leases.idle().as_millis()).unwrap_or(0);
@@ -349,15 +392,16 @@ impl Postgres {
                         .await?;
                     for row in &rows {
                         let (found, run) = (Found::of(row)?, row.string(4)?);
-                        // One of this process that is not among ours was let go of, and the server could not be told. One that was just
-                        // taken may not be among them yet: it has not lapsed.
+                        // One of this process that nobody in it has was let go of, and the server could not be told.
                         let free = match found.place == place {
-                            true => found.left_ms <= 0 && !ours.contains(&run),
+                            true => found.left_ms <= 0 && !Here::has(&name, &run, found.token),
                             false => found.is_free(&run, false).is_ok(),
                         };
-                        if passed_over.contains(&run) || !free {
+                        // Among ours are those that were lost, as long as somebody is about to end his work on them.
+                        if passed_over.contains(&run) || ours.contains(&run) || !free {
                             continue;
                         }
+                        let Some(here) = Here::enter(&name, &run, found.token + 1) else { continue };
                         tx.execute(
                             "update lease set token = token + 1, holder = $2, place = $3,
                                     until_ms = (extract(epoch from clock_timestamp()) * 1000)::bigint + $4
@@ -365,19 +409,20 @@ impl Postgres {
                             cells![&run, &holder, &place, idle],
                         )
                         .await?;
-                        return Ok(Some((run, found.token + 1)));
+                        return Ok(Some((run, found.token + 1, here)));
                     }
                     Ok(None)
                 })
             }))
             .await?;
-        Ok(taken.map(|(run, token)| self.leased(&run, token, ends)))
+        Ok(taken.map(|(run, token, here)| self.leased(&run, token, here, ends)))
     }
 
-    fn leased(&self, run: &str, token: i64, ends: Ends) -> Arc<Held> {
+    fn leased(&self, run: &str, token: i64, here: Here, ends: Ends) -> Arc<Held> {
         let held = Arc::new(Held {
             run: run.to_owned(),
             token,
+            here: Mutex::new(Some(here)),
             length: self.leases.length,
             ends: Mutex::new(ends),
             lost: OnceLock::new(),
@@ -394,12 +439,19 @@ impl Postgres {
 
     /// A sign of life. One that has lapsed and was not taken is ours again; one that was taken is lost.
     pub(crate) async fn renew(&self, held: &Held) {
-        let ends = Ends::after(self.leases.idle());
-        let idle = u64::try_from(self.leases.idle().as_millis()).unwrap_or(0);
+        let counted_on = held.ends();
+        let mut ends = Ends::after(self.leases.idle());
+        if counted_on.was_slept_through() {
+            // The deadlines of what is under way stood still with the machine: it is covered again to its end, or somebody else has the run.
+            let left = counted_on.at.saturating_duration_since(Instant::now());
+            ends = Ends { at: ends.at.max(counted_on.at), boot: ends.boot.max(since_boot() + left) };
+        }
+        let keep = ends.at.saturating_duration_since(Instant::now()).as_millis() + 1;
+        let keep = u64::try_from(keep).unwrap_or(0);
         let sql = "update lease set until_ms = greatest(until_ms, (extract(epoch from clock_timestamp()) * 1000)::bigint + $3)
                    where run = $1 and token = $2";
         // Not patiently: what can't be reached now is tried again soon.
-        let renewing = super::bound(sql, cells![&held.run, held.token, idle]).execute(&self.pool);
+        let renewing = super::bound(sql, cells![&held.run, held.token, keep]).execute(&self.pool);
         let renewed = tokio::time::timeout(CONNECT_LIMIT, renewing).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         match renewed.map(|done| done.rows_affected()) {
             Ok(0) if self.leases.held(&held.run).is_some_and(|ours| ours.token == held.token) => {
@@ -435,6 +487,7 @@ impl Postgres {
 
     /// Without telling the server.
     pub(crate) fn forget(&self, held: &Held) {
+        drop(held.here.lock().unwrap_or_else(PoisonError::into_inner).take());
         let mut all = self.leases.lock();
         if all.get(&held.run).is_some_and(|ours| ours.token == held.token) {
             all.remove(&held.run);
@@ -451,5 +504,36 @@ impl Postgres {
         let sql = "select token, holder, place,
                           until_ms - (extract(epoch from clock_timestamp()) * 1000)::bigint from lease where run = $1";
         self.rows(sql, cells![run]).await?.first().map(Found::of).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::journal::shared_tests::{HOLDER, Shared, begin, by};
+
+    #[tokio::test]
+    async fn an_act_that_the_machine_slept_through_is_covered_again_or_ended() {
+        let Some(shared) = Shared::new("slept") else { return };
+        let state = shared.open_for(600).await;
+        let _lease = state.lease("r1", HOLDER, false).await.unwrap();
+        begin(&state, "r1").await.unwrap();
+        state.append("r1", &by(), Transition::Started, Some(1), json!({}), &[]).await.unwrap();
+        let leases = state.leases().unwrap();
+        let held = leases.leases.held("r1").unwrap();
+        let before = held.ends().at;
+        // Its end has come for everybody else, and not for a clock that stood still.
+        shared.sql("update lease set until_ms = 0");
+        held.change(|now| Ends { boot: since_boot(), ..now });
+        leases.renew(&held).await;
+        assert!(!held.is_lost() && held.ends().at == before);
+        let left = leases.found("r1").await.unwrap().unwrap().left_ms;
+        assert!(left > 550_000, "the act may last for {:?}, its lease for {left} ms", before - Instant::now());
+        assert!(!held.ends().was_slept_through());
+        // It ends as it would have.
+        state.append("r1", &by(), Transition::Completed, Some(1), json!({}), &[]).await.unwrap();
+        assert!(leases.found("r1").await.unwrap().unwrap().left_ms <= 60_000);
     }
 }

@@ -143,7 +143,7 @@ impl Postgres {
             .connect_lazy_with(options.clone());
         let (writes, jobs) = mpsc::unbounded_channel();
         tokio::spawn(Writer { session: Some(writing), tail: Tail::default(), options, name }.run(jobs));
-        Ok(Self { pool, writes, leases: leases::LeaseState::new(Duration::from_secs(state.lease_s)) })
+        Ok(Self { pool, writes, leases: leases::LeaseState::new(state.name(), Duration::from_secs(state.lease_s)) })
     }
 
     /// Makes a change; on the server's disk when this answers. It is made in the order of the calls, also where nobody waits any more.
@@ -239,8 +239,14 @@ impl Writer {
                 // One of them may be all that is wrong: each gets its own answer.
                 Err(error) if group.len() > 1 && error.kind != Kind::StateAway => {
                     let mut each = Vec::with_capacity(group.len());
+                    let mut away = None;
                     for job in &group {
-                        let one = self.commit(std::slice::from_ref(job)).await;
+                        // It was waited for once: those behind must not wait for it one after the other.
+                        let one = match &away {
+                            Some(error) => Err(Error::clone(error)),
+                            None => self.commit(std::slice::from_ref(job)).await,
+                        };
+                        away = one.as_ref().err().filter(|error| error.kind == Kind::StateAway).cloned();
                         each.push(one.map(|results| results[0]));
                     }
                     each
@@ -263,8 +269,12 @@ impl Writer {
             let attempt = tokio::time::timeout(ATTEMPT_LIMIT, self.attempt(group, &mut uncertain)).await;
             match attempt.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut.into())) {
                 Ok(results) => return Ok(results),
-                Err(error) => {
+                Err(mut error) => {
                     self.tail.forget();
+                    if uncertain.is_some() {
+                        // Whatever keeps the log from being asked: who took this for a failure would do again what may have happened.
+                        error.kind = Kind::StateAway;
+                    }
                     if error.kind == Kind::StateAway {
                         self.session = None;
                         if !std::mem::replace(&mut told, true) {

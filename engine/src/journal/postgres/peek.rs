@@ -28,7 +28,12 @@ impl Postgres {
         }
         let version = session.rows("select version from lifeboat.version", &[]).await?;
         let version = version.first().map_or(Ok(0), |row| row.integer(0))?;
-        if version != super::super::schema::VERSION {
+        if version < super::super::schema::VERSION {
+            let ours = super::super::schema::VERSION;
+            return Err(Error::new(Kind::Journal, format!("{name} has version {version}, this engine writes {ours}"))
+                .hint("any run brings it up to date; end the engines of the earlier version first"));
+        }
+        if version > super::super::schema::VERSION {
             return Err(super::super::state::newer(&name, version));
         }
         let pool = PgPoolOptions::new()
@@ -37,7 +42,7 @@ impl Postgres {
             .after_connect(|connection, _| async move { connection.execute(schema::SESSION).await.map(drop) }.boxed())
             .connect_lazy_with(options);
         let (writes, _) = mpsc::unbounded_channel();
-        Ok(Some(Self { pool, writes, leases: leases::LeaseState::new(Duration::from_secs(state.lease_s)) }))
+        Ok(Some(Self { pool, writes, leases: leases::LeaseState::new(name, Duration::from_secs(state.lease_s)) }))
     }
 
     /// The server's time, Unix milliseconds.

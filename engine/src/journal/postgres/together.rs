@@ -88,7 +88,14 @@ impl Session<Box<PgConnection>> {
                 *uncertain = None;
                 return Ok(None);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                let was_refused = matches!(error, sqlx::Error::Database(_));
+                let error = Error::from(error);
+                if was_refused && error.kind != Kind::StateAway {
+                    *uncertain = None;
+                }
+                return Err(error);
+            }
         };
         *uncertain = None;
         if written != (lines.len() as u64, lines.len() as u64) {
