@@ -55,7 +55,7 @@ enum Verb {
     Policies,
     /// Back up, drill, upgrade and roll back a small service: no server, no account
     Demo,
-    /// Measure backups, restores and the sandbox beside what people use instead; fails if an aim is missed
+    /// Measure backups, restores, drills, promotions, the journal and the sandbox beside what people use instead; fails if an aim is missed
     Bench(bench::Arguments),
     /// Kill the engine at every place of every run, go on, and compare with a run that was not disturbed; prints a table
     Sweep,
