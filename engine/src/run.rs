@@ -184,7 +184,8 @@ pub struct Ended {
 }
 
 impl Engine {
-    /// Runs a module from its beginning.
+    /// Runs a module from its beginning. Drive it to its end: a run is ended early by cancelling it. Dropped in the middle of an act, it lets
+    /// go of its claim while a thread may still act.
     pub async fn run(&self, module: &Module, options: RunOptions) -> Result<Ended> {
         check_world(&module.inspected, &options.policy, &options.world)?;
         let run = identifier::fresh();
