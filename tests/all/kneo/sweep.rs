@@ -62,12 +62,16 @@ impl World for Postgres {
                 .collect::<Vec<_>>()
                 .join(" OR ")
         };
+        let backups = |store: &str| {
+            std::fs::read_dir(kneo.site.path(store).join("kneo/manifests")).map_or(0, |folder| folder.count())
+        };
         let count = |query: String| self.server.sql("postgres", &[&query]);
         let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'lifeboat/%'";
         json!({
             "databases": count(format!("SELECT count(*) FROM pg_database WHERE {}", ours("datname"))),
             "closed": count(format!("SELECT count(*) FROM pg_database WHERE NOT datallowconn AND ({})", ours("datname"))),
             "sessions": count(format!("{sessions} AND ({})", ours("datname"))),
+            "backups": (backups("backups"), backups("offsite")),
             "schema": kneo.schema(),
             "runs": kneo.sql("select count(*) from runs"),
             "up": self.served.then(|| (kneo.version(), kneo.get("/v1/runs")["total"].clone())),
@@ -79,6 +83,12 @@ impl World for Postgres {
 fn a_drill_survives_a_kill_on_a_server() {
     let Some(world) = Postgres::new(false, |kneo| drop(kneo.site.run("backup", &[]).expect(0))) else { return };
     Sweep { world: &world, policy: "drill", words: &[], code: 0, threads: 2 }.run(Sample::of_commit(EVERY));
+}
+
+#[test]
+fn a_backup_survives_a_kill_on_a_server() {
+    let Some(world) = Postgres::new(false, |_| {}) else { return };
+    Sweep { world: &world, policy: "backup", words: &[], code: 0, threads: 2 }.run(Sample::of_commit(EVERY));
 }
 
 #[test]
