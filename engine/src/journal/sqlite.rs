@@ -34,7 +34,8 @@ type ReadJob = Box<dyn FnOnce(&mut Session) + Send>;
 pub(super) struct Sqlite {
     writes: Option<Sender<WriteJob>>,
     reads: Option<Sender<ReadJob>>,
-    threads: Vec<JoinHandle<()>>,
+    writer: Option<JoinHandle<()>>,
+    reader: Option<JoinHandle<()>>,
     /// The file as it was opened, if it is read without locks.
     unlocked: Option<Stamp>,
 }
@@ -51,11 +52,9 @@ impl Sqlite {
         let reading = opened(&path)?;
         let (writes, to_write) = channel();
         let (reads, to_read) = channel();
-        let threads = vec![
-            std::thread::spawn(move || write_all(writing, &to_write)),
-            std::thread::spawn(move || read_all(reading, &to_read)),
-        ];
-        Ok(Self { writes: Some(writes), reads: Some(reads), threads, unlocked: None })
+        let writer = Some(std::thread::spawn(move || write_all(writing, &to_write)));
+        let reader = Some(std::thread::spawn(move || read_all(reading, &to_read)));
+        Ok(Self { writes: Some(writes), reads: Some(reads), writer, reader, unlocked: None })
     }
 
     /// Opens `state.sqlite` to look at it, if it is there: nothing is made, changed or left, and nobody is kept from writing.
@@ -73,8 +72,8 @@ impl Sqlite {
         })?;
         peek::check_version(&session.connection, &path)?;
         let (reads, to_read) = channel();
-        let threads = vec![std::thread::spawn(move || read_all(session, &to_read))];
-        Ok(Some(Self { writes: None, reads: Some(reads), threads, unlocked }))
+        let reader = Some(std::thread::spawn(move || read_all(session, &to_read)));
+        Ok(Some(Self { writes: None, reads: Some(reads), writer: None, reader, unlocked }))
     }
 
     /// False where it was read without locks and somebody has written meanwhile.
@@ -110,11 +109,12 @@ impl Sqlite {
 
 impl Drop for Sqlite {
     fn drop(&mut self) {
-        // The threads end when nothing can come any more; what was asked for is done first.
-        drop((self.writes.take(), self.reads.take()));
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+        // The threads end when nothing can come any more; what was asked for is done first. One after the other: of two connections that are
+        // closed at the same time, neither is the last one, which removes the `-wal` and the `-shm`.
+        drop(self.reads.take());
+        let _ = self.reader.take().map(JoinHandle::join);
+        drop(self.writes.take());
+        let _ = self.writer.take().map(JoinHandle::join);
     }
 }
 
