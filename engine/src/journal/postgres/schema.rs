@@ -3,15 +3,24 @@
 /// The schema.
 pub(super) const SCHEMA: &str = "lifeboat";
 
-/// Begins a transaction under the lock of the log and of its tables (`lifeboat` in ASCII). The lock is waited for in a statement of its own:
-/// the next one sees what its last holder has committed.
-pub(super) const LOCKED: &str =
-    "begin isolation level read committed; select pg_advisory_xact_lock(7811887614280032628)";
+/// Takes the lock of the log and of its tables (`lifeboat` in ASCII), until the transaction ends: one number for all who take it.
+macro_rules! log_lock {
+    () => {
+        "select pg_advisory_xact_lock(7811887614280032628)"
+    };
+}
+pub(super) use log_lock;
+
+/// Begins a transaction under the log's lock. The lock is waited for in a statement of its own: the next one sees what its last holder has
+/// committed.
+pub(super) const LOCKED: &str = concat!("begin isolation level read committed; ", log_lock!());
 
 /// The same, with a look at the log's last record on the way: one trip to the server.
-pub(super) const BEGIN: &str =
-    "begin isolation level read committed; select pg_advisory_xact_lock(7811887614280032628);
-select seq, hash from log order by seq desc limit 1";
+pub(super) const BEGIN: &str = concat!(
+    "begin isolation level read committed; ",
+    log_lock!(),
+    "; select seq, hash from log order by seq desc limit 1"
+);
 
 /// What every session begins with. An engine that is paused inside a transaction holds the log's lock: the server ends it soon.
 pub(super) const SESSION: &str = "

@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 use super::super::append::{Entry, Job, Line, read_stand, stands};
 use super::super::record::Transition;
 use super::super::tail::Tail;
+use super::schema::log_lock;
 use super::{Session, Uncertain, WriteJob, leases, row};
 use crate::error::{Error, Kind, Result};
 
@@ -17,12 +18,12 @@ use crate::error::{Error, Kind, Result};
 const STANDS: &str = concat!("select ", stands!(), ", id from run where id = any($1)");
 
 /// Tokens are shown and leases extended, lines written; nothing is written unless every token was good. Inside a transaction, or as one:
-/// then this is the only trip to the server. Waiting for the log's lock (`lifeboat` in ASCII) it may have read already what it reads; a log
+/// then this is the only trip to the server. Waiting for the log's lock it may have read already what it reads; a log
 /// that has grown meanwhile has a record with the first of these numbers, and it fails.
-const WRITE: &str = "
-with locked as materialized (
-    select pg_advisory_xact_lock(7811887614280032628)
-), record as materialized (
+const WRITE: &str = concat!(
+    "with locked as materialized (",
+    log_lock!(),
+    "), record as materialized (
     select record.* from locked, unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
                                         $8::text[], $9::text[])
         as record (run, token, keep, seq, step, kind, time_ms, line, hash)
@@ -35,17 +36,19 @@ with locked as materialized (
     insert into log (seq, run, step, kind, time_ms, line, hash)
     select seq, run, step, kind, time_ms, line, hash from record, good where good.all returning 1
 )
-select (select count(*) from kept), (select count(*) from written)";
+select (select count(*) from kept), (select count(*) from written)"
+);
 
 /// The same for one record, at two thirds of the price.
-const WRITE_ONE: &str = "
-with locked as materialized (
-    select pg_advisory_xact_lock(7811887614280032628)
-), kept as (
+const WRITE_ONE: &str = concat!(
+    "with locked as materialized (",
+    log_lock!(),
+    "), kept as (
     update lease set until_ms = (extract(epoch from clock_timestamp()) * 1000)::bigint + $3
     from locked where run = $1 and token = $2 returning 1
 )
-insert into log (seq, run, step, kind, time_ms, line, hash) select $4, $1, $5, $6, $7, $8, $9 from kept";
+insert into log (seq, run, step, kind, time_ms, line, hash) select $4, $1, $5, $6, $7, $8, $9 from kept"
+);
 
 /// The records at the head of what waits that can be written together: each of another run, with no change of what is derived.
 pub(super) fn leading(group: &[WriteJob]) -> Vec<&Entry> {
