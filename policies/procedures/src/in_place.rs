@@ -90,7 +90,11 @@ impl InPlace<'_> {
     pub fn outcome(&self, put: Put) -> Outcome {
         let (on, id, store) = (self.on(), self.backup.id(), self.backup.store());
         match put {
-            Put::Holds => Outcome::ok(format!("{on} runs on backup {id}; the data from before are kept")),
+            Put::Holds => Outcome::ok(format!(
+                "{} runs{} on backup {id}; the data from before are kept",
+                self.service,
+                self.version()
+            )),
             Put::Damaged => {
                 Outcome::verification_failed(format!("backup {id} in {store} is damaged; nothing was changed"))
             }
@@ -107,7 +111,10 @@ impl InPlace<'_> {
     }
 
     fn on(&self) -> String {
-        let version = self.version.map(|version| format!(" {version}")).unwrap_or_default();
-        format!("{}{version}", self.service)
+        format!("{}{}", self.service, self.version())
+    }
+
+    fn version(&self) -> String {
+        self.version.map(|version| format!(" {version}")).unwrap_or_default()
     }
 }
