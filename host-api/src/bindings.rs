@@ -12,6 +12,7 @@ mod control;
 mod install;
 mod objectives;
 mod outside;
+mod scratch_postgres;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ pub use control::{ChildControl, CommandControl, ComposeControl, Control, Kuberne
 pub(crate) use install::IMAGE_FILE;
 pub use install::Install;
 pub use objectives::Objectives;
+pub use scratch_postgres::{ScratchCluster, ScratchPostgres, ScratchServer};
 
 /// A service: what is preserved and recovered as one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -107,6 +109,8 @@ pub struct PostgresSource {
     /// [`crate::sources::postgres::prefix`].
     #[serde(default)]
     pub prefix: Vec<String>,
+    /// Where scratch candidates go; without it, next to the live database on its server.
+    pub scratch: Option<ScratchPostgres>,
 }
 
 /// libpq's `sslmode`.
@@ -368,6 +372,9 @@ impl Service {
                     }
                     if let Some(password) = &mut pg.password {
                         password.anchor(base);
+                    }
+                    if let Some(scratch) = &mut pg.scratch {
+                        scratch.anchor(base);
                     }
                 }
                 Source::Sqlite(sqlite) => sqlite.path = base.join(&sqlite.path),

@@ -55,6 +55,8 @@ pub enum Aspect {
     Space,
     /// Its server's clock is ours.
     Clock,
+    /// Where its backups are restored for a drill: what is needed there is there.
+    Drill,
 }
 
 impl Aspect {
@@ -68,6 +70,7 @@ impl Aspect {
             Self::MayPromote => "may-promote",
             Self::Space => "space",
             Self::Clock => "clock",
+            Self::Drill => "drill",
         }
     }
 }

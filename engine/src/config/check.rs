@@ -1,6 +1,6 @@
 //! What the file's form can't say: names that must be names, references that must lead somewhere.
 
-use host_api::bindings::{NamedQuery, Service, Source, Store};
+use host_api::bindings::{NamedQuery, ScratchPostgres, Service, Source, Store};
 use host_api::identifier::check_name;
 
 use super::{Config, EnvironmentBinding, PolicyBinding};
@@ -68,7 +68,11 @@ impl Config {
                 match source {
                     Source::Sqlite(sqlite) => sources.push((format!("source {service}/{name}"), sqlite.path.clone())),
                     Source::Files(files) => sources.push((format!("source {service}/{name}"), files.path.clone())),
-                    Source::Postgres(_) => {}
+                    Source::Postgres(postgres) => {
+                        if let Some(ScratchPostgres::Cluster(private)) = &postgres.scratch {
+                            others.push((format!("private servers of {service}/{name}"), private.directory.clone()));
+                        }
+                    }
                 }
             }
             if let Some(install) = &binding.install {

@@ -34,7 +34,10 @@ impl PostgresSource {
     /// Checks that tools can be used behind its prefix, and that its password can be handed through.
     pub fn check(&self) -> Result<()> {
         let prefix = Prefix::parse(&self.prefix)?;
-        if self.password.is_some() { prefix.check_password() } else { Ok(()) }
+        if self.password.is_some() {
+            prefix.check_password()?;
+        }
+        self.scratch.as_ref().map_or(Ok(()), |scratch| scratch.check().map_err(|e| e.context("scratch")))
     }
 }
 

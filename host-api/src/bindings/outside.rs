@@ -2,17 +2,21 @@
 
 use std::path::Path;
 
-use super::{Control, Secret, Service, Source};
+use super::{Control, ScratchPostgres, Secret, Service, Source};
 
 impl Service {
     /// Its secrets, each with where it is configured: `source db: password`. Whoever reads one must not show it.
     pub fn secrets(&self) -> Vec<(String, &Secret)> {
         let mut found = Vec::new();
         for (name, source) in &self.source {
-            if let Source::Postgres(postgres) = source
-                && let Some(password) = &postgres.password
-            {
+            let Source::Postgres(postgres) = source else { continue };
+            if let Some(password) = &postgres.password {
                 found.push((format!("source {name}: password"), password));
+            }
+            if let Some(ScratchPostgres::Server(server)) = &postgres.scratch
+                && let Some(password) = &server.password
+            {
+                found.push((format!("source {name}: password of the server for drills"), password));
             }
         }
         if let Some(Control::Child(child)) = &self.control {

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::bindings::{Secret, Service, Source, fill};
+use crate::bindings::{PostgresSource, Secret, Service, Source, fill};
 use crate::child::Spec;
 use crate::error::Result;
 use crate::restore::Candidate;
+use crate::sources::postgres::elsewhere;
 
 /// Values by name, for [`fill`].
 pub(crate) type Values = BTreeMap<String, String>;
 
-/// Of the live service: `{version}` and `{current}` where a version is installed, `{place.SOURCE}`.
+/// Of the live service: `{version}` and `{current}` where a version is installed, `{place.SOURCE}`, and of a database on a server
+/// `{host.SOURCE}`, `{port.SOURCE}` and `{user.SOURCE}`.
 pub(crate) fn live(service: &Service) -> Values {
     let mut values = Values::new();
     if let Some((version, dir)) = service.install.as_ref().and_then(crate::versions::current) {
@@ -25,11 +27,20 @@ pub(crate) fn live(service: &Service) -> Values {
             Source::Files(files) => files.path.display().to_string(),
         };
         values.insert(format!("place.{name}"), place);
+        if let Source::Postgres(postgres) = source {
+            server(&mut values, name, postgres);
+        }
     }
     values
 }
 
-/// Of an instance on a candidate, all but `{port}`: `{scratch}`, `{place.SOURCE}`, and `{version}` and `{current}` where a version is
+fn server(values: &mut Values, name: &str, at: &PostgresSource) {
+    values.insert(format!("host.{name}"), at.host.clone());
+    values.insert(format!("port.{name}"), at.port.to_string());
+    values.insert(format!("user.{name}"), at.user.clone());
+}
+
+/// Of an instance on a candidate, all but `{port}`: `{scratch}`, `{place.SOURCE}` and where its server is, and `{version}` and `{current}` where a version is
 /// installed. `version`: an installed one; none: the live one.
 pub(crate) fn scratch(
     service: &Service,
@@ -56,6 +67,9 @@ pub(crate) fn scratch(
     }
     for member in &candidate.members {
         values.insert(format!("place.{}", member.source), member.place.clone());
+        if let Some(Source::Postgres(postgres)) = service.source.get(&member.source) {
+            server(&mut values, &member.source, &elsewhere::of(postgres, member));
+        }
     }
     Ok(values)
 }

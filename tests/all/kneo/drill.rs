@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use host_api::sources::postgres::testing::ClusterPlace;
+
 use crate::support::kneo::{Kneo, Mode, ask, blocking, completing};
 use crate::support::wait_until;
 
@@ -89,4 +91,25 @@ fn backup_under_load(mode: Mode) {
     assert!(errors.iter().any(|e| e.starts_with("quarantine: queue")), "{errors:?}");
     assert!(kneo.begun("scratch") >= 1, "the queued run, and as a rule the one whose lease is over");
     assert_eq!(kneo.begun("live"), 1);
+}
+
+/// The live server takes no part in it: there, the role may not even make a database.
+#[test]
+fn a_drill_on_a_private_server_needs_nothing_of_the_live_one() {
+    let Some(kneo) = Kneo::running(Mode::Postgres, "1.2.0") else { return };
+    kneo.completed_run();
+    kneo.site.run("backup", &[]).expect(0);
+    kneo.on_server(&format!("ALTER ROLE {} NOCREATEDB", kneo.database_name()));
+    let refused = kneo.site.run("drill", &[]).expect(5).said();
+    assert!(refused.contains("creating database") && refused.contains("lacks a right"), "{refused}");
+
+    let place = ClusterPlace::new();
+    kneo.drill_in(&place);
+    kneo.site.lifeboat(&["check", "--only", "source.db.drill"]).expect(0);
+    let drill = kneo.site.run("drill", &[]).expect(0);
+    let evidence = kneo.site.evidence(&drill, "drill.json");
+    assert!(evidence["rows-compared"].as_u64().is_some_and(|rows| rows > 5), "{evidence}");
+    assert!(evidence["recovery-time"]["stage-to-ready-ms"].as_u64().is_some_and(|ms| ms > 0), "{evidence}");
+    assert_eq!((place.holds().len(), place.processes()), (0, 0), "it is gone with its candidate");
+    assert_eq!(kneo.leftovers(), [""; 0]);
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use host_api::sources::postgres::testing::PgServer;
+use host_api::sources::postgres::testing::{ClusterPlace, PgServer};
 use serde_json::{Value, json};
 
 use crate::support::Site;
@@ -17,6 +17,8 @@ struct Postgres {
     server: Arc<PgServer>,
     template: Kneo,
     served: bool,
+    /// Where drills have their private servers.
+    place: ClusterPlace,
 }
 
 impl Postgres {
@@ -26,7 +28,9 @@ impl Postgres {
         template.blocked_run();
         prepare(&template);
         template.stop();
-        Some(Self { server: PgServer::shared()?, template, served })
+        let place = ClusterPlace::new();
+        template.drill_in(&place);
+        Some(Self { server: PgServer::shared()?, template, served, place })
     }
 }
 
@@ -66,11 +70,17 @@ impl World for Postgres {
             std::fs::read_dir(kneo.site.path(store).join("kneo/manifests")).map_or(0, |folder| folder.count())
         };
         let count = |query: String| self.server.sql("postgres", &[&query]);
+        let private = self.place.holds();
+        let is_of_case = |path: &std::path::PathBuf| {
+            let id = |id: &String| id.to_ascii_lowercase().replace('-', "_");
+            ids.iter().any(|of| path.to_string_lossy().contains(&id(of)))
+        };
         let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'lifeboat/%'";
         json!({
             "databases": count(format!("SELECT count(*) FROM pg_database WHERE {}", ours("datname"))),
             "closed": count(format!("SELECT count(*) FROM pg_database WHERE NOT datallowconn AND ({})", ours("datname"))),
             "sessions": count(format!("{sessions} AND ({})", ours("datname"))),
+            "private": private.iter().filter(|path| is_of_case(path)).count(),
             "backups": (backups("backups"), backups("offsite")),
             "schema": kneo.schema(),
             "runs": kneo.sql("select count(*) from runs"),

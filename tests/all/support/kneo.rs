@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use host_api::sources::postgres::testing::PgServer;
+use host_api::sources::postgres::testing::{ClusterPlace, PgServer};
 use serde_json::{Value, json};
 
 use super::http::Answer;
@@ -146,6 +146,23 @@ impl Kneo {
         let site = Site::copy_of(&template.site);
         site.configure(&[(&format!("database = \"{from}\""), &format!("database = \"{name}\""))]);
         Self { site, database: Some((Arc::clone(server), name)) }
+    }
+
+    /// PostgreSQL mode: drills restore into private servers at this place.
+    pub fn drill_in(&self, place: &ClusterPlace) {
+        let binding = place.binding();
+        let scratch = format!(
+            "scratch = {{ kind = \"cluster\", directory = {:?}, prefix = {:?} }}",
+            binding.directory, binding.prefix
+        );
+        let database = format!("database = \"{}\"", self.database_name());
+        self.site.configure(&[(&database, &format!("{database}\n{scratch}"))]);
+    }
+
+    /// PostgreSQL mode: a statement of the server's superuser.
+    pub fn on_server(&self, statement: &str) -> String {
+        let (server, _) = self.database.as_ref().expect("PostgreSQL mode");
+        server.sql("postgres", &[statement])
     }
 
     /// PostgreSQL mode: the live database.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::checks::{Aspect, Level, Seen, offset};
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sources::Row;
 
 use super::session::Session;
@@ -58,6 +58,7 @@ pub(super) fn look(tools: &Tools<'_>, aspect: Aspect, clock: &dyn Fn() -> u64) -
         Aspect::MayPromote => may_promote(tools),
         Aspect::Space => space(tools),
         Aspect::Clock => clocks(tools, clock),
+        Aspect::Drill => Err(Error::invalid("where a drill goes is looked at without the live server")),
     }
 }
 
@@ -171,7 +172,7 @@ fn may_promote(tools: &Tools<'_>) -> Result<Seen> {
 fn space(tools: &Tools<'_>) -> Result<Seen> {
     let binding = tools.binding;
     let database = &binding.database;
-    let size = count(tools, database, "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())")?;
+    let size = size(tools)?;
     let fix = "watch the server's disk there: a candidate is as large as the live database";
     let unknown = |why: &str| {
         let message =
@@ -199,6 +200,22 @@ fn space(tools: &Tools<'_>) -> Result<Seen> {
     let place = if tablespace.is_empty() { data } else { tablespace };
     let free = disk::free_bytes(Path::new(place))?;
     Ok(Seen::space(place, free, size, "a candidate on the server needs about"))
+}
+
+/// Size of the live database, bytes.
+pub(super) fn size(tools: &Tools<'_>) -> Result<u64> {
+    count(tools, &tools.binding.database, "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())")
+}
+
+/// An error unless the role may make databases.
+pub(super) fn may_make_databases(tools: &Tools<'_>) -> Result<()> {
+    let ours = preflight::role(tools)?;
+    if ours.superuser || ours.createdb {
+        return Ok(());
+    }
+    let user = &tools.binding.user;
+    Err(Error::new(ErrorKind::Denied, format!("role {user} may not make databases at {}", tools.binding.host))
+        .hint(format!("alter role {} createdb", sql::identifier(user))))
 }
 
 /// A socket directory, or loopback.

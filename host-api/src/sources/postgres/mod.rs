@@ -7,14 +7,17 @@
 //! | [`leftovers`] | sessions that outlive the client we started |
 //! | [`archive`], [`rows`] | read the custom archive as it streams; count and hash rows |
 //! | [`dump`] | one consistent snapshot, every table locked, questions answered within it |
-//! | [`stage`] | a candidate: a database of its own next to the live one |
+//! | [`stage`] | a candidate: a database of its own |
+//! | [`elsewhere`], [`cluster`] | where scratch candidates go, if not next to the live database: another server, a private one |
 //! | [`compare`] | read a candidate back and compare it with the manifest |
 //! | [`look`] | what can be seen of a server without changing anything: versions, rights, room, clock |
 //! | [`preflight`], [`swap`] | put it in service by two renames in one transaction; take that back |
 
 pub mod archive;
+mod cluster;
 mod compare;
 mod dump;
+pub(crate) mod elsewhere;
 mod leftovers;
 mod look;
 pub mod prefix;
@@ -31,7 +34,7 @@ mod tests;
 mod tools;
 
 use crate::Finding;
-use crate::bindings::PostgresSource;
+use crate::bindings::{PostgresSource, ScratchPostgres};
 use crate::checks::{Aspect, Seen};
 use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
@@ -41,6 +44,7 @@ use crate::sources::{
     Verified,
 };
 
+use stage::Tablespaces;
 use tools::Tools;
 
 /// What every name of a database that we generate starts with; nothing else is ever dropped.
@@ -64,7 +68,16 @@ impl PostgresDriver {
 
     /// Does one thing with the tools. When it answers, nothing of it runs on, also where a client was killed or lost.
     fn work<T>(&self, cx: &StepContext, act: impl FnOnce(&Tools<'_>) -> Result<T>) -> Result<T> {
-        let tools = Tools::new(cx, &self.binding)?;
+        Self::work_at(cx, &self.binding, act)
+    }
+
+    /// The same, where a member is.
+    fn work_on<T>(&self, cx: &StepContext, member: &Member, act: impl FnOnce(&Tools<'_>) -> Result<T>) -> Result<T> {
+        Self::work_at(cx, &elsewhere::of(&self.binding, member), act).map_err(|error| elsewhere::explain(member, error))
+    }
+
+    fn work_at<T>(cx: &StepContext, binding: &PostgresSource, act: impl FnOnce(&Tools<'_>) -> Result<T>) -> Result<T> {
+        let tools = Tools::new(cx, binding)?;
         act(&tools).map_err(|error| leftovers::after(&tools, error))
     }
 
@@ -145,8 +158,9 @@ fn staged(tools: &Tools<'_>, member: &Member) -> Result<Identity> {
         Error::new(ErrorKind::NotFound, format!("database `{}` is gone", crate::identifier::shown(&member.place)))
             .hint("stage the backup again")
     })?;
-    if found == member.identity {
-        return Ok(found);
+    // Where it is, is how it was reached.
+    if found.iter().eq(member.identity.iter().filter(|(name, _)| *name != cluster::IDENTITY_KEY)) {
+        return Ok(member.identity.clone());
     }
     Err(Error::conflict(format!("database `{}` is not the one that was staged: {found:?}", member.place))
         .hint("something replaced it: stage the backup again"))
@@ -200,11 +214,15 @@ impl SourceDriver for PostgresDriver {
             Aspect::MayPromote,
             Aspect::Space,
             Aspect::Clock,
+            Aspect::Drill,
         ]
     }
 
     fn look(&self, cx: &StepContext, aspect: Aspect, clock: &dyn Fn() -> u64) -> Result<Seen> {
-        self.work(cx, |tools| look::look(tools, aspect, clock))
+        match aspect {
+            Aspect::Drill => elsewhere::look(cx, &self.binding),
+            _ => self.work(cx, |tools| look::look(tools, aspect, clock)),
+        }
     }
 
     fn dump(&self, cx: &StepContext, sink: &dyn ObjectSink, questions: &[Question]) -> Result<Dumped> {
@@ -222,7 +240,12 @@ impl SourceDriver for PostgresDriver {
     ) -> Result<Member> {
         let place = self.generated(id)?;
         let beside = *target == Target::Beside;
-        let identity = self.work(cx, |tools| stage::stage(tools, source, objects, &place, beside, options))?;
+        let identity = if beside {
+            self.work(cx, |tools| stage::stage(tools, source, objects, &place, Tablespaces::AsLive, options))?
+        } else {
+            let names = elsewhere::Names { database: &place, cluster: &cluster::name(id, &self.source) };
+            elsewhere::stage(cx, &self.binding, source, objects, &names, options)?
+        };
         Ok(Member { source: self.source.clone(), place, identity, beside })
     }
 
@@ -233,7 +256,7 @@ impl SourceDriver for PostgresDriver {
         source: &SourceManifest,
         questions: &[Question],
     ) -> Result<Verified> {
-        self.work(cx, |tools| {
+        self.work_on(cx, member, |tools| {
             staged(tools, member)?;
             compare::verify(tools, &member.place, facts(source)?, questions)
         })
@@ -242,7 +265,7 @@ impl SourceDriver for PostgresDriver {
     fn query(&self, cx: &StepContext, member: Option<&Member>, question: &Question) -> Result<Vec<Row>> {
         let cx = cx.within(QUERY_LIMIT);
         let database = member.map_or(self.binding.database.as_str(), |m| &m.place);
-        self.work(&cx, |tools| {
+        let ask = |tools: &Tools<'_>| {
             let mut session = session::Session::open(tools, database, "UTF8")?;
             // The server gives up before we do, so that no query runs on after us.
             session.run(&format!(
@@ -252,7 +275,11 @@ impl SourceDriver for PostgresDriver {
             let rows = session.ask(question)?;
             session.close()?;
             Ok(rows)
-        })
+        };
+        match member {
+            Some(member) => self.work_on(&cx, member, ask),
+            None => self.work(&cx, ask),
+        }
     }
 
     fn execute(&self, cx: &StepContext, member: &Member, statements: &[String]) -> Result<()> {
@@ -263,7 +290,7 @@ impl SourceDriver for PostgresDriver {
             ))
             .hint("statements are run on candidates only"));
         }
-        self.work(cx, |tools| {
+        self.work_on(cx, member, |tools| {
             staged(tools, member)?;
             if !statements.is_empty() {
                 tools.statements(&member.place, true, statements)?;
@@ -273,10 +300,13 @@ impl SourceDriver for PostgresDriver {
     }
 
     fn discard(&self, cx: &StepContext, member: &Member) -> Result<()> {
-        self.work(cx, |tools| {
+        if let Some(gone) = elsewhere::end_cluster(cx, &self.binding, member) {
+            return gone;
+        }
+        self.work_on(cx, member, |tools| {
             let oid = part(&member.identity, "oid")?;
             let named = tools.value(
-                &self.binding.maintenance_database,
+                &tools.binding.maintenance_database,
                 &format!("SELECT datname FROM pg_catalog.pg_database WHERE oid::text = {}", sql::literal(oid)),
             )?;
             if [Some(&member.place), named.as_ref()].contains(&Some(&self.binding.database)) {
@@ -291,18 +321,37 @@ impl SourceDriver for PostgresDriver {
     }
 
     fn end_attempts(&self, cx: &StepContext) -> Result<()> {
-        leftovers::end(&Tools::new(cx, &self.binding)?, leftovers::Attempts::Earlier)
+        leftovers::end(&Tools::new(cx, &self.binding)?, leftovers::Attempts::Earlier)?;
+        match &self.binding.scratch {
+            // Of a private server nobody knows here whose it is: with its sessions, it ends with its candidate.
+            None | Some(ScratchPostgres::Cluster(_)) => Ok(()),
+            Some(ScratchPostgres::Server(server)) => {
+                let server = server.as_source(&self.binding.database);
+                leftovers::end(&Tools::new(cx, &server)?, leftovers::Attempts::Earlier)
+            }
+        }
     }
 
     fn clear(&self, cx: &StepContext, id: &str) -> Result<()> {
         let name = self.generated(id)?;
-        self.work(cx, |tools| {
+        let clear = |tools: &Tools<'_>| {
             let oid = tools.value(
-                &self.binding.maintenance_database,
+                &tools.binding.maintenance_database,
                 &format!("SELECT oid FROM pg_catalog.pg_database WHERE datname = {}", sql::literal(&name)),
             )?;
             oid.map_or(Ok(()), |oid| drop_generated(tools, &name, &oid))
-        })
+        };
+        match &self.binding.scratch {
+            None => {}
+            Some(ScratchPostgres::Cluster(binding)) => {
+                cluster::Cluster::of(cx, binding, &self.binding, &cluster::name(id, &self.source)).end(cx)?;
+            }
+            Some(ScratchPostgres::Server(server)) => {
+                Self::work_at(cx, &server.as_source(&self.binding.database), clear)?;
+            }
+        }
+        // What is not known of it: whether it was to be in scratch.
+        self.work(cx, clear)
     }
 
     fn place(&self) -> Result<String> {
@@ -314,7 +363,7 @@ impl SourceDriver for PostgresDriver {
     }
 
     fn member_identity(&self, cx: &StepContext, member: &Member) -> Result<Identity> {
-        self.work(cx, |tools| staged(tools, member))
+        self.work_on(cx, member, |tools| staged(tools, member))
     }
 
     fn preflight(&self, cx: &StepContext, member: &Member) -> Result<Vec<Finding>> {

@@ -18,12 +18,23 @@ fn whole_mark(plain_sha256: &str) -> String {
     format!("lifeboat candidate, whole, of sha256 {plain_sha256}")
 }
 
+/// Where a candidate's files go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tablespaces {
+    /// Where the live database's are, and what the archive has elsewhere where it says: it is to take its place.
+    AsLive,
+    /// Where the archive says.
+    AsArchived,
+    /// All in one: what the archive names is on another server.
+    None,
+}
+
 pub(super) fn stage(
     tools: &Tools<'_>,
     source: &SourceManifest,
     objects: &dyn ObjectSource,
     place: &str,
-    beside: bool,
+    tablespaces: Tablespaces,
     options: &StageOptions,
 ) -> Result<Identity> {
     let facts = facts(source)?;
@@ -62,7 +73,7 @@ pub(super) fn stage(
             sql::literal(&facts.ctype)
         ),
     };
-    let tablespace = if beside { live_tablespace(tools)? } else { String::new() };
+    let tablespace = if tablespaces == Tablespaces::AsLive { live_tablespace(tools)? } else { String::new() };
     let quoted = sql::identifier(place);
     let made = tools
         .statements(
@@ -72,7 +83,7 @@ pub(super) fn stage(
         )
         .map_err(|e| e.context(format!("creating database {place}")))
         .inspect(|_| tools.cx.at("database created"))
-        .and_then(|_| fill(tools, &spooled, place, &mark, options))
+        .and_then(|_| fill(tools, &spooled, place, &mark, tablespaces, options))
         .and_then(|()| {
             identity(tools, place)?
                 .ok_or_else(|| Error::failed(format!("database {place} is gone right after it was filled")))
@@ -201,10 +212,18 @@ fn live_tablespace(tools: &Tools<'_>) -> Result<String> {
     Ok(name.map(|name| format!(" TABLESPACE = {}", sql::identifier(&name))).unwrap_or_default())
 }
 
-fn fill(tools: &Tools<'_>, spooled: &SpooledFile, place: &str, mark: &str, options: &StageOptions) -> Result<()> {
+fn fill(
+    tools: &Tools<'_>,
+    spooled: &SpooledFile,
+    place: &str,
+    mark: &str,
+    tablespaces: Tablespaces,
+    options: &StageOptions,
+) -> Result<()> {
     let quoted = sql::identifier(place);
     let mut spec = tools.connected("pg_restore", place, "UTF8")?;
-    for argument in ["--exit-on-error", "--no-subscriptions"] {
+    let tablespaces = (tablespaces == Tablespaces::None).then_some("--no-tablespaces");
+    for argument in ["--exit-on-error", "--no-subscriptions"].into_iter().chain(tablespaces) {
         spec = spec.arg(tools.word(argument));
     }
     // Behind a prefix our files may not be seen: the archive goes through the pipe, which several jobs can't share.

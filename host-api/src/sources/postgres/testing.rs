@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-use crate::bindings::PostgresSource;
+use crate::bindings::{PostgresSource, ScratchCluster};
 
 /// What a server and its clients consist of.
 const PROGRAMS: &[&str] = &["initdb", "pg_ctl", "postgres", "psql", "pg_dump", "pg_restore"];
@@ -46,13 +46,7 @@ impl PgServer {
     /// Starts one of the programs in this directory.
     pub fn start_with(bin_dir: PathBuf) -> Self {
         let directory = tempfile::Builder::new().prefix("lb-pg-").tempdir().expect("a directory for the server");
-        let user = rustix::process::geteuid()
-            .is_root()
-            .then(|| std::env::var("LIFEBOAT_PG_USER").unwrap_or_else(|_| "postgres".into()));
-        if let Some(user) = &user {
-            let status = Command::new("chown").arg(user).arg(directory.path()).status().expect("chown runs");
-            assert!(status.success(), "{user} is no user here: set LIFEBOAT_PG_USER");
-        }
+        let user = give_to_server(directory.path());
         // Tools of a test run as us and reach the socket.
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).expect("our own directory");
         // Bound and let go: nobody else is given this port for a while.
@@ -113,6 +107,7 @@ impl PgServer {
             ssl_root_cert: None,
             bin_dir: Some(self.bin_dir.clone()),
             prefix: Vec::new(),
+            scratch: None,
         }
     }
 
@@ -144,10 +139,9 @@ impl PgServer {
         let path = self.bin_dir.join(program);
         let mut command = match &self.user {
             Some(user) => {
-                let mut command = Command::new("setpriv");
-                command
-                    .args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups", "--"])
-                    .arg(path);
+                let words = as_user(user);
+                let mut command = Command::new(&words[0]);
+                command.args(&words[1..]).arg("--").arg(path);
                 command
             }
             None => Command::new(path),
@@ -176,6 +170,71 @@ impl Drop for PgServer {
             self.stop();
         }
     }
+}
+
+/// A place for private servers ([`crate::bindings::ScratchCluster`]): what is in it when this is dropped ends with it.
+#[derive(Debug)]
+pub struct ClusterPlace {
+    directory: tempfile::TempDir,
+    prefix: Vec<String>,
+}
+
+impl ClusterPlace {
+    /// A new, empty one.
+    #[expect(clippy::new_without_default, reason = "it makes a directory")]
+    pub fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("lb-").tempdir().expect("a directory for servers");
+        let prefix = give_to_server(directory.path()).map(|user| as_user(&user)).unwrap_or_default();
+        Self { directory, prefix }
+    }
+
+    /// As an environment has it.
+    pub fn binding(&self) -> ScratchCluster {
+        ScratchCluster {
+            directory: self.directory.path().to_owned(),
+            bin_dir: None,
+            prefix: self.prefix.clone(),
+            superuser: false,
+        }
+    }
+
+    /// What lies in it.
+    pub fn holds(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.directory.path()).expect("our own directory");
+        entries.map(|entry| entry.expect("our own directory").path()).collect()
+    }
+
+    /// How many processes work in it: a server's own stay in its data.
+    pub fn processes(&self) -> usize {
+        let works_here = |process: PathBuf| {
+            std::fs::read_link(process.join("cwd")).is_ok_and(|at| at.starts_with(self.directory.path()))
+        };
+        std::fs::read_dir("/proc").into_iter().flatten().flatten().filter(|entry| works_here(entry.path())).count()
+    }
+}
+
+impl Drop for ClusterPlace {
+    fn drop(&mut self) {
+        // What a failed test leaves: a server notices within a minute that its directory is gone, which is too long for the next one.
+        let here = self.directory.path();
+        if let Err(e) = crate::leftovers::end(super::cluster::VARIABLE, |of| Path::new(of).starts_with(here)) {
+            eprintln!("{e}");
+        }
+    }
+}
+
+/// Gives a directory to the user that servers run as, if that is another one than ours, and says which.
+pub fn give_to_server(directory: &Path) -> Option<String> {
+    let user = rustix::process::geteuid()
+        .is_root()
+        .then(|| std::env::var("LIFEBOAT_PG_USER").unwrap_or_else(|_| "postgres".into()))?;
+    let status = Command::new("chown").arg(&user).arg(directory).status().expect("chown runs");
+    assert!(status.success(), "{user} is no user here: set LIFEBOAT_PG_USER");
+    Some(user)
+}
+
+fn as_user(user: &str) -> Vec<String> {
+    ["setpriv", &format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"].map(str::to_owned).to_vec()
 }
 
 fn bin_dir() -> Option<PathBuf> {

@@ -1,6 +1,7 @@
 //! Tests against a real server: a private one, made for them.
 
 mod archives;
+mod elsewhere;
 mod faults;
 mod looks;
 mod objects;

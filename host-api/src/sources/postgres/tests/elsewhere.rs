@@ -1,0 +1,267 @@
+//! Scratch candidates on a private server, and on another one.
+
+use std::path::PathBuf;
+
+use super::super::testing::ClusterPlace;
+use super::roundtrip::write_script;
+use super::*;
+use crate::bindings::{ScratchCluster, ScratchPostgres, ScratchServer};
+use crate::checks::{Aspect, Level};
+use crate::error::ErrorKind;
+
+impl ClusterPlace {
+    fn source(&self, source: PostgresSource) -> PostgresSource {
+        PostgresSource { scratch: Some(ScratchPostgres::Cluster(self.binding())), ..source }
+    }
+
+    #[track_caller]
+    fn is_clean(&self) {
+        assert_eq!((self.holds(), self.processes()), (Vec::<PathBuf>::new(), 0));
+    }
+}
+
+fn scratch(id: &str) -> Target {
+    Target::Scratch { dir: std::env::temp_dir().join(id), relative: "db".into() }
+}
+
+fn into_scratch(cx: &StepContext, driver: &PostgresDriver, taken: &Taken) -> Result<Member> {
+    let id = crate::identifier::fresh();
+    driver.stage(cx, &taken.manifest, &taken.objects, &id, &scratch(&id), &StageOptions { jobs: 2 })
+}
+
+/// A database whose tables belong to two roles, with row security, a large object and a table in a tablespace of its own.
+fn filled(server: &PgServer, name: &str) {
+    server.create(name);
+    let directory = std::path::Path::new(&server.host).join(format!("space_{name}"));
+    std::fs::create_dir(&directory).unwrap();
+    super::super::testing::give_to_server(&directory);
+    server.sql("postgres", &[&format!("CREATE TABLESPACE {name} LOCATION '{}'", directory.display())]);
+    server.sql("postgres", &[&format!("CREATE ROLE {name}_app LOGIN"), &format!("CREATE ROLE \"{name} Réader\"")]);
+    server.sql(
+        name,
+        &[
+            // Whoever gets a table must be able to make one in its schema, unless a superuser gives it.
+            &format!("CREATE SCHEMA app AUTHORIZATION {name}_app"),
+            &format!("CREATE TABLE app.t(a int PRIMARY KEY, b text) TABLESPACE {name}"),
+            "INSERT INTO app.t SELECT i, repeat(md5(i::text), 20) FROM generate_series(1, 5000) i",
+            &format!("ALTER TABLE app.t OWNER TO {name}_app"),
+            &format!("GRANT SELECT ON app.t TO \"{name} Réader\""),
+            "ALTER TABLE app.t ENABLE ROW LEVEL SECURITY",
+            "ALTER TABLE app.t FORCE ROW LEVEL SECURITY",
+            "SELECT lo_from_bytea(0, decode(repeat('ab', 5000), 'hex'))",
+        ],
+    );
+}
+
+#[test]
+fn a_private_server_is_made_filled_asked_and_thrown_away() {
+    let server = server!();
+    filled(&server, "privately");
+    let place = ClusterPlace::new();
+    let driver = driver(place.source(server.source("privately")));
+    let taken = take(&driver, &[]);
+    let databases = || {
+        server.sql("postgres", &["SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database WHERE datname LIKE 'lb\\_%privately%' OR datname LIKE 'lb\\_%\\_db'"])
+    };
+    let before = databases();
+
+    let member = into_scratch(&cx(), &driver, &taken).unwrap();
+    assert_eq!(databases(), before, "nothing is made on the live server");
+    let [directory] = &place.holds()[..] else { panic!("{:?}", place.holds()) };
+    assert_eq!(member.identity["cluster"], directory.display().to_string());
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(
+        std::fs::metadata(directory).unwrap().permissions().mode() & 0o777,
+        0o700,
+        "nobody else gets to its socket"
+    );
+    assert!(!member.beside);
+    let verified = verify(&driver, &member, &taken);
+    assert_eq!((rules(&verified), verified.rows), (vec![], 5000));
+    let ask = |sql: &str| driver.query(&cx(), Some(&member), &question(sql)).unwrap().concat();
+    assert_eq!(
+        ask("SELECT current_setting('listen_addresses'), current_setting('fsync')"),
+        [Some("".into()), Some("off".into())]
+    );
+    assert_eq!(
+        ask("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"),
+        [Some("f".into())],
+        "an archive is code"
+    );
+    driver.execute(&cx(), &member, &["UPDATE app.t SET b = 'changed' WHERE a = 7".into()]).unwrap();
+    let verified = verify(&driver, &member, &taken);
+    assert!(!verified.findings.is_empty(), "a changed row is found there too");
+    assert_eq!(driver.member_identity(&cx(), &member).unwrap(), member.identity);
+
+    driver.discard(&cx(), &member).unwrap();
+    place.is_clean();
+    driver.discard(&cx(), &member).unwrap();
+    let error = driver.query(&cx(), Some(&member), &question("SELECT 1")).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+    assert!(error.message.contains("is gone"), "{error}");
+}
+
+#[test]
+fn a_failed_staging_leaves_no_server_and_one_that_was_cut_off_is_begun_anew() {
+    let server = server!();
+    filled(&server, "cut_off");
+    let place = ClusterPlace::new();
+    let driver = driver(place.source(server.source("cut_off")));
+    let taken = take(&driver, &[]);
+    for at in ["cluster's directory made", "cluster made", "cluster runs", "database created", "database filled"] {
+        let error = into_scratch(&cx().ended_at(at), &driver, &taken).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Cancelled, "{at}: {error}");
+        place.is_clean();
+    }
+
+    // An engine that died left it running, half filled or whole: the next attempt has one of its own, and nothing of the first is left.
+    let id = crate::identifier::fresh();
+    let first = cx();
+    let stage = |cx: &StepContext| {
+        driver.stage(cx, &taken.manifest, &taken.objects, &id, &scratch(&id), &StageOptions { jobs: 2 }).unwrap()
+    };
+    let left = stage(&first);
+    let again = stage(&StepContext { attempt: 2, ..first });
+    assert_eq!(left.identity["cluster"], again.identity["cluster"]);
+    assert_ne!(left.identity, again.identity, "another server");
+    assert_eq!(place.holds().len(), 1);
+    assert_eq!(rules(&verify(&driver, &again, &taken)), [""; 0]);
+    // Nobody knows its identity: the id alone is enough.
+    driver.clear(&cx(), &id).unwrap();
+    place.is_clean();
+}
+
+#[test]
+fn a_server_that_somebody_ended_is_said_to_be_gone_and_its_place_is_cleared() {
+    let server = server!();
+    filled(&server, "ended");
+    let place = ClusterPlace::new();
+    let driver = driver(place.source(server.source("ended")));
+    let taken = take(&driver, &[]);
+    let member = into_scratch(&cx(), &driver, &taken).unwrap();
+    crate::leftovers::end("LIFEBOAT_CLUSTER", |of| of == member.identity["cluster"]).unwrap();
+    let error = driver.verify(&cx(), &member, &taken.manifest, &[]).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+    assert!(error.message.contains("is gone"), "{error}");
+    // Also by an environment that has no private servers any more.
+    super::driver(server.source("ended")).discard(&cx(), &member).unwrap();
+    place.is_clean();
+}
+
+#[test]
+fn what_a_private_server_lacks_is_said_before_anything_is_made() {
+    let server = server!();
+    filled(&server, "lacking");
+    let place = ClusterPlace::new();
+    let taken = take(&driver(server.source("lacking")), &[]);
+    let with = |change: &dyn Fn(&mut ScratchCluster)| {
+        let mut binding = place.binding();
+        change(&mut binding);
+        driver(PostgresSource { scratch: Some(ScratchPostgres::Cluster(binding)), ..server.source("lacking") })
+    };
+    let empty = tempfile::tempdir().unwrap();
+    let wrong_user = |b: &mut ScratchCluster| {
+        b.prefix = if b.prefix.is_empty() { vec!["setpriv".into()] } else { Vec::new() };
+    };
+    type Change<'a> = &'a dyn Fn(&mut ScratchCluster);
+    let cases: [(Change<'_>, ErrorKind, &str); 3] = [
+        (&|b| b.directory = "/nowhere/at/all".into(), ErrorKind::NotFound, "there is no directory /nowhere/at/all"),
+        (
+            &|b| b.bin_dir = Some(empty.path().to_owned()),
+            if place.binding().prefix.is_empty() { ErrorKind::NotFound } else { ErrorKind::Failed },
+            "initdb",
+        ),
+        (&wrong_user, ErrorKind::Invalid, "private server"),
+    ];
+    for (change, kind, part) in cases {
+        let driver = with(change);
+        let error = into_scratch(&cx(), &driver, &taken).unwrap_err();
+        assert_eq!(error.kind, kind, "{error}");
+        assert!(error.message.contains(part), "{error}");
+        assert!(driver.look(&cx(), Aspect::Drill, &|| 0).is_err(), "and a look would have said so: {part}");
+        place.is_clean();
+    }
+    let seen = with(&|_| {}).look(&cx(), Aspect::Drill, &|| 0).unwrap();
+    assert_eq!(seen.level, Level::Ok, "{seen:?}");
+
+    // A server that does not come up says why, in its own words.
+    let bin = tempfile::tempdir().unwrap();
+    for name in ["psql", "pg_restore", "initdb", "postgres"] {
+        std::os::unix::fs::symlink(server.bin_dir.join(name), bin.path().join(name)).unwrap();
+    }
+    let real = server.bin_dir.display();
+    write_script(
+        &bin.path().join("pg_ctl"),
+        &format!(
+            "#!/bin/sh\ncase \"$*\" in *' start') exec {real}/pg_ctl \"$@\" -o '-c shared_buffers=nonsense' ;; esac\nexec {real}/pg_ctl \"$@\"\n"
+        ),
+    );
+    std::fs::set_permissions(bin.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let error = into_scratch(&cx(), &with(&|b| b.bin_dir = Some(bin.path().to_owned())), &taken).unwrap_err();
+    assert!(error.message.contains("invalid value for parameter \"shared_buffers\""), "{error}");
+    place.is_clean();
+}
+
+#[test]
+fn what_takes_a_superuser_is_refused_until_it_is_allowed() {
+    let server = server!();
+    server.create("needing");
+    server.sql("needing", &["CREATE TABLE t(a int)", "INSERT INTO t VALUES (1)", "CREATE EXTENSION amcheck"]);
+    let place = ClusterPlace::new();
+    let taken = take(&driver(server.source("needing")), &[]);
+    let error = into_scratch(&cx(), &driver(place.source(server.source("needing"))), &taken).unwrap_err();
+    assert!(error.hint.as_deref().is_some_and(|hint| hint.contains("superuser = true")), "{error}");
+    place.is_clean();
+    let binding = ScratchCluster { superuser: true, ..place.binding() };
+    let driver =
+        driver(PostgresSource { scratch: Some(ScratchPostgres::Cluster(binding)), ..server.source("needing") });
+    let member = into_scratch(&cx(), &driver, &taken).unwrap();
+    assert_eq!(rules(&verify(&driver, &member, &taken)), [""; 0]);
+    driver.discard(&cx(), &member).unwrap();
+    place.is_clean();
+}
+
+#[test]
+fn another_server_takes_scratch_candidates_and_the_live_one_none() {
+    let server = server!();
+    filled(&server, "moved");
+    let Some(other) = PgServer::start() else { return };
+    let scratch = ScratchServer {
+        host: other.host.clone(),
+        port: other.port,
+        user: "postgres".into(),
+        password: None,
+        maintenance_database: "postgres".into(),
+        ssl_mode: None,
+        ssl_root_cert: None,
+        bin_dir: Some(other.bin_dir.clone()),
+        prefix: Vec::new(),
+    };
+    let driver = driver(PostgresSource { scratch: Some(ScratchPostgres::Server(scratch)), ..server.source("moved") });
+    let taken = take(&driver, &[]);
+    let made = || other.sql("postgres", &["SELECT count(*) FROM pg_database WHERE datname LIKE 'lb\\_%'"]);
+    // Roles are the server's: their absence is said, and not hidden by making them.
+    let error = into_scratch(&cx(), &driver, &taken).unwrap_err();
+    assert!(error.message.contains("lacks roles") && error.message.contains("moved_app"), "{error}");
+    assert_eq!(made(), "0");
+    other.sql("postgres", &["CREATE ROLE moved_app", "CREATE ROLE \"moved Réader\""]);
+    assert_eq!(driver.look(&cx(), Aspect::Drill, &|| 0).unwrap().level, Level::Ok);
+    let member = into_scratch(&cx(), &driver, &taken).unwrap();
+    assert_eq!(made(), "1");
+    let live =
+        server.sql("postgres", &[&format!("SELECT count(*) FROM pg_database WHERE datname = '{}'", member.place)]);
+    assert_eq!(live, "0");
+    assert_eq!(rules(&verify(&driver, &member, &taken)), [""; 0]);
+    // The same name on the live server is another database, and is left alone.
+    server.sql("postgres", &[&format!("CREATE DATABASE {}", member.place)]);
+    driver.discard(&cx(), &member).unwrap();
+    assert_eq!(made(), "0");
+    let live =
+        server.sql("postgres", &[&format!("SELECT count(*) FROM pg_database WHERE datname = '{}'", member.place)]);
+    assert_eq!(live, "1");
+    server.sql("postgres", &[&format!("DROP DATABASE {}", member.place)]);
+    // What is to be promoted lies next to what it replaces.
+    let beside = stage(&driver, &taken).unwrap();
+    assert_eq!(made(), "0");
+    driver.discard(&cx(), &beside).unwrap();
+}
