@@ -120,7 +120,7 @@ pub(super) fn end_cluster(cx: &StepContext, binding: &PostgresSource, member: &M
 pub(super) fn look(cx: &StepContext, binding: &PostgresSource) -> Result<Seen> {
     let live = || Tools::new(cx, binding)?.server_version(&binding.database).map(|version| version / 10_000);
     match &binding.scratch {
-        None => Ok(Seen::ok("a drill restores next to the live database")),
+        None => Err(Error::invalid("no place for drills is configured: they restore next to the live database")),
         Some(ScratchPostgres::Server(server)) => {
             let source = server.as_source(&binding.database);
             let tools = Tools::new(cx, &source)?;

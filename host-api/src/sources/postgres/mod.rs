@@ -206,7 +206,8 @@ impl SourceDriver for PostgresDriver {
     }
 
     fn aspects(&self) -> &'static [Aspect] {
-        &[
+        // The last one is of a place that the environment may name.
+        const ALL: &[Aspect] = &[
             Aspect::Reachable,
             Aspect::Tools,
             Aspect::MayRead,
@@ -215,7 +216,8 @@ impl SourceDriver for PostgresDriver {
             Aspect::Space,
             Aspect::Clock,
             Aspect::Drill,
-        ]
+        ];
+        if self.binding.scratch.is_some() { ALL } else { &ALL[..ALL.len() - 1] }
     }
 
     fn look(&self, cx: &StepContext, aspect: Aspect, clock: &dyn Fn() -> u64) -> Result<Seen> {
