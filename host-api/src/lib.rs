@@ -22,6 +22,7 @@ pub mod delete;
 mod disk;
 pub mod dump;
 pub mod error;
+pub mod globals;
 pub mod http_check;
 pub mod identifier;
 mod leftovers;

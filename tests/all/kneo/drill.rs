@@ -103,6 +103,13 @@ fn a_drill_on_a_private_server_needs_nothing_of_the_live_one() {
     let refused = kneo.site.run("drill", &[]).expect(5).said();
     assert!(refused.contains("creating database") && refused.contains("lacks a right"), "{refused}");
 
+    // What a new server would need first is in the backup, for a person to run.
+    let backups = kneo.site.lifeboat(&["--json", "backups", "list", "--store", "local"]).expect(0).json();
+    let backup = backups[0]["id"].as_str().unwrap();
+    let globals = kneo.site.lifeboat(&["backups", "globals", backup]).expect(0).stdout;
+    assert!(globals.contains(&format!("CREATE ROLE {};", kneo.database_name())), "{globals}");
+    assert!(!globals.contains("PASSWORD") && !globals.contains("secret-of"), "{globals}");
+
     let place = ClusterPlace::new();
     kneo.drill_in(&place);
     kneo.site.lifeboat(&["check", "--only", "source.db.drill"]).expect(0);

@@ -48,6 +48,17 @@ pub enum Verb {
         #[arg(long, value_enum, default_value = "checksum")]
         depth: Depth,
     },
+    /// Roles, memberships and tablespaces of the database server, as SQL, without passwords: what a restore on a new server needs first.
+    Globals {
+        /// The backup.
+        backup: String,
+        /// Only out of this store.
+        #[arg(long)]
+        store: Option<String>,
+        /// Only of this source.
+        #[arg(long)]
+        source: Option<String>,
+    },
     /// Keep a backup from deletion.
     Hold {
         /// The backup.
@@ -116,6 +127,9 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
         }
         Verb::Verify { backup, store, depth } => {
             crate::verify::run(global, &environment, &backup, store.as_deref(), depth).await
+        }
+        Verb::Globals { backup, store, source } => {
+            crate::globals::run(global, &environment, &backup, store.as_deref(), source.as_deref()).await
         }
         Verb::Hold { backup, days, why } => {
             let until = identifier::now_ms() + u64::from(days) * 86_400_000;

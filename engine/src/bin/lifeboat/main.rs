@@ -6,6 +6,7 @@ mod backups;
 mod candidates;
 mod check;
 mod config;
+mod globals;
 mod keys;
 mod output;
 mod policy;

@@ -7,6 +7,7 @@
 //! | [`leftovers`] | sessions that outlive the client we started |
 //! | [`archive`], [`rows`] | read the custom archive as it streams; count and hash rows |
 //! | [`dump`] | one consistent snapshot, every table locked, questions answered within it |
+//! | [`globals`] | roles and tablespaces of the server, beside it |
 //! | [`stage`] | a candidate: a database of its own |
 //! | [`elsewhere`], [`cluster`] | where scratch candidates go, if not next to the live database: another server, a private one |
 //! | [`compare`] | read a candidate back and compare it with the manifest |
@@ -18,6 +19,7 @@ mod cluster;
 mod compare;
 mod dump;
 pub(crate) mod elsewhere;
+pub(crate) mod globals;
 mod leftovers;
 mod look;
 pub mod prefix;

@@ -10,7 +10,7 @@ use crate::sources::{Identity, ObjectSource, SpooledFile, StageOptions};
 
 use super::leftovers::{self, Attempts};
 use super::tools::Tools;
-use super::{archive, facts, identity, sql};
+use super::{archive, facts, globals, identity, sql};
 
 /// The comment that says a candidate is whole, written last. A comment rather than a setting: setting an unknown
 /// `lifeboat.…` parameter on a database takes a superuser. Promoting replaces it with the live database's comment.
@@ -40,7 +40,7 @@ pub(super) fn stage(
     let facts = facts(source)?;
     let maintenance = &tools.binding.maintenance_database;
     check_versions(tools, facts)?;
-    check_roles(tools, facts)?;
+    check_roles(tools, facts, source.objects.iter().any(|object| object.role == globals::ROLE))?;
     leftovers::end(tools, Attempts::Earlier)?;
     let entry =
         source.objects.first().ok_or_else(|| Error::failed(format!("source `{}` has no object", source.name)))?;
@@ -112,7 +112,7 @@ fn check_versions(tools: &Tools<'_>, facts: &PostgresFacts) -> Result<()> {
 }
 
 /// Owners and grants come back only if their roles exist: a role that is absent is never left out silently.
-fn check_roles(tools: &Tools<'_>, facts: &PostgresFacts) -> Result<()> {
+fn check_roles(tools: &Tools<'_>, facts: &PostgresFacts, has_globals: bool) -> Result<()> {
     if facts.roles.is_empty() {
         return Ok(());
     }
@@ -139,7 +139,16 @@ fn check_roles(tools: &Tools<'_>, facts: &PostgresFacts) -> Result<()> {
             "the server lacks roles that the backup's objects belong to: {}",
             missing.join(", ")
         ))
-        .hint(format!("{} (a dump holds no roles; those that log in need a password too)", statements.join(" "))));
+        .hint(match has_globals {
+            true => format!(
+                "{} (those that log in need a password too); `lifeboat backups globals BACKUP` prints them as they were",
+                statements.join(" ")
+            ),
+            false => format!(
+                "{} (a dump holds no roles; those that log in need a password too)",
+                statements.join(" ")
+            ),
+        }));
     }
     let foreign = of(2);
     if !foreign.is_empty() {

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind};
 /// PostgreSQL's programs with one of them replaced by a script, in which `REAL` stands for the true one's directory.
 fn with_script(server: &PgServer, tool: &str, script: &str) -> tempfile::TempDir {
     let bin = tempfile::tempdir().unwrap();
-    for name in ["psql", "pg_dump", "pg_restore"].into_iter().filter(|name| *name != tool) {
+    for name in ["psql", "pg_dump", "pg_dumpall", "pg_restore"].into_iter().filter(|name| *name != tool) {
         std::os::unix::fs::symlink(server.bin_dir.join(name), bin.path().join(name)).unwrap();
     }
     let real = server.bin_dir.display().to_string();
@@ -194,7 +194,7 @@ fn a_restore_that_fails_leaves_nothing() {
     // An archive cut in the middle of a table.
     let cut = Memory::default();
     let bytes = taken.objects.bytes();
-    *cut.object.lock().unwrap() = Some(bytes[..bytes.len() / 2].to_vec());
+    cut.objects.lock().unwrap().insert("data".into(), bytes[..bytes.len() / 2].to_vec());
     let broken = Taken { objects: cut, manifest: taken.manifest.clone(), dumped: take(&good, &[]).dumped };
     let error = attempt(&good, &cx(), &broken).unwrap_err();
     assert!(error.message.contains("pg_restore ended with"), "{error}");

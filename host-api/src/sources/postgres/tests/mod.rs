@@ -3,6 +3,7 @@
 mod archives;
 mod elsewhere;
 mod faults;
+mod globals;
 mod looks;
 mod objects;
 mod prefixed;
@@ -10,6 +11,7 @@ mod roundtrip;
 mod swaps;
 mod under_load;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,13 +29,14 @@ use crate::sources::{
     Verified,
 };
 
-/// Keeps objects in memory.
+/// Keeps objects in memory, by their role.
 #[derive(Default, Clone)]
 struct Memory {
-    object: Arc<Mutex<Option<Vec<u8>>>>,
+    objects: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
 }
 
 struct MemoryWriter {
+    role: String,
     bytes: Vec<u8>,
     into: Memory,
 }
@@ -52,10 +55,10 @@ impl ObjectWriter for MemoryWriter {
     fn finish(self: Box<Self>) -> Result<ObjectEntry> {
         let sha = hex::encode(Sha256::digest(&self.bytes));
         let bytes = self.bytes.len() as u64;
-        *self.into.object.lock().unwrap() = Some(self.bytes);
+        self.into.objects.lock().unwrap().insert(self.role.clone(), self.bytes);
         Ok(ObjectEntry {
-            role: "data".into(),
-            key: "k".into(),
+            key: self.role.clone(),
+            role: self.role,
             stored_bytes: bytes,
             stored_sha256: sha.clone(),
             plain_bytes: bytes,
@@ -66,13 +69,14 @@ impl ObjectWriter for MemoryWriter {
 
 impl ObjectSink for Memory {
     fn create(&self, role: &str, extension: &str, _: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
-        assert_eq!((role, extension), ("data", "pgdump"));
-        Ok(Box::new(MemoryWriter { bytes: Vec::new(), into: self.clone() }))
+        assert!([("data", "pgdump"), ("globals", "sql")].contains(&(role, extension)));
+        Ok(Box::new(MemoryWriter { role: role.to_owned(), bytes: Vec::new(), into: self.clone() }))
     }
 }
 
 impl ObjectSource for Memory {
-    fn spool(&self, _: &StepContext, _: &ObjectEntry) -> Result<SpooledFile> {
+    fn spool(&self, _: &StepContext, entry: &ObjectEntry) -> Result<SpooledFile> {
+        assert_eq!(entry.role, "data", "nothing else is restored");
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let bytes = self.bytes();
         file.write_all(&bytes).unwrap();
@@ -84,11 +88,15 @@ impl ObjectSource for Memory {
 }
 
 impl Memory {
+    /// The archive.
     fn bytes(&self) -> Vec<u8> {
-        self.object.lock().unwrap().clone().expect("an object was finished")
+        self.of_role("data").expect("an object was finished")
+    }
+    fn of_role(&self, role: &str) -> Option<Vec<u8>> {
+        self.objects.lock().unwrap().get(role).cloned()
     }
     fn is_empty(&self) -> bool {
-        self.object.lock().unwrap().is_none()
+        self.objects.lock().unwrap().is_empty()
     }
 }
 

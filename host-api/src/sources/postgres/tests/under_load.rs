@@ -116,7 +116,8 @@ fn a_session_that_does_not_end_leaves_the_live_database_there_and_open() {
 
 #[test]
 fn a_full_disk_while_staging_leaves_the_live_database_and_nothing_else() {
-    let server = server!();
+    // Its own: while a disk is full, no checkpoint of the server comes to its end, and so no DROP DATABASE of another test.
+    let Some(server) = PgServer::start() else { return };
     let place = tempfile::Builder::new().prefix("lb-small-").tempdir_in("/tmp").unwrap();
     let Some(mount) = Mounted::tmpfs(place.path(), "24m") else {
         eprintln!("SKIPPED: a tmpfs can't be mounted here (not root?). A full disk was NOT tested.");
