@@ -99,7 +99,7 @@ fn a_drill_on_a_private_server_needs_nothing_of_the_live_one() {
     let Some(kneo) = Kneo::running(Mode::Postgres, "1.2.0") else { return };
     kneo.completed_run();
     kneo.site.run("backup", &[]).expect(0);
-    kneo.on_server(&format!("ALTER ROLE {} NOCREATEDB", kneo.database_name()));
+    kneo.admin(&format!("ALTER ROLE {} NOCREATEDB", kneo.database_name()));
     let refused = kneo.site.run("drill", &[]).expect(5).said();
     assert!(refused.contains("creating database") && refused.contains("lacks a right"), "{refused}");
 

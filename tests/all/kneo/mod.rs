@@ -3,6 +3,7 @@
 //! | part | what |
 //! | --- | --- |
 //! | `check` | what `lifeboat check` finds on it, each thing made wrong for real |
+//! | `compose` | the operator page on a Compose stack, where there is a Docker |
 //! | `drill` | a backup under load proves itself, and its quarantine holds |
 //! | `damage` | what a drill must find, each on a backup that is broken on purpose |
 //! | `disaster` | the page's five disasters |
@@ -11,6 +12,7 @@
 //! | `restore` | a lost and a drifted database; nothing without a passing verification |
 
 mod check;
+mod compose;
 mod damage;
 mod disaster;
 mod drill;

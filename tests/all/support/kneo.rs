@@ -30,8 +30,18 @@ pub struct Kneo {
     database: Option<(Arc<PgServer>, String)>,
 }
 
+/// What is asked for [`Kneo::content`].
+pub const CONTENT: [&str; 6] = [
+    "select id, status, updated_at, payload from runs order by id",
+    "select id, run_id, sequence, type, payload from checkpoints order by id",
+    "select id, event_type, run_id, created_at from audit_events order by id",
+    "select id, run_id, status, payload from continuations order by id",
+    "select run_id, status, attempts from run_queue order by run_id",
+    "select version from schema_migrations order by version",
+];
+
 /// Key of the operator that the API is asked as.
-const KEY: &str = "k3y-of-the-operator";
+pub const KEY: &str = "k3y-of-the-operator";
 
 /// A function step with a side effect: it writes down who began and who ended it. The live service holds it until it is let go.
 const DRILLMOD: &str = r#"
@@ -51,7 +61,7 @@ def slow(*args, **kwargs):
 "#;
 
 /// The virtual environments, one a version; none, with a loud line, where the set-up has not said where they are.
-fn environments() -> Option<PathBuf> {
+pub fn environments() -> Option<PathBuf> {
     let folder = std::env::var_os("LIFEBOAT_KNEO").map(PathBuf::from);
     if folder.is_none() {
         eprintln!("skipped: kneo-serv is not here (LIFEBOAT_KNEO is not set). Nothing was tested.");
@@ -157,12 +167,6 @@ impl Kneo {
         );
         let database = format!("database = \"{}\"", self.database_name());
         self.site.configure(&[(&database, &format!("{database}\n{scratch}"))]);
-    }
-
-    /// PostgreSQL mode: a statement of the server's superuser.
-    pub fn on_server(&self, statement: &str) -> String {
-        let (server, _) = self.database.as_ref().expect("PostgreSQL mode");
-        server.sql("postgres", &[statement])
     }
 
     /// PostgreSQL mode: the live database.
@@ -373,16 +377,7 @@ impl Kneo {
 
     /// All that is in the live database of runs, their checkpoints, tasks and queue: the same text means the same data.
     pub fn content(&self) -> String {
-        [
-            "select id, status, updated_at, payload from runs order by id",
-            "select id, run_id, sequence, type, payload from checkpoints order by id",
-            "select id, event_type, run_id, created_at from audit_events order by id",
-            "select id, run_id, status, payload from continuations order by id",
-            "select run_id, status, attempts from run_queue order by run_id",
-            "select version from schema_migrations order by version",
-        ]
-        .map(|query| self.sql(query))
-        .join("\n--\n")
+        CONTENT.map(|query| self.sql(query)).join("\n--\n")
     }
 
     /// What is left of candidates: databases of this site's role, or files beside the live data and in scratch.
