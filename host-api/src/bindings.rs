@@ -36,6 +36,8 @@ pub struct Service {
     pub source: BTreeMap<String, Source>,
     /// How the live service is started and stopped.
     pub control: Option<Control>,
+    /// A file that is there from before the service is stopped until it was started again: a proxy answers 503 as long as it is.
+    pub quiesced_file: Option<PathBuf>,
     /// How versions are installed.
     pub install: Option<Install>,
     /// How it is started on a candidate.
@@ -384,6 +386,7 @@ impl Service {
         if let Some(control) = &mut self.control {
             control.anchor(base);
         }
+        self.quiesced_file.iter_mut().for_each(|file| *file = base.join(&*file));
         if let Some(install) = &mut self.install {
             install.anchor(base);
         }

@@ -1,5 +1,7 @@
 //! The live service.
 
+mod quiesced;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -87,12 +89,25 @@ impl ServiceControl for RealHost {
 
     async fn stop(&self, cx: &StepContext, service: &str) -> Result<()> {
         let (live, cx) = (self.live(service)?, cx.clone());
-        blocking(move || live.stop(&cx)).await
+        let (name, file) = (service.to_owned(), self.service(service)?.quiesced_file.clone());
+        blocking(move || {
+            if let Some(file) = &file {
+                quiesced::begin(&cx, &name, file)?;
+                cx.at("said that it is quiesced");
+            }
+            live.stop(&cx)
+        })
+        .await
     }
 
     async fn start(&self, cx: &StepContext, service: &str) -> Result<()> {
         let (live, cx) = (self.live(service)?, cx.clone());
-        blocking(move || live.start(&cx)).await
+        let file = self.service(service)?.quiesced_file.clone();
+        blocking(move || {
+            live.start(&cx)?;
+            file.as_deref().map_or(Ok(()), quiesced::end)
+        })
+        .await
     }
 
     async fn wait_ready(&self, cx: &StepContext, service: &str) -> Result<u64> {

@@ -501,3 +501,37 @@ async fn the_example_service_is_controlled_and_checked() {
     assert_eq!(live.state(&cx()).unwrap(), State::Stopped { ended: Some("exit code 0".into()) });
     assert!(!world.log().contains("hunter2"));
 }
+
+#[tokio::test]
+async fn whoever_asks_in_between_can_see_that_it_is_stopped_on_purpose() {
+    let of = service(Some(Control::Child(bash("exec sleep 600"))));
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("quiesced");
+    let mut world = World::new(Service { quiesced_file: Some(file.clone()), ..of }).await;
+    world.host.start(&cx(), "notes").await.unwrap();
+    assert!(!file.exists());
+
+    // It is there before the service is touched, and stays while it is down.
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (at, of) = (seen.clone(), file.clone());
+    let waypoint = move |place: &str| at.lock().unwrap().push((place.to_owned(), of.exists()));
+    world.host.stop(&StepContext { waypoint: Arc::new(waypoint), ..cx() }, "notes").await.unwrap();
+    let seen = seen.lock().unwrap().clone();
+    let expected = [("said that it is quiesced", true), ("stop asked", true)];
+    assert_eq!(seen, expected.map(|(place, there)| (place.to_owned(), there)));
+    let text: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!((&text["service"], &text["run"]), (&"notes".into(), &"test".into()));
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+    world.host.stop(&cx(), "notes").await.unwrap();
+    assert!(file.exists(), "stopped twice is stopped");
+    world.host.start(&cx(), "notes").await.unwrap();
+    assert!(!file.exists());
+
+    // Where it can't be said, nothing is stopped.
+    drop(place);
+    let error = world.host.stop(&cx(), "notes").await.unwrap_err();
+    assert!(error.message.contains("stopped on purpose"), "{error}");
+    assert_eq!(world.host.status(&cx(), "notes").await.unwrap().state, "running");
+    world.end().await;
+}

@@ -105,3 +105,64 @@ pub(crate) fn manifest_of(name: &str, dumped: &Dumped) -> SourceManifest {
         facts: dumped.facts.clone(),
     }
 }
+
+/// Objects in files, by role: what is large does not go into memory.
+pub(crate) struct DiskObjects(tempfile::TempDir);
+
+impl DiskObjects {
+    /// None yet.
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+}
+
+struct DiskWriter {
+    role: String,
+    file: std::fs::File,
+    digest: Sha256,
+    bytes: u64,
+}
+
+impl Write for DiskWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.digest.update(bytes);
+        self.bytes += bytes.len() as u64;
+        self.file.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl ObjectWriter for DiskWriter {
+    fn finish(self: Box<Self>) -> Result<ObjectEntry> {
+        let sha = hex::encode(self.digest.finalize());
+        Ok(ObjectEntry {
+            key: self.role.clone(),
+            role: self.role,
+            stored_bytes: self.bytes,
+            stored_sha256: sha.clone(),
+            plain_bytes: self.bytes,
+            plain_sha256: sha,
+        })
+    }
+}
+
+impl ObjectSink for DiskObjects {
+    fn create(&self, role: &str, _: &str, _: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
+        let file = std::fs::File::create(self.0.path().join(role)).unwrap();
+        Ok(Box::new(DiskWriter { role: role.to_owned(), file, digest: Sha256::new(), bytes: 0 }))
+    }
+}
+
+impl ObjectSource for DiskObjects {
+    fn spool(&self, _: &StepContext, entry: &ObjectEntry) -> Result<SpooledFile> {
+        let file = tempfile::NamedTempFile::new_in(self.0.path()).unwrap();
+        std::fs::copy(self.0.path().join(&entry.role), file.path()).unwrap();
+        Ok(SpooledFile { file, bytes: entry.plain_bytes })
+    }
+    fn stream(&self, _: &StepContext, _: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
+        unreachable!("a restore spools")
+    }
+}

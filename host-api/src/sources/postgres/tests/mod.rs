@@ -4,6 +4,7 @@ mod archives;
 mod elsewhere;
 mod faults;
 mod globals;
+mod large;
 mod looks;
 mod objects;
 mod prefixed;

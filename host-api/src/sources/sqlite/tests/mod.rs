@@ -1,4 +1,5 @@
 mod backup;
+mod large;
 mod statements;
 mod swap;
 
