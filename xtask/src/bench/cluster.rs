@@ -89,14 +89,30 @@ impl Cluster {
         self.socket.join("data")
     }
 
-    /// A program of the server's, which refuses to run as root.
+    /// What stands in front of the server's programs, which refuse to run as root.
+    pub fn prefix(&self) -> Vec<String> {
+        let as_user = |user: &String| {
+            ["setpriv", &format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"].map(str::to_owned)
+        };
+        self.user.iter().flat_map(as_user).collect()
+    }
+
+    /// A directory in which the server's user may make others; gone with this.
+    pub fn place_for_others(&self) -> Result<PathBuf> {
+        let place = self.socket.join("others");
+        fs::create_dir(&place)?;
+        if let Some(user) = &self.user {
+            Run::new("chown").arg(user).arg(&place).output()?;
+        }
+        Ok(place)
+    }
+
+    /// A program of the server's.
     fn server(&self, program: &str) -> Run {
         let program = self.bin.join(program);
-        match &self.user {
+        match self.prefix().split_first() {
             None => Run::new(program),
-            Some(user) => Run::new("setpriv")
-                .args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups", "--"])
-                .arg(program),
+            Some((first, words)) => Run::new(first).args(words).arg("--").arg(program),
         }
         .dir(Path::new("/"))
         .env("LC_ALL", "C")
