@@ -199,12 +199,26 @@ pub struct Scratch {
     /// Statements run on a source of the candidate before the start.
     #[serde(default)]
     pub quarantine: BTreeMap<String, Vec<String>>,
+    /// Which network it is in.
+    #[serde(default)]
+    pub network: Network,
     /// Facts that must be the same after the stop as before the start.
     #[serde(default)]
     pub unchanged: BTreeMap<String, NamedQuery>,
     /// How long start and stop may take.
     #[serde(default = "default_control_timeout_s")]
     pub timeout_s: u64,
+}
+
+/// The network of a service in quarantine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// This machine's: what its configuration does not prevent reaches the outside.
+    #[default]
+    Shared,
+    /// Its own, with nothing in it but loopback. Takes root, `ip` and `nsenter`.
+    Isolated,
 }
 
 /// An HTTP endpoint.

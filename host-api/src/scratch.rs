@@ -1,6 +1,7 @@
 //! The service, started on a scratch candidate, in quarantine.
 
 mod kept;
+pub(crate) mod network;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +14,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::Finding;
-use crate::bindings::{NamedQuery, Scratch as Binding, Service};
+use crate::bindings::{NamedQuery, Network as Kind, Scratch as Binding, Service, Source};
 use crate::context::StepContext;
 use crate::control::process::{Process, log_tail};
 use crate::control::{ports, values};
@@ -23,9 +24,11 @@ use crate::identifier::{check_id, shown};
 use crate::leftovers;
 use crate::real::{RealHost, blocking};
 use crate::restore::Candidate;
+use crate::sources::postgres::elsewhere;
 use crate::sources::{Member, Question, Row, SourceDriver};
 
 use kept::Kept;
+use network::{HandedOn, Network};
 
 /// A service process bound to one candidate: the contract's `scratch.instance`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +93,8 @@ pub struct Running {
     facts: Facts,
     before: Answers,
     timeout: Duration,
+    /// Into its own network, if it has one.
+    handed_on: Option<HandedOn>,
 }
 
 /// Answers to the configured facts, by name.
@@ -200,14 +205,18 @@ impl Plan {
                 kept
             }
         };
+        if self.binding.network == Kind::Isolated {
+            Network::of(id).make(cx)?;
+            cx.at("network made");
+        }
         let began = Instant::now();
         let mut tries = 0;
-        let (process, values, port) = loop {
+        let (process, values, port, handed_on) = loop {
             cx.check()?;
             tries += 1;
             let port = ports::free().doing(|| "looking for a free port".into())?;
             match self.spawn(cx, id, port) {
-                Ok((process, values)) => break (process, values, port),
+                Ok((process, values, handed_on)) => break (process, values, port, handed_on),
                 // Whoever has the port now is not ours, for ours has ended.
                 Err(_) if tries < PORTS_MAX && ports::is_open(port) => {}
                 Err(error) => return Err(error),
@@ -224,7 +233,8 @@ impl Plan {
         };
         kept.running = Some(instance.clone());
         kept.write(directory, id)?;
-        Ok(self.running(instance, process, values, began, kept.before))
+        let running = self.running(instance, process, values, began, kept.before);
+        Ok(Running { handed_on, ..running })
     }
 
     fn running(
@@ -237,7 +247,7 @@ impl Plan {
     ) -> Running {
         let timeout = Duration::from_secs(self.binding.timeout_s);
         let Self { candidate, log, facts, .. } = self;
-        Running { instance, process, candidate, values, began, log, facts, before, timeout }
+        Running { instance, process, candidate, values, began, log, facts, before, timeout, handed_on: None }
     }
 
     /// An instance that an engine before this one started, whether its process still runs or not.
@@ -245,23 +255,34 @@ impl Plan {
         let process = Process::adopt(instance.pid, instance.pid_started).unwrap_or_else(Process::gone);
         let mut values = self.values.clone();
         values.insert("port".into(), instance.port.to_string());
-        self.running(instance, process, values, Instant::now(), before)
+        // The port closed with the engine that handed it on. Where that can't be had again, nobody answers, and the checks say so.
+        let isolated = self.binding.network == Kind::Isolated;
+        let handed_on = isolated.then(|| Network::of(&instance.id).hand_on(instance.port).ok()).flatten();
+        Running { handed_on, ..self.running(instance, process, values, Instant::now(), before) }
     }
 
-    fn spawn(&self, cx: &StepContext, id: &str, port: u16) -> Result<(Process, values::Values)> {
+    fn spawn(&self, cx: &StepContext, id: &str, port: u16) -> Result<(Process, values::Values, Option<HandedOn>)> {
         let mut values = self.values.clone();
         values.insert("port".into(), port.to_string());
         let binding = &self.binding;
         let directory = Some(self.directory.clone());
-        let spec = values::process(&binding.command, &binding.environment, &binding.secret, directory, &values)?
+        let mut spec = values::process(&binding.command, &binding.environment, &binding.secret, directory, &values)?
             .env(leftovers::INSTANCE_VARIABLE, id);
+        let network = (binding.network == Kind::Isolated).then(|| Network::of(id));
+        let mut handed_on = None;
+        if let Some(network) = &network {
+            spec.arguments.splice(0..0, network.command().map(Into::into));
+            handed_on = Some(network.hand_on(port)?);
+        }
         let mut process = Process::spawn(&spec, &self.log)?;
         let end = Instant::now() + START_LOOK.min(cx.remaining());
-        while Instant::now() < end && !ports::is_open(port) && !process.wait(Duration::from_millis(50)) {
+        let pid = process.pid();
+        let open = || if network.is_some() { network::listens(pid, port) } else { ports::is_open(port) };
+        while Instant::now() < end && !open() && !process.wait(Duration::from_millis(50)) {
             cx.check()?;
         }
         match process.ended() {
-            None => Ok((process, values)),
+            None => Ok((process, values, handed_on)),
             Some(how) => Err(Error::failed(format!("the service ended at once, with {how}; {}", log_tail(&self.log)))),
         }
     }
@@ -282,6 +303,8 @@ impl Running {
         // What it started outside its process group, if that kept its environment.
         leftovers::end(leftovers::INSTANCE_VARIABLE, |of| of == self.instance.id)?;
         cx.at("instance stopped");
+        drop(self.handed_on.take());
+        Network::of(&self.instance.id).end(&cx.taking_back(crate::work::GRACE))?;
         let port = self.instance.port;
         let end = Instant::now() + PORT_LIMIT;
         while ports::is_open(port) {
@@ -294,6 +317,22 @@ impl Running {
         let after = self.facts.ask(cx)?;
         Ok(self.facts.compare(&self.before, &after))
     }
+}
+
+/// Out of a network of its own, a database is reached through a socket only.
+fn reachable_within(service: &Service, candidate: &Candidate) -> Result<()> {
+    for member in &candidate.members {
+        if let Some(Source::Postgres(postgres)) = service.source.get(&member.source)
+            && !elsewhere::of(postgres, member).host.starts_with('/')
+        {
+            return Err(Error::invalid(format!(
+                "source {} is reached over a network, and the service in quarantine has one of its own",
+                member.source
+            ))
+            .hint("give the source a private server (`scratch = { kind = \"cluster\", … }`) or the socket directory as its `host`"));
+        }
+    }
+    Ok(())
 }
 
 impl RealHost {
@@ -314,6 +353,10 @@ impl RealHost {
         })?;
         let candidates = self.state_dir.join("candidates");
         let directory = candidates.join(&candidate.id);
+        if binding.network == Kind::Isolated {
+            network::may_be_made()?;
+            reachable_within(service, candidate)?;
+        }
         let values = values::scratch(service, candidate, &directory, version)?;
         let member = |source: &str| {
             let found = candidate.members.iter().find(|m| m.source == source).cloned();
@@ -352,8 +395,14 @@ impl RealHost {
             return Err(Error::conflict(format!("a service runs on candidate {of} already")).hint("stop it first"));
         }
         let inner = cx.within(Duration::from_secs(plan.binding.timeout_s));
-        let id = id.to_owned();
-        let started = blocking(move || plan.start(&inner, &id)).await?;
+        let (id, cx) = (id.to_owned(), cx.clone());
+        let started = blocking(move || {
+            plan.start(&inner, &id).map_err(|error| match end_all(&cx, &id) {
+                Ok(()) => error,
+                Err(left) => error.context(format!("something of it was left behind ({})", left.message)),
+            })
+        })
+        .await?;
         let instance = started.instance.clone();
         let mut instances = self.instances.lock().expect("no panic while held");
         // Dropped, and so killed, if another start came in between.
@@ -392,6 +441,13 @@ impl RealHost {
             _ => Ok(None),
         }
     }
+}
+
+/// Its processes, whoever started them, and its network.
+fn end_all(cx: &StepContext, id: &str) -> Result<()> {
+    leftovers::end(leftovers::INSTANCE_VARIABLE, |of| of == id)?;
+    check_id("instance", id)?;
+    Network::of(id).end(&cx.taking_back(crate::work::GRACE))
 }
 
 fn unknown(id: &str) -> Error {
@@ -439,8 +495,8 @@ impl Scratch for RealHost {
         blocking(move || match found {
             Ok(Some(running)) => running.stop(&cx),
             // Whatever is known of it or not: nothing of it runs on.
-            Ok(None) => leftovers::end(leftovers::INSTANCE_VARIABLE, |of| of == instance).and(Err(unknown(&instance))),
-            Err(e) => leftovers::end(leftovers::INSTANCE_VARIABLE, |of| of == instance).and(Err(e)),
+            Ok(None) => end_all(&cx, &instance).and(Err(unknown(&instance))),
+            Err(e) => end_all(&cx, &instance).and(Err(e)),
         })
         .await
     }

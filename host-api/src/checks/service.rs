@@ -8,12 +8,13 @@ use std::time::Duration;
 use rustix::fs::Access;
 
 use super::{Level, Looker, Seen};
-use crate::bindings::{Control, Endpoint, Service, Source, fill};
+use crate::bindings::{Control, Endpoint, Network, Service, Source, fill};
 use crate::context::StepContext;
 use crate::control::{Live, State, ready as readiness, values};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http_check::{Call, Clients, Target, check_tls, checked_path, readable_certificates};
 use crate::real::blocking;
+use crate::scratch::network;
 
 /// Longest wait for one answer of an endpoint.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -69,13 +70,19 @@ fn programs(service: &Service) -> Vec<(&'static str, &str)> {
     if let Some(scratch) = &service.scratch {
         programs.push(("scratch.command", &scratch.command));
     }
-    programs.into_iter().filter_map(|(key, words)| Some((key, words.first()?.as_str()))).collect()
+    let isolated = service.scratch.as_ref().is_some_and(|scratch| scratch.network == Network::Isolated);
+    let network = network::PROGRAMS.iter().filter(|_| isolated).map(|program| ("scratch.network", *program));
+    programs.into_iter().filter_map(|(key, words)| Some((key, words.first()?.as_str()))).chain(network).collect()
 }
 
 /// Every program is there. What a version brings along shows when that version is installed.
 pub(super) fn commands(service: &Service) -> Result<Seen> {
     let values = values::live(service);
     let (mut found, mut missing, mut later) = (BTreeSet::new(), Vec::new(), Vec::new());
+    let isolated = service.scratch.as_ref().is_some_and(|scratch| scratch.network == Network::Isolated);
+    if let Some(e) = isolated.then(network::may_be_made).and_then(Result::err) {
+        missing.push(format!("scratch.network: {}", e.message));
+    }
     for (key, program) in programs(service) {
         if program.contains("{dir}") {
             later.push(key);

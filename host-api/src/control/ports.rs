@@ -17,7 +17,7 @@ pub(crate) fn is_open(port: u16) -> bool {
     listed(port, "/proc/net/tcp") || listed(port, "/proc/net/tcp6") || connects(port)
 }
 
-fn listed(port: u16, table: &str) -> bool {
+pub(crate) fn listed(port: u16, table: &str) -> bool {
     let Ok(text) = std::fs::read_to_string(table) else { return false };
     text.lines().skip(1).any(|line| {
         let mut fields = line.split_whitespace().skip(1);

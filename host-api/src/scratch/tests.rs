@@ -53,6 +53,7 @@ fn world(mode: &str) -> World {
         layout: BTreeMap::new(),
         quarantine: BTreeMap::new(),
         unchanged: BTreeMap::new(),
+        network: Kind::Shared,
         timeout_s: 20,
     };
     let endpoint: Endpoint = serde_json::from_str(r#"{"url":"http://127.0.0.1:1"}"#).unwrap();
@@ -371,4 +372,86 @@ fn facts_are_shown_bounded_and_harmless() {
     assert_eq!(words(&[row("a\u{1b}[2J")]), "a\\u{1b}[2J | NULL");
     let many: Vec<Row> = (0..500).map(|_| row("x")).collect();
     assert!(words(&many).starts_with("500 rows (") && words(&many).len() < 200);
+}
+
+/// Says what of a machine's network is seen from where it runs, and then serves.
+const LOOKS: &str =
+    "(exec 3<>/dev/tcp/127.0.0.1/$OUTSIDE) 2>/dev/null && echo out; ls /sys/class/net; cat /proc/net/dev; exec \"$@\"";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_of_its_own_keeps_everything_in_and_is_gone_afterwards() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: not root. A network of its own was NOT tested.");
+        return;
+    }
+    let outside = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let networks = |id: &str| {
+        std::fs::read_dir("/run/netns")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|e| e.file_name().to_string_lossy().ends_with(id))
+            .count()
+    };
+    for kind in [Kind::Shared, Kind::Isolated] {
+        let mut world = world("serve");
+        let binding = world.scratch();
+        binding.network = kind;
+        binding.environment.insert("OUTSIDE".into(), outside.local_addr().unwrap().port().to_string());
+        binding.command = ["bash", "-c", LOOKS, "looks"]
+            .iter()
+            .map(|word| (*word).to_owned())
+            .chain(binding.command.clone())
+            .collect();
+        let driver = driver(&world);
+        let instance = world.start_with(driver.clone()).await.unwrap();
+        Scratch::wait_ready(&world.host, &cx(), &instance.id).await.unwrap();
+        let log = std::fs::read_to_string(world.candidates(".log")).unwrap();
+        assert_eq!(log.lines().any(|line| line == "out"), kind == Kind::Shared, "{kind:?}: {log}");
+        let devices = log
+            .lines()
+            .filter(|line| line.trim_start().split_once(':').is_some_and(|(name, _)| !name.contains(' ')))
+            .count();
+        assert_eq!(devices == 1, kind == Kind::Isolated, "{kind:?}: {log}");
+        assert_eq!(networks(&instance.id), usize::from(kind == Kind::Isolated));
+
+        // An engine after this one reaches it as well.
+        let other = RealHost::new(world.host.services.clone(), &BTreeMap::new(), &world.host.state_dir).unwrap();
+        let running = world.host.instances.lock().unwrap().remove(&instance.id).unwrap();
+        std::mem::forget(running.process);
+        drop(running.handed_on);
+        Scratch::wait_ready(&other, &cx(), &instance.id).await.unwrap();
+        Scratch::stop(&other, &cx(), &instance.id).await.unwrap();
+        assert_eq!((networks(&instance.id), start_ticks(instance.pid)), (0, None));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_was_cut_off_leaves_no_network_once_it_is_stopped() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: not root. A network of its own was NOT tested.");
+        return;
+    }
+    let mut world = world("serve");
+    world.scratch().network = Kind::Isolated;
+    let plan = world.host.plan(&candidate(), None).unwrap();
+    let name = Path::new("/run/netns").join(format!("lifeboat-{}", world.id));
+    let (seen, of) = (Arc::new(Mutex::new(Vec::new())), name.clone());
+    let (at, cut) = (seen.clone(), cx().ended_at("network made"));
+    let end = cut.waypoint.clone();
+    let waypoint = move |place: &str| {
+        at.lock().unwrap().push((place.to_owned(), of.exists()));
+        end(place);
+    };
+    let cut = StepContext { waypoint: Arc::new(waypoint), ..cut };
+    let error = world.host.launch(&cut, &world.id, plan).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Cancelled, "{error}");
+    assert!(seen.lock().unwrap().contains(&("network made".into(), true)), "it was there");
+    assert!(!name.exists());
+    // An engine that died behind it could not clean up: whoever stops the instance does.
+    Network::of(&world.id).make(&cx()).unwrap();
+    assert!(name.exists());
+    let error = Scratch::stop(&world.host, &cx(), &world.id).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+    assert!(!name.exists());
 }

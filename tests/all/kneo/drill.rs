@@ -118,5 +118,15 @@ fn a_drill_on_a_private_server_needs_nothing_of_the_live_one() {
     assert!(evidence["rows-compared"].as_u64().is_some_and(|rows| rows > 5), "{evidence}");
     assert!(evidence["recovery-time"]["stage-to-ready-ms"].as_u64().is_some_and(|ms| ms > 0), "{evidence}");
     assert_eq!((place.holds().len(), place.processes()), (0, 0), "it is gone with its candidate");
+
+    // And without a network: what the service needs, it reaches through the private server's socket.
+    let scratch = "[environment.production.service.kneo.scratch]\n";
+    kneo.site.configure(&[(scratch, &format!("{scratch}network = \"isolated\"\n"))]);
+    if std::fs::metadata("/proc/self").is_ok_and(|of| std::os::unix::fs::MetadataExt::uid(&of) == 0) {
+        kneo.site.run("drill", &[]).expect(0);
+    } else {
+        assert!(kneo.site.run("drill", &[]).said().contains("can only be made by root"));
+    }
+    assert_eq!((place.holds().len(), place.processes()), (0, 0));
     assert_eq!(kneo.leftovers(), [""; 0]);
 }
