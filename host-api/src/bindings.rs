@@ -107,6 +107,10 @@ pub struct PostgresSource {
     /// [`crate::sources::postgres::prefix`].
     #[serde(default)]
     pub prefix: Vec<String>,
+    /// Tables, `schema.table`, whose rows stay the live database's when only the rows of a backup are restored: what the service keeps of its
+    /// migrations.
+    #[serde(default)]
+    pub data_only_keeps: Vec<String>,
 }
 
 /// libpq's `sslmode`.

@@ -79,6 +79,9 @@ pub trait ObjectSource: Send + Sync {
     /// Streams an object's content, decompressed, without keeping it. Reading to the end compares digests and fails at the end if they
     /// differ: only for readers that can throw away what they did.
     fn stream(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<Box<dyn Read + Send>>;
+
+    /// An empty private file in the engine's scratch space, for what a restore has to keep beside the objects.
+    fn private_file(&self, cx: &StepContext) -> Result<tempfile::NamedTempFile>;
 }
 
 /// A private file that goes away with this value.
@@ -123,6 +126,17 @@ pub struct Member {
     pub identity: Identity,
     /// True if it lies beside the live data (and could be promoted).
     pub beside: bool,
+    /// Where it has only the rows of the backup: which are not even that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_only: Option<DataOnly>,
+}
+
+/// A member with the rows of a backup in the structure that the live database had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DataOnly {
+    /// Tables whose rows are the live database's, `schema.table`.
+    pub kept: Vec<String>,
 }
 
 /// Properties that together tell one thing from every other; compared as a whole.
@@ -133,6 +147,8 @@ pub type Identity = BTreeMap<String, String>;
 pub struct StageOptions {
     /// Parallel jobs, where the driver has such.
     pub jobs: u32,
+    /// Of a PostgreSQL database only the rows, in the structure that the live one has. Other kinds are restored as ever.
+    pub data_only: bool,
 }
 
 /// What reading a member back found.

@@ -132,6 +132,16 @@ impl Kneo {
         self.database = Some((Arc::clone(server), name));
     }
 
+    /// Installs another version by hand, while the service is stopped.
+    pub fn install(&self, version: &str) {
+        let environments = environments().expect("they were there before");
+        let folder = format!("versions/{version}@by-hand");
+        std::fs::create_dir_all(self.site.path(&folder)).unwrap();
+        symlink(environments.join(version).join("bin"), self.site.path(&folder).join("bin")).unwrap();
+        std::fs::remove_file(self.site.path("versions/current")).unwrap();
+        symlink(format!("{version}@by-hand"), self.site.path("versions/current")).unwrap();
+    }
+
     /// PostgreSQL mode: a copy of a site whose service is stopped, with a copy of its database, which belongs to the same role.
     pub fn copy_of(template: &Self) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -327,6 +337,12 @@ impl Kneo {
             None => std::fs::remove_file(self.database_file()).unwrap(),
         }
         assert!(!self.has_database());
+    }
+
+    /// PostgreSQL mode: a new, empty database in place of a lost one.
+    pub fn new_database(&self) {
+        let name = self.database_name();
+        self.admin(&format!("CREATE DATABASE {name} OWNER {name} TEMPLATE template0"));
     }
 
     /// Leaves the database there and nothing in it, not even a table, while the service is stopped.

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
+use super::contents::Entry;
 use super::rows::{LargeObjectHasher, RowHasher, RowSum};
 use super::sql;
 use crate::error::{Context, Error, Result};
@@ -70,6 +71,11 @@ pub struct Reader {
     awaited: BTreeMap<u32, Option<usize>>,
     /// Dump ids seen.
     ids: BTreeSet<u32>,
+    /// The entries one by one, for whoever asked for them.
+    entries: Option<Vec<Entry>>,
+    /// Bytes of the header, and of header and table of contents as far as they were read.
+    header_bytes: u64,
+    head_bytes: u64,
 }
 
 enum State {
@@ -138,6 +144,9 @@ impl Reader {
             summary: Summary::default(),
             awaited: BTreeMap::new(),
             ids: BTreeSet::new(),
+            entries: None,
+            header_bytes: 0,
+            head_bytes: 0,
         }
     }
 
@@ -186,7 +195,10 @@ impl Reader {
                 _ => self.header(&mut item),
             };
             match read {
-                Ok(()) => used += item.at,
+                Ok(()) => {
+                    self.place(item.at);
+                    used += item.at;
+                }
                 Err(Stop::Bad(e)) => return Err(e),
                 Err(Stop::More) => {
                     buffer.drain(..used);
@@ -199,6 +211,16 @@ impl Reader {
             }
         }
         self.data(&buffer[used..])
+    }
+
+    /// Remembers where an item of the head lies.
+    fn place(&mut self, bytes: usize) {
+        if self.header_bytes == 0 {
+            self.header_bytes = bytes as u64;
+        } else if let Some(entry) = self.entries.as_mut().and_then(|entries| entries.last_mut()) {
+            (entry.at, entry.bytes) = (self.head_bytes, bytes as u64);
+        }
+        self.head_bytes += bytes as u64;
     }
 
     fn header(&mut self, item: &mut Item<'_>) -> Result<(), Stop> {
@@ -277,6 +299,21 @@ impl Reader {
         {
             self.keep(Some(owner.as_bytes()))?;
             self.summary.owners.insert(owner);
+        }
+        if self.entries.is_some() {
+            let [namespace, copy] = [namespace, copy].map(kept);
+            let entry = Entry {
+                id,
+                kind: kind.clone(),
+                schema: namespace?.unwrap_or_default(),
+                tag: tag.clone(),
+                copy: copy?.unwrap_or_default(),
+                at: 0,
+                bytes: 0,
+            };
+            // Definitions are not kept, only where they lie.
+            [&entry.schema, &entry.tag, &entry.copy].iter().try_for_each(|text| self.keep(Some(text.as_bytes())))?;
+            self.entries.get_or_insert_default().push(entry);
         }
         if has_data {
             let table = match kind.as_str() {
@@ -489,6 +526,23 @@ pub fn read_head(mut from: impl Read) -> Result<Summary> {
         reader.feed(&buffer[..count])?;
         if let Some(head) = reader.head() {
             return Ok(head.clone());
+        }
+    }
+}
+
+/// Reads only the header and the table of contents, entry by entry: what they say, the entries, the bytes of the header and of both.
+pub(super) fn read_entries(mut from: impl Read) -> Result<(Summary, Vec<Entry>, u64, u64)> {
+    let mut reader = Reader { entries: Some(Vec::new()), ..Reader::new() };
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = from.read(&mut buffer).doing(|| "reading the archive".into())?;
+        if count == 0 {
+            return Err(damaged("it ends within its table of contents"));
+        }
+        reader.feed(&buffer[..count])?;
+        if reader.head().is_some() {
+            let entries = reader.entries.take().unwrap_or_default();
+            return Ok((reader.summary, entries, reader.header_bytes, reader.head_bytes));
         }
     }
 }

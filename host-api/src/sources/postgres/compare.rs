@@ -3,7 +3,7 @@
 //! Every table is read with the archive's own COPY statement, in a session pinned as the dump's was, and counted and hashed by the same
 //! code. The structure is compared through `pg_dump` itself: kinds and numbers of the entries it would write.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,13 +11,15 @@ use crate::Finding;
 use crate::child::Child;
 use crate::error::{Error, Result};
 use crate::manifest::{PostgresFacts, TableFacts};
-use crate::sources::{Question, Row, Verified};
+use crate::sources::{Member, Question, Row, Verified};
 
 use super::dump::{TABLES, session_encoding};
 use super::rows::{LargeObjectHasher, RowSum};
 use super::session::Session;
 use super::tools::Tools;
 use super::{archive, sql};
+
+mod rows_alone;
 
 /// Sessions that read tables side by side; hashing keeps up with two, and more would only wait for the disk.
 const READERS_MAX: usize = 2;
@@ -47,10 +49,12 @@ const PIN: &str = "SET LOCAL search_path = ''; SET LOCAL row_security = off;";
 
 pub(super) fn verify(
     tools: &Tools<'_>,
-    place: &str,
+    member: &Member,
     facts: &PostgresFacts,
     questions: &[Question],
 ) -> Result<Verified> {
+    let place = member.place.as_str();
+    let data_only = member.data_only.as_ref();
     let mut verified = Verified::default();
     let server = tools.server_version(place)?;
     let encoding = session_encoding(&facts.encoding);
@@ -62,14 +66,29 @@ pub(super) fn verify(
     }
     session.run(PIN)?;
     let mut findings = Vec::new();
-    check_database(&mut session, facts, &mut findings)?;
-    check_extensions(&mut session, facts, &mut findings)?;
-    let tables = find_tables(&mut session, facts, &mut findings)?;
+    let tables = match data_only {
+        None => {
+            check_database(&mut session, facts, &mut findings)?;
+            check_extensions(&mut session, facts, &mut findings)?;
+            check_matviews(&mut session, facts, &mut findings)?;
+            let tables = find_tables(&mut session, facts, &mut findings)?;
+            check_tables_unexpected(&mut session, &tables, &mut findings)?;
+            tables
+        }
+        Some(data_only) => {
+            let mut tables = find_tables(&mut session, facts, &mut findings)?;
+            rows_alone::leave_kept(data_only, facts, &mut tables, &mut findings)?;
+            rows_alone::check_columns(&mut session, facts, &tables, &mut findings)?;
+            tables
+        }
+    };
     check_large_objects(&mut session, facts, &mut findings)?;
     check_sequences(&mut session, &mut findings)?;
-    check_catalog(&mut session, facts, server, &mut findings)?;
+    check_catalog(&mut session, server, &mut findings)?;
     session.close()?;
-    check_structure(tools, place, facts, server, &mut findings)?;
+    if data_only.is_none() {
+        check_structure(tools, place, facts, server, &mut findings)?;
+    }
     verified.rows = read_tables(tools, place, encoding, facts, &tables, &mut findings)?;
     verified.findings = findings;
     Ok(verified)
@@ -134,6 +153,7 @@ fn check_extensions(session: &mut Session<'_>, facts: &PostgresFacts, findings: 
 /// A table to read: its place in the facts, and the statement.
 struct Reading {
     table: usize,
+    oid: String,
     copy: String,
     size_bytes: u64,
 }
@@ -160,7 +180,6 @@ fn find_tables(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut 
         .filter(|(_, condition)| !condition.is_empty())
         .collect();
     let mut tables = Vec::new();
-    let mut known: HashMap<&str, ()> = HashMap::new();
     for (table, (expected, row)) in facts.tables.iter().zip(&rows).enumerate() {
         let [Some(oid), Some(size)] = row.as_slice() else {
             listed(
@@ -169,7 +188,6 @@ fn find_tables(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut 
             );
             continue;
         };
-        known.insert(oid, ());
         let copy = expected
             .copy
             .as_deref()
@@ -181,8 +199,13 @@ fn find_tables(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut 
             }
             None => format!("COPY {from} {columns} TO STDOUT;"),
         };
-        tables.push(Reading { table, copy, size_bytes: size.parse().unwrap_or(0) });
+        tables.push(Reading { table, oid: oid.clone(), copy, size_bytes: size.parse().unwrap_or(0) });
     }
+    Ok(tables)
+}
+
+fn check_tables_unexpected(session: &mut Session<'_>, tables: &[Reading], findings: &mut Vec<Finding>) -> Result<()> {
+    let known: HashSet<&str> = tables.iter().map(|table| table.oid.as_str()).collect();
     // Parents of partitions and tables of extensions have no rows in an archive.
     let unexpected = session.rows(
         &format!(
@@ -194,7 +217,7 @@ fn find_tables(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut 
     )?;
     for row in &unexpected {
         if let [Some(oid), Some(name)] = row.as_slice()
-            && !known.contains_key(oid.as_str())
+            && !known.contains(oid.as_str())
         {
             listed(
                 findings,
@@ -206,7 +229,7 @@ fn find_tables(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut 
             );
         }
     }
-    Ok(tables)
+    Ok(())
 }
 
 fn check_large_objects(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut Vec<Finding>) -> Result<()> {
@@ -291,15 +314,12 @@ fn check_sequences(session: &mut Session<'_>, findings: &mut Vec<Finding>) -> Re
     Ok(())
 }
 
-fn check_catalog(
-    session: &mut Session<'_>,
-    facts: &PostgresFacts,
-    server: u32,
-    findings: &mut Vec<Finding>,
-) -> Result<()> {
-    let mut names = |query: &str| -> Result<Vec<String>> {
-        Ok(session.rows(query, CATALOG_ROWS_MAX)?.into_iter().flat_map(Row::into_iter).flatten().collect())
-    };
+fn names(session: &mut Session<'_>, query: &str) -> Result<Vec<String>> {
+    Ok(session.rows(query, CATALOG_ROWS_MAX)?.into_iter().flat_map(Row::into_iter).flatten().collect())
+}
+
+fn check_matviews(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut Vec<Finding>) -> Result<()> {
+    let mut names = |query: &str| names(session, query);
     let populated = names(
         "SELECT c.oid::pg_catalog.regclass FROM pg_catalog.pg_class c WHERE c.relkind = 'm' AND c.relispopulated",
     )?
@@ -318,6 +338,11 @@ fn check_catalog(
             "refresh materialized view …",
         ));
     }
+    Ok(())
+}
+
+fn check_catalog(session: &mut Session<'_>, server: u32, findings: &mut Vec<Finding>) -> Result<()> {
+    let mut names = |query: &str| names(session, query);
     for index in names(
         "SELECT i.indexrelid::pg_catalog.regclass FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE c.relkind = 'i' AND NOT i.indisvalid",
     )? {
@@ -381,6 +406,31 @@ fn check_structure(
         ));
         return Ok(());
     }
+    for (kind, found, expected) in other_counts(tools, place, facts)? {
+        findings.push(Finding::error(
+            "object-count",
+            format!("{found} objects of kind {}, the backup has {expected}", crate::identifier::shown(&kind)),
+            "use another backup, or stage this one again",
+        ));
+    }
+    Ok(())
+}
+
+/// An error unless a database has the structure of another one of this server, whose facts these are.
+pub(super) fn same_structure(tools: &Tools<'_>, place: &str, facts: &PostgresFacts) -> Result<()> {
+    let others: Vec<String> = other_counts(tools, place, facts)?
+        .into_iter()
+        .map(|(kind, found, expected)| format!("{found} of kind {}, {expected} there", crate::identifier::shown(&kind)))
+        .collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(Error::failed(format!("the candidate has not the structure of the live database: {}", others.join("; ")))
+        .hint("stage the backup again; the live database was not touched"))
+}
+
+/// Kinds of objects of which a database has another number than these facts: kind, found, expected.
+fn other_counts(tools: &Tools<'_>, place: &str, facts: &PostgresFacts) -> Result<Vec<(String, u64, u64)>> {
     let mut spec = tools.connected("pg_dump", place, session_encoding(&facts.encoding))?;
     for argument in ["-Fc", "-Z0", "--schema-only"] {
         spec = spec.arg(tools.word(argument));
@@ -397,17 +447,12 @@ fn check_structure(
     let mut kinds: Vec<&String> = facts.objects.keys().chain(found.keys()).filter(|kind| structure(kind)).collect();
     kinds.sort_unstable();
     kinds.dedup();
-    for kind in kinds {
-        let (found, expected) = (found.get(kind).copied().unwrap_or(0), facts.objects.get(kind).copied().unwrap_or(0));
-        if found != expected {
-            findings.push(Finding::error(
-                "object-count",
-                format!("{found} objects of kind {}, the backup has {expected}", crate::identifier::shown(kind)),
-                "use another backup, or stage this one again",
-            ));
-        }
-    }
-    Ok(())
+    let count = |of: &BTreeMap<String, u64>, kind: &str| of.get(kind).copied().unwrap_or(0);
+    Ok(kinds
+        .into_iter()
+        .map(|kind| (kind.clone(), count(&found, kind), count(&facts.objects, kind)))
+        .filter(|(_, found, expected)| found != expected)
+        .collect())
 }
 
 /// Reads every table, large ones first, and gives the number of rows.

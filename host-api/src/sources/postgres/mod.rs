@@ -7,18 +7,22 @@
 //! | [`leftovers`] | sessions that outlive the client we started |
 //! | [`archive`], [`rows`] | read the custom archive as it streams; count and hash rows |
 //! | [`dump`] | one consistent snapshot, every table locked, questions answered within it |
-//! | [`stage`] | a candidate: a database of its own next to the live one |
+//! | [`stage`], [`restoring`] | a candidate: a database of its own next to the live one |
+//! | [`migrated`], [`contents`] | one with the structure of the live database, and of the backup only the rows |
 //! | [`compare`] | read a candidate back and compare it with the manifest |
 //! | [`look`] | what can be seen of a server without changing anything: versions, rights, room, clock |
 //! | [`preflight`], [`swap`] | put it in service by two renames in one transaction; take that back |
 
 pub mod archive;
 mod compare;
+mod contents;
 mod dump;
 mod leftovers;
 mod look;
+mod migrated;
 pub mod prefix;
 mod preflight;
+mod restoring;
 mod rows;
 mod session;
 mod sql;
@@ -37,10 +41,11 @@ use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{PostgresFacts, SourceFacts, SourceManifest};
 use crate::sources::{
-    Dumped, Identity, Member, ObjectSink, ObjectSource, Question, Row, SourceDriver, StageOptions, Swap, Target,
-    Verified,
+    DataOnly, Dumped, Identity, Member, ObjectSink, ObjectSource, Question, Row, SourceDriver, StageOptions, Swap,
+    Target, Verified,
 };
 
+pub(crate) use sql::table_parts;
 use tools::Tools;
 
 /// What every name of a database that we generate starts with; nothing else is ever dropped.
@@ -222,8 +227,11 @@ impl SourceDriver for PostgresDriver {
     ) -> Result<Member> {
         let place = self.generated(id)?;
         let beside = *target == Target::Beside;
-        let identity = self.work(cx, |tools| stage::stage(tools, source, objects, &place, beside, options))?;
-        Ok(Member { source: self.source.clone(), place, identity, beside })
+        // What is kept is the environment's word, and goes on record with the candidate.
+        let data_only = options.data_only.then(|| DataOnly { kept: self.binding.data_only_keeps.clone() });
+        let manner = stage::Manner { beside, jobs: options.jobs, data_only: data_only.as_ref() };
+        let identity = self.work(cx, |tools| stage::stage(tools, source, objects, &place, &manner))?;
+        Ok(Member { source: self.source.clone(), place, identity, beside, data_only })
     }
 
     fn verify(
@@ -235,7 +243,7 @@ impl SourceDriver for PostgresDriver {
     ) -> Result<Verified> {
         self.work(cx, |tools| {
             staged(tools, member)?;
-            compare::verify(tools, &member.place, facts(source)?, questions)
+            compare::verify(tools, member, facts(source)?, questions)
         })
     }
 

@@ -113,6 +113,7 @@ impl PgServer {
             ssl_root_cert: None,
             bin_dir: Some(self.bin_dir.clone()),
             prefix: Vec::new(),
+            data_only_keeps: Vec::new(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Tests against a real server: a private one, made for them.
 
 mod archives;
+mod data_only;
 mod faults;
 mod looks;
 mod objects;
@@ -80,6 +81,9 @@ impl ObjectSource for Memory {
     fn stream(&self, _: &StepContext, _: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
         unreachable!("a restore spools")
     }
+    fn private_file(&self, _: &StepContext) -> Result<tempfile::NamedTempFile> {
+        Ok(tempfile::NamedTempFile::new().unwrap())
+    }
 }
 
 impl Memory {
@@ -130,7 +134,14 @@ fn facts(taken: &Taken) -> &PostgresFacts {
 
 fn stage(driver: &PostgresDriver, taken: &Taken) -> Result<Member> {
     let id = crate::identifier::fresh();
-    driver.stage(&cx(), &taken.manifest, &taken.objects, &id, &Target::Beside, &StageOptions { jobs: 2 })
+    driver.stage(
+        &cx(),
+        &taken.manifest,
+        &taken.objects,
+        &id,
+        &Target::Beside,
+        &StageOptions { jobs: 2, ..StageOptions::default() },
+    )
 }
 
 fn verify(driver: &PostgresDriver, member: &Member, taken: &Taken) -> Verified {
