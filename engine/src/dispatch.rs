@@ -1,6 +1,7 @@
 //! From a request to the host and back: one arm a call. What an effect puts on record before it begins is in `prepare`, its performance in
 //! `perform_effect`; reads have only `perform_read`. What an effect's end changes is in `endings.rs`, how one in doubt is decided in `probe.rs`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use host_api::catalog::Backup;
@@ -54,6 +55,11 @@ impl Stepper {
             "upload.verify" => {
                 let (backup, depth): (Backup, Depth) = (get(full, "backup")?, depth(full)?);
                 answer(host_api::upload::Upload::verify(&*host, &cx, &backup, depth).await?)
+            }
+            "backups.export" => {
+                let (backup, to): (Backup, PathBuf) = (get(full, "backup")?, get(full, "to")?);
+                let source: Option<String> = get(full, "source")?;
+                answer(host.export(&cx, &backup, source.as_deref(), &to).await?)
             }
             "restore.query" => {
                 let candidate: Candidate = get(full, "candidate")?;

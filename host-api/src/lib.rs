@@ -28,6 +28,7 @@ mod leftovers;
 pub mod manifest;
 pub mod note;
 pub mod pipeline;
+pub mod plain;
 pub mod probe;
 pub mod promote;
 pub mod query;
@@ -63,6 +64,7 @@ pub trait Primitives:
     + delete::Delete
     + http_check::HttpCheck
     + query::Query
+    + plain::Plain
     + probe::Probe
 {
 }
@@ -78,6 +80,7 @@ impl<T> Primitives for T where
         + delete::Delete
         + http_check::HttpCheck
         + query::Query
+        + plain::Plain
         + probe::Probe
 {
 }

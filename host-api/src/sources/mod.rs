@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::Finding;
 use crate::checks::{Aspect, Seen};
 use crate::context::StepContext;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::manifest::{ObjectEntry, SourceFacts, SourceManifest};
 
 /// One row of an answer: each value as text, `None` for NULL.
@@ -216,6 +216,22 @@ pub trait SourceDriver: Send + Sync {
         target: &Target,
         options: &StageOptions,
     ) -> Result<Member>;
+
+    /// Writes a backup of this source as a file that people without Lifeboat have a tool for. The data in the objects have been digest-checked by
+    /// the time a tool reads them; what was written counts only if this succeeds.
+    fn export(
+        &self,
+        cx: &StepContext,
+        source: &SourceManifest,
+        objects: &dyn ObjectSource,
+        into: &mut dyn Write,
+    ) -> Result<()> {
+        let entry =
+            source.objects.first().ok_or_else(|| Error::failed(format!("source `{}` has no object", source.name)))?;
+        let mut content = objects.stream(cx, entry)?;
+        std::io::copy(&mut content, into).doing(|| format!("exporting source {}", source.name))?;
+        Ok(())
+    }
 
     /// Reads a member back and compares it with the manifest. An error means the check could not run, never that it passed.
     fn verify(

@@ -1,5 +1,6 @@
 //! `lifeboat backups`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -47,6 +48,21 @@ pub enum Verb {
         /// How deep.
         #[arg(long, value_enum, default_value = "checksum")]
         depth: Depth,
+    },
+    /// Write a stored backup into a new file that needs no Lifeboat: PostgreSQL as `pg_dump | gzip` would have (`gunzip -c FILE | psql` into an
+    /// empty database), SQLite as its file, a directory as a tar. Digests and signature are checked first; nothing is overwritten.
+    Export {
+        /// The backup.
+        backup: String,
+        /// Which of its sources, if it has several.
+        #[arg(long)]
+        source: Option<String>,
+        /// Only out of this store.
+        #[arg(long)]
+        store: Option<String>,
+        /// The file; made with mode 0600.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
     },
     /// Keep a backup from deletion.
     Hold {
@@ -116,6 +132,9 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
         }
         Verb::Verify { backup, store, depth } => {
             crate::verify::run(global, &environment, &backup, store.as_deref(), depth).await
+        }
+        Verb::Export { backup, source, store, to } => {
+            crate::plain::export(global, &environment, &backup, source.as_deref(), store.as_deref(), &to).await
         }
         Verb::Hold { backup, days, why } => {
             let until = identifier::now_ms() + u64::from(days) * 86_400_000;

@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod keys;
 mod output;
+mod plain;
 mod policy;
 mod promotions;
 mod run;

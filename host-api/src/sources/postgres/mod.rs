@@ -9,6 +9,7 @@
 //! | [`dump`] | one consistent snapshot, every table locked, questions answered within it |
 //! | [`stage`], [`restoring`] | a candidate: a database of its own next to the live one |
 //! | [`migrated`], [`contents`] | one with the structure of the live database, and of the backup only the rows |
+//! | [`export`], [`plain_text`] | a backup as the text that `pg_dump` writes, compressed; what such a text is held against |
 //! | [`compare`] | read a candidate back and compare it with the manifest |
 //! | [`look`] | what can be seen of a server without changing anything: versions, rights, room, clock |
 //! | [`preflight`], [`swap`] | put it in service by two renames in one transaction; take that back |
@@ -17,9 +18,11 @@ pub mod archive;
 mod compare;
 mod contents;
 mod dump;
+mod export;
 mod leftovers;
 mod look;
 mod migrated;
+mod plain_text;
 pub mod prefix;
 mod preflight;
 mod restoring;
@@ -33,6 +36,8 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 mod tools;
+
+use std::io::Write;
 
 use crate::Finding;
 use crate::bindings::PostgresSource;
@@ -232,6 +237,18 @@ impl SourceDriver for PostgresDriver {
         let manner = stage::Manner { beside, jobs: options.jobs, data_only: data_only.as_ref() };
         let identity = self.work(cx, |tools| stage::stage(tools, source, objects, &place, &manner))?;
         Ok(Member { source: self.source.clone(), place, identity, beside, data_only })
+    }
+
+    fn export(
+        &self,
+        cx: &StepContext,
+        source: &SourceManifest,
+        objects: &dyn ObjectSource,
+        into: &mut dyn Write,
+    ) -> Result<()> {
+        // No server is asked: it may be what was lost.
+        let tools = Tools::new(cx, &self.binding)?;
+        export::export(&tools, source, facts(source)?, objects, into)
     }
 
     fn verify(

@@ -65,7 +65,7 @@ pub(super) fn restore(tools: &Tools<'_>, place: &str, arguments: &[&str], archiv
 }
 
 /// Hands a stream on. A child that takes no more has what it wants; a stream that can't be read is an error.
-fn feed(stream: &mut dyn Read, stdin: &mut impl std::io::Write) -> Result<()> {
+pub(super) fn feed(stream: &mut dyn Read, stdin: &mut impl std::io::Write) -> Result<()> {
     let mut buffer = vec![0; super::archive::READ_BYTES];
     loop {
         let count = match stream.read(&mut buffer) {

@@ -5,6 +5,7 @@ mod data_only;
 mod faults;
 mod looks;
 mod objects;
+mod plain;
 mod prefixed;
 mod roundtrip;
 mod swaps;
