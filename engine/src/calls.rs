@@ -82,7 +82,10 @@ pub const CALLS: &[Call] = &[
 
 /// Calls that only a person makes on the command line: they speak of files of this machine, so no contract has them and no policy can name
 /// them. Recorded as every other. An export only reads: a run that died with the service must not keep its data from whoever needs them.
-pub const BY_HAND: &[Call] = &[call("backups.export", Class::Read, &["service", "store"])];
+pub const BY_HAND: &[Call] = &[
+    call("backups.export", Class::Read, &["service", "store"]),
+    call("backups.import", Class::Effect, &["service", "store"]),
+];
 
 /// The row of a call.
 pub fn find(name: &str) -> Option<&'static Call> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use host_api::catalog::Backup;
+use host_api::plain::Import;
 use host_api::promote::{Promotion, Standing};
 use host_api::restore::Candidate;
 use host_api::scratch::Instance;
@@ -116,6 +117,17 @@ impl Stepper {
                 let id = identifier::fresh();
                 let body = json!({"candidate": id, "service": backup.service, "target": target});
                 let body = self.around.state.with_host(body);
+                let opens = Change::ObligationOpens("candidate", id.clone(), "discard".into(), body.clone());
+                Prepared { on_start: vec![Change::CandidateBegins(id), opens], body }
+            }
+            // What it loads is a candidate that never is one: whatever ends the run, it is removed.
+            "backups.import" => {
+                let import: Import = get(full, "import")?;
+                let id = identifier::fresh();
+                let body = self
+                    .around
+                    .state
+                    .with_host(json!({"candidate": id, "service": import.service, "target": "import"}));
                 let opens = Change::ObligationOpens("candidate", id.clone(), "discard".into(), body.clone());
                 Prepared { on_start: vec![Change::CandidateBegins(id), opens], body }
             }
@@ -279,6 +291,10 @@ impl Stepper {
                 let (service, store): (String, String) = (get(full, "service")?, get(full, "store")?);
                 let options: dump::Options = get(full, "options")?;
                 (answer(host.take(&cx, &service, &store, &options).await?)?, Vec::new())
+            }
+            "backups.import" => {
+                let (import, id): (Import, String) = (get(full, "import")?, get(prepared, "candidate")?);
+                (answer(host.import(&cx, &id, &import).await?)?, Vec::new())
             }
             "upload.copy" => {
                 let (backup, store): (Backup, String) = (get(full, "backup")?, get(full, "store")?);

@@ -71,3 +71,42 @@ fn damage_leaves_no_file() {
     assert_eq!(std::fs::read(&to).unwrap(), b"another");
     assert_eq!(names(folder.path()), ["out"]);
 }
+
+#[test]
+fn an_import_is_of_all_sources_or_of_none() {
+    let world = World::new();
+    let import = |work: &Work, from: &[&str], taken_at_ms| {
+        let from = from.iter().map(|source| ((*source).to_owned(), PathBuf::from("/nowhere"))).collect();
+        let wanted = Import { service: "notes".into(), store: "local".into(), from, taken_at_ms };
+        super::import(work, &world.cx, &world.store, "20261123t061534123z-7k3f9q", &wanted).unwrap_err()
+    };
+    let error = import(&world.work, &["db", "files"], None);
+    assert!(error.kind == ErrorKind::Refused && error.message.contains("no PostgreSQL database"), "{error}");
+    import(&world.work, &["db", "nope"], None);
+    let mut work = world.work.clone();
+    work.service.source = serde_json::from_value(serde_json::json!({
+        "db": { "kind": "postgres", "host": "/nowhere", "database": "a", "user": "u" },
+        "more": { "kind": "postgres", "host": "/nowhere", "database": "b", "user": "u" },
+    }))
+    .unwrap();
+    let error = import(&work, &["db"], None);
+    assert!(error.message.contains("left out: more"), "{error}");
+    assert_eq!(world.logged(), Vec::<String>::new(), "nothing was asked of a driver");
+}
+
+#[test]
+fn when_it_was_taken_is_said_or_the_files_age() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let aged = std::time::UNIX_EPOCH + std::time::Duration::from_millis(1_700_000_000_123);
+    file.as_file().set_modified(aged).unwrap();
+    let import = |taken_at_ms| Import {
+        service: "s".into(),
+        store: "l".into(),
+        from: BTreeMap::from([("db".to_owned(), file.path().to_owned())]),
+        taken_at_ms,
+    };
+    assert_eq!(taken_at(&import(None)).unwrap().0, 1_700_000_000_123);
+    assert_eq!(taken_at(&import(Some(5))).unwrap().0, 5);
+    assert!(taken_at(&import(Some(now_ms() + 60_000))).unwrap_err().message.contains("to come"));
+    assert!(crate::identifier::fresh_at(1_700_000_000_123).starts_with("20231114T221320123z-"));
+}

@@ -142,6 +142,29 @@ pub struct DataOnly {
 /// Properties that together tell one thing from every other; compared as a whole.
 pub type Identity = BTreeMap<String, String>;
 
+/// A plain file from outside, as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlainFile {
+    /// Its name, without its directory.
+    pub file: String,
+    /// Its size as it lies there, bytes.
+    pub bytes: u64,
+    /// Its SHA-256 as it lies there, hexadecimal.
+    pub sha256: String,
+    /// Version of the server it says it is of.
+    pub server: String,
+    /// Version of the tool that it says has made it.
+    pub dump: String,
+}
+
+/// A plain file that was loaded.
+pub struct Loaded {
+    /// What dumps the place that it was loaded into.
+    pub driver: std::sync::Arc<dyn SourceDriver>,
+    /// What was said while it was loaded.
+    pub findings: Vec<Finding>,
+}
+
 /// Options of a restore.
 #[derive(Debug, Clone, Default)]
 pub struct StageOptions {
@@ -231,6 +254,20 @@ pub trait SourceDriver: Send + Sync {
         let mut content = objects.stream(cx, entry)?;
         std::io::copy(&mut content, into).doing(|| format!("exporting source {}", source.name))?;
         Ok(())
+    }
+
+    /// Reads a plain file of this kind of source to its end, from outside, and looks at all that can be told of it; nothing is made.
+    fn inspect_plain(&self, _cx: &StepContext, file: &Path) -> Result<PlainFile> {
+        Err(Error::refused(format!("{}: only plain dumps of PostgreSQL databases can be imported", file.display()))
+            .hint(
+                "put an SQLite file or a directory in its place while the service is stopped, and take a backup of it",
+            ))
+    }
+
+    /// Loads a file that was inspected into a place of its own, whose name is generated from `id`: [`SourceDriver::clear`] removes it. On
+    /// failure nothing is left behind, or the error says what is.
+    fn load_plain(&self, cx: &StepContext, _id: &str, path: &Path, _file: &PlainFile) -> Result<Loaded> {
+        self.inspect_plain(cx, path).and(Err(Error::failed("a bug: a file was inspected that can't be loaded")))
     }
 
     /// Reads a member back and compares it with the manifest. An error means the check could not run, never that it passed.

@@ -7,6 +7,7 @@
 //! | `damage` | what a drill must find, each on a backup that is broken on purpose |
 //! | `disaster` | the page's five disasters |
 //! | `upgrade` | a real migration, taken back, and that taken back |
+//! | `plain` | plain SQL in and out |
 //! | `sweep` | the engine killed at every place of a run
 //! | `restore` | a lost and a drifted database; nothing without a passing verification |
 
@@ -14,6 +15,7 @@ mod check;
 mod damage;
 mod disaster;
 mod drill;
+mod plain;
 mod restore;
 mod sweep;
 mod upgrade;

@@ -132,6 +132,33 @@ impl Kneo {
         self.database = Some((Arc::clone(server), name));
     }
 
+    /// PostgreSQL mode: what the operator page takes as a backup, `pg_dump | gzip`, in a file of the site.
+    pub fn dump_as_the_page_does(&self, file: &str) {
+        let (server, name) = self.database.as_ref().expect("PostgreSQL mode");
+        let script = format!(
+            "{}/pg_dump -U postgres -h {} -p {} {name} | gzip > {}",
+            server.bin_dir.display(),
+            server.host,
+            server.port,
+            self.site.path(file).display()
+        );
+        assert!(std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    }
+
+    /// PostgreSQL mode: the server's programs with one of them replaced by a script, in which `REAL` stands for the true ones' directory.
+    pub fn replace_program(&self, tool: &str, script: &str) {
+        let (server, _) = self.database.as_ref().expect("PostgreSQL mode");
+        let real = server.bin_dir.display().to_string();
+        std::fs::create_dir_all(self.site.path("bin")).unwrap();
+        for name in ["psql", "pg_dump", "pg_restore"].into_iter().filter(|name| *name != tool) {
+            symlink(server.bin_dir.join(name), self.site.path("bin").join(name)).unwrap();
+        }
+        let path = self.site.path("bin").join(tool);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n").replace("REAL", &real)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        self.site.configure(&[(&format!("bin-dir = \"{real}\""), "bin-dir = \"bin\"")]);
+    }
+
     /// Installs another version by hand, while the service is stopped.
     pub fn install(&self, version: &str) {
         let environments = environments().expect("they were there before");

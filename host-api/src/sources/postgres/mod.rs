@@ -9,7 +9,8 @@
 //! | [`dump`] | one consistent snapshot, every table locked, questions answered within it |
 //! | [`stage`], [`restoring`] | a candidate: a database of its own next to the live one |
 //! | [`migrated`], [`contents`] | one with the structure of the live database, and of the backup only the rows |
-//! | [`export`], [`plain_text`] | a backup as the text that `pg_dump` writes, compressed; what such a text is held against |
+//! | [`export`] | a backup as the text that `pg_dump` writes, compressed |
+//! | [`load`], [`script`], [`plain_text`] | such a text from elsewhere in a database of its own; what it is held against before |
 //! | [`compare`] | read a candidate back and compare it with the manifest |
 //! | [`look`] | what can be seen of a server without changing anything: versions, rights, room, clock |
 //! | [`preflight`], [`swap`] | put it in service by two renames in one transaction; take that back |
@@ -20,6 +21,7 @@ mod contents;
 mod dump;
 mod export;
 mod leftovers;
+mod load;
 mod look;
 mod migrated;
 mod plain_text;
@@ -27,6 +29,7 @@ pub mod prefix;
 mod preflight;
 mod restoring;
 mod rows;
+mod script;
 mod session;
 mod sql;
 mod stage;
@@ -38,6 +41,8 @@ mod tests;
 mod tools;
 
 use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
 
 use crate::Finding;
 use crate::bindings::PostgresSource;
@@ -46,8 +51,8 @@ use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{PostgresFacts, SourceFacts, SourceManifest};
 use crate::sources::{
-    DataOnly, Dumped, Identity, Member, ObjectSink, ObjectSource, Question, Row, SourceDriver, StageOptions, Swap,
-    Target, Verified,
+    DataOnly, Dumped, Identity, Loaded, Member, ObjectSink, ObjectSource, PlainFile, Question, Row, SourceDriver,
+    StageOptions, Swap, Target, Verified,
 };
 
 pub(crate) use sql::table_parts;
@@ -249,6 +254,17 @@ impl SourceDriver for PostgresDriver {
         // No server is asked: it may be what was lost.
         let tools = Tools::new(cx, &self.binding)?;
         export::export(&tools, source, facts(source)?, objects, into)
+    }
+
+    fn inspect_plain(&self, cx: &StepContext, file: &Path) -> Result<PlainFile> {
+        self.work(cx, |tools| load::inspect(tools, file))
+    }
+
+    fn load_plain(&self, cx: &StepContext, id: &str, path: &Path, file: &PlainFile) -> Result<Loaded> {
+        let place = self.generated(id)?;
+        let findings = self.work(cx, |tools| load::load(tools, path, file, &place))?;
+        let binding = PostgresSource { database: place, ..self.binding.clone() };
+        Ok(Loaded { driver: Arc::new(Self::new(&self.source, binding)), findings })
     }
 
     fn verify(

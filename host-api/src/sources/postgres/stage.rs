@@ -257,7 +257,7 @@ pub(super) fn finish(tools: &Tools<'_>, place: &str, mark: &str) -> Result<()> {
 }
 
 /// Drops what a failed stage made, also when the step itself may take no more time; says so where that failed.
-fn clean_up(tools: &Tools<'_>, place: &str, error: Error) -> Error {
+pub(super) fn clean_up(tools: &Tools<'_>, place: &str, error: Error) -> Error {
     // Not when another engine may have the step: what has the name then is its.
     let cx = leftovers::grace(tools.cx);
     let dropped = tools.with(&cx).and_then(|tools| {
