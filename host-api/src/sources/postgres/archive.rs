@@ -6,6 +6,8 @@
 //!
 //! An archive is hostile until checked: every length is bounded, nothing is allocated on its word, nothing panics.
 
+mod item;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
@@ -14,14 +16,12 @@ use super::rows::{LargeObjectHasher, RowHasher, RowSum};
 use super::sql;
 use crate::error::{Context, Error, Result};
 
-/// Longest item (header or entry of the table of contents). One entry may hold a whole function or view; 64 MiB is far beyond any.
-const ITEM_BYTES_MAX: usize = 64 * 1024 * 1024;
+use item::{INT_BYTES, ITEM_BYTES_MAX, Item, Stop, damaged, integer, kept};
+
 /// Most of the table of contents that is kept: names and COPY statements of tables.
 const KEPT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Most entries; PostgreSQL itself has trouble long before.
 const ENTRIES_MAX: i64 = 20_000_000;
-/// An integer's bytes: its sign, then four of value.
-const INT_BYTES: usize = 5;
 /// How much is read at a time: larger pieces leave the processor's cache.
 pub(super) const READ_BYTES: usize = 1024 * 1024;
 
@@ -101,28 +101,6 @@ struct TableBlock {
     terminated: bool,
     /// What is missing of the chunk.
     left: usize,
-}
-
-/// Why an item can't be read: its end has not come yet, or it makes no sense.
-enum Stop {
-    More,
-    Bad(Error),
-}
-
-impl From<Error> for Stop {
-    fn from(e: Error) -> Self {
-        Self::Bad(e)
-    }
-}
-
-fn damaged(what: impl std::fmt::Display) -> Error {
-    Error::failed(format!("the archive is damaged: {what}"))
-        .hint("it is not what pg_dump wrote: use another copy of this backup, or another backup")
-}
-
-fn integer(bytes: &[u8]) -> i64 {
-    let value = bytes[1..INT_BYTES].iter().rev().fold(0_i64, |value, b| value << 8 | i64::from(*b));
-    if bytes[0] == 0 { value } else { -value }
 }
 
 impl Default for Reader {
@@ -473,45 +451,6 @@ impl Reader {
         }
         Ok(State::Table(block))
     }
-}
-
-/// Reads one item of the head from a buffer that may end too early.
-struct Item<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Item<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], Stop> {
-        let rest = &self.bytes[self.at..];
-        let taken = rest.get(..length).ok_or(Stop::More)?;
-        self.at += length;
-        Ok(taken)
-    }
-
-    fn byte(&mut self) -> Result<u8, Stop> {
-        self.take(1).map(|b| b[0])
-    }
-
-    fn int(&mut self) -> Result<i64, Stop> {
-        self.take(INT_BYTES).map(integer)
-    }
-
-    fn text(&mut self) -> Result<Option<&'a [u8]>, Stop> {
-        match usize::try_from(self.int()?) {
-            // A negative length stands for an absent text.
-            Err(_) => Ok(None),
-            Ok(length) if length > ITEM_BYTES_MAX => Err(damaged("a text is longer than 64 MiB").into()),
-            Ok(length) => self.take(length).map(Some),
-        }
-    }
-}
-
-/// A text that is kept must be one.
-fn kept(bytes: Option<&[u8]>) -> Result<Option<String>> {
-    bytes.map(|bytes| String::from_utf8(bytes.to_vec())).transpose().map_err(|_| {
-        damaged("a name is not UTF-8").hint("names in an SQL_ASCII database must be UTF-8 to be backed up")
-    })
 }
 
 /// Reads only the header and the table of contents.

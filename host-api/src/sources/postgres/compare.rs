@@ -8,7 +8,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Finding;
-use crate::child::Child;
 use crate::error::{Error, Result};
 use crate::manifest::{PostgresFacts, TableFacts};
 use crate::sources::{Member, Question, Row, Verified};
@@ -16,10 +15,13 @@ use crate::sources::{Member, Question, Row, Verified};
 use super::dump::{TABLES, session_encoding};
 use super::rows::{LargeObjectHasher, RowSum};
 use super::session::Session;
+use super::sql;
 use super::tools::Tools;
-use super::{archive, sql};
 
 mod rows_alone;
+mod structure;
+
+pub(super) use structure::same_structure;
 
 /// Sessions that read tables side by side; hashing keeps up with two, and more would only wait for the disk.
 const READERS_MAX: usize = 2;
@@ -28,20 +30,6 @@ const CATALOG_ROWS_MAX: usize = 10_000_000;
 const PIECE_BYTES: u32 = 256 * 1024;
 /// Findings of one kind are listed up to this many; a lost schema need not be a thousand lines.
 const LISTED_MAX: usize = 50;
-
-/// Kinds of entries that are no structure, or that a candidate does not have on purpose.
-const NOT_STRUCTURE: &[&str] = &[
-    "TABLE DATA",
-    "SEQUENCE SET",
-    "BLOB",
-    "BLOBS",
-    "BLOB METADATA",
-    "MATERIALIZED VIEW DATA",
-    "STATISTICS DATA",
-    "ENCODING",
-    "STDSTRINGS",
-    "SEARCHPATH",
-];
 
 /// How reading sessions begin; what depends on the search path (`regclass`, say) is written out in full.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
@@ -87,7 +75,7 @@ pub(super) fn verify(
     check_catalog(&mut session, server, &mut findings)?;
     session.close()?;
     if data_only.is_none() {
-        check_structure(tools, place, facts, server, &mut findings)?;
+        structure::check(tools, place, facts, server, &mut findings)?;
     }
     verified.rows = read_tables(tools, place, encoding, facts, &tables, &mut findings)?;
     verified.findings = findings;
@@ -386,73 +374,6 @@ fn check_catalog(session: &mut Session<'_>, server: u32, findings: &mut Vec<Find
         ));
     }
     Ok(())
-}
-
-fn check_structure(
-    tools: &Tools<'_>,
-    place: &str,
-    facts: &PostgresFacts,
-    server: u32,
-    findings: &mut Vec<Finding>,
-) -> Result<()> {
-    let version = tools.matching_version("pg_dump", server)?;
-    if facts.server_version_num / 10_000 != server / 10_000 {
-        findings.push(Finding::info(
-            "object-count",
-            format!(
-                "numbers of objects are not compared: the backup is of PostgreSQL {}, pg_dump here is {version}",
-                facts.server_version_num / 10_000
-            ),
-        ));
-        return Ok(());
-    }
-    for (kind, found, expected) in other_counts(tools, place, facts)? {
-        findings.push(Finding::error(
-            "object-count",
-            format!("{found} objects of kind {}, the backup has {expected}", crate::identifier::shown(&kind)),
-            "use another backup, or stage this one again",
-        ));
-    }
-    Ok(())
-}
-
-/// An error unless a database has the structure of another one of this server, whose facts these are.
-pub(super) fn same_structure(tools: &Tools<'_>, place: &str, facts: &PostgresFacts) -> Result<()> {
-    let others: Vec<String> = other_counts(tools, place, facts)?
-        .into_iter()
-        .map(|(kind, found, expected)| format!("{found} of kind {}, {expected} there", crate::identifier::shown(&kind)))
-        .collect();
-    if others.is_empty() {
-        return Ok(());
-    }
-    Err(Error::failed(format!("the candidate has not the structure of the live database: {}", others.join("; ")))
-        .hint("stage the backup again; the live database was not touched"))
-}
-
-/// Kinds of objects of which a database has another number than these facts: kind, found, expected.
-fn other_counts(tools: &Tools<'_>, place: &str, facts: &PostgresFacts) -> Result<Vec<(String, u64, u64)>> {
-    let mut spec = tools.connected("pg_dump", place, session_encoding(&facts.encoding))?;
-    for argument in ["-Fc", "-Z0", "--schema-only"] {
-        spec = spec.arg(tools.word(argument));
-    }
-    let mut child = Child::spawn(tools.cx, &spec)?;
-    drop(child.stdin());
-    let found = archive::read(child.stdout());
-    tools.succeeded("pg_dump", &child.wait()?)?;
-    let found = found?.objects;
-    let structure = |kind: &str| {
-        !NOT_STRUCTURE.contains(&kind)
-            && !["DATABASE", "LARGE OBJECT", "SUBSCRIPTION"].iter().any(|of| kind.starts_with(of))
-    };
-    let mut kinds: Vec<&String> = facts.objects.keys().chain(found.keys()).filter(|kind| structure(kind)).collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    let count = |of: &BTreeMap<String, u64>, kind: &str| of.get(kind).copied().unwrap_or(0);
-    Ok(kinds
-        .into_iter()
-        .map(|kind| (kind.clone(), count(&found, kind), count(&facts.objects, kind)))
-        .filter(|(_, found, expected)| found != expected)
-        .collect())
 }
 
 /// Reads every table, large ones first, and gives the number of rows.
