@@ -307,13 +307,12 @@ fn rejected(by: &str) -> HostError {
 }
 
 pub(crate) fn promote_subject<'a>(candidate: &'a Candidate, description: Description, why: &'a str) -> Subject<'a> {
-    Subject {
-        action: "promote",
-        service: &candidate.service,
-        object: json!({"candidate": candidate.id, "backup": candidate.backup, "manifest-sha256": candidate.digest}),
-        description,
-        why,
+    let mut object =
+        json!({"candidate": candidate.id, "backup": candidate.backup, "manifest-sha256": candidate.digest});
+    if candidate.is_data_only() {
+        object["data-only"] = json!(true);
     }
+    Subject { action: "promote", service: &candidate.service, object, description, why }
 }
 
 /// Intent of undoing a promotion or removing its previous.

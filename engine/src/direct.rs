@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use crate::Engine;
 use crate::calls;
-use crate::contract::contract;
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
 use crate::journal::{Change, Transition};
@@ -46,19 +45,18 @@ impl Engine {
         let mut stepper = self.stepper(identity, options, clock_ms);
         claim.watch(&stepper.cancelled);
         stepper.claim = Some(claim);
-        stepper.declared = calls::CALLS.iter().map(|c| c.name.to_owned()).collect();
+        stepper.declared = calls::CALLS.iter().chain(calls::BY_HAND).map(|c| c.name.to_owned()).collect();
         stepper.grants = Grants::operator();
         stepper.live_endpoints = true;
         let mut results: Vec<Value> = Vec::new();
         let mut came = Came::to(Status::Ok, "done");
         for call in procedure {
-            let function = contract()
-                .call(call.name)
+            let row = calls::find_by_hand(call.name)
                 .ok_or_else(|| Error::new(Kind::Failed, format!("a bug: no call {}", call.name)))?;
             let full = with_results(call.arguments, &results);
             let cancelled = stepper.cancelled.clone();
             let answer = tokio::select! {
-                answer = stepper.step(function, canonical(&full), full) => answer,
+                answer = stepper.step_of(row, canonical(&full), full) => answer,
                 never = self.watch_for_cancellation(&run, &cancelled) => match never {},
             };
             match answer {

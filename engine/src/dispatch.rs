@@ -1,9 +1,11 @@
 //! From a request to the host and back: one arm a call. What an effect puts on record before it begins is in `prepare`, its performance in
 //! `perform_effect`; reads have only `perform_read`. What an effect's end changes is in `endings.rs`, how one in doubt is decided in `probe.rs`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use host_api::catalog::Backup;
+use host_api::plain::Import;
 use host_api::promote::{Promotion, Standing};
 use host_api::restore::Candidate;
 use host_api::scratch::Instance;
@@ -54,6 +56,11 @@ impl Stepper {
             "upload.verify" => {
                 let (backup, depth): (Backup, Depth) = (get(full, "backup")?, depth(full)?);
                 answer(host_api::upload::Upload::verify(&*host, &cx, &backup, depth).await?)
+            }
+            "backups.export" => {
+                let (backup, to): (Backup, PathBuf) = (get(full, "backup")?, get(full, "to")?);
+                let source: Option<String> = get(full, "source")?;
+                answer(host.export(&cx, &backup, source.as_deref(), &to).await?)
             }
             "restore.query" => {
                 let candidate: Candidate = get(full, "candidate")?;
@@ -110,6 +117,17 @@ impl Stepper {
                 let id = identifier::fresh();
                 let body = json!({"candidate": id, "service": backup.service, "target": target});
                 let body = self.around.state.with_host(body);
+                let opens = Change::ObligationOpens("candidate", id.clone(), "discard".into(), body.clone());
+                Prepared { on_start: vec![Change::CandidateBegins(id), opens], body }
+            }
+            // What it loads is a candidate that never is one: whatever ends the run, it is removed.
+            "backups.import" => {
+                let import: Import = get(full, "import")?;
+                let id = identifier::fresh();
+                let body = self
+                    .around
+                    .state
+                    .with_host(json!({"candidate": id, "service": import.service, "target": "import"}));
                 let opens = Change::ObligationOpens("candidate", id.clone(), "discard".into(), body.clone());
                 Prepared { on_start: vec![Change::CandidateBegins(id), opens], body }
             }
@@ -273,6 +291,10 @@ impl Stepper {
                 let (service, store): (String, String) = (get(full, "service")?, get(full, "store")?);
                 let options: dump::Options = get(full, "options")?;
                 (answer(host.take(&cx, &service, &store, &options).await?)?, Vec::new())
+            }
+            "backups.import" => {
+                let (import, id): (Import, String) = (get(full, "import")?, get(prepared, "candidate")?);
+                (answer(host.import(&cx, &id, &import).await?)?, Vec::new())
             }
             "upload.copy" => {
                 let (backup, store): (Backup, String) = (get(full, "backup")?, get(full, "store")?);

@@ -12,7 +12,8 @@ pub(crate) fn changes(call: &str, prepared: &Value, succeeded: bool) -> Vec<Chan
         ("restore.verify", false) => vec![Change::CandidateVerified(word("candidate"), None)],
         // Also one that failed half-way, with two databases: whoever is asked must know.
         ("restore.park", _) => vec![Change::CandidateState(word("candidate"), "parked")],
-        ("restore.discard", true) => vec![
+        // What was loaded for an import is gone when it has succeeded.
+        ("restore.discard" | "backups.import", true) => vec![
             Change::CandidateState(word("candidate"), "discarded"),
             Change::ObligationCloses("candidate", word("candidate")),
         ],

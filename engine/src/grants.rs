@@ -45,6 +45,7 @@ impl Grants {
     pub(crate) fn operator() -> Self {
         let lines = calls::CALLS
             .iter()
+            .chain(calls::BY_HAND)
             .filter(|c| c.class != Class::Pure)
             .filter_map(|c| {
                 let (interface, function) = c.name.split_once('.')?;

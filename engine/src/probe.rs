@@ -43,7 +43,8 @@ pub(crate) enum Way {
 /// The way of each effect; none for what is no effect.
 pub(crate) fn way(call: &str) -> Option<Way> {
     Some(match call {
-        "dump.take" | "service.install" | "http-check.check" => Way::Look,
+        // An import is by hand, and so never gone on with.
+        "dump.take" | "backups.import" | "service.install" | "http-check.check" => Way::Look,
         // A record's name is its step's; a copy's objects are compared byte by byte; a candidate's parts have their names only when whole;
         // statements that park do the same twice as once, each time as one transaction;
         // a process of an instance is ended before the next; a service that is stopped, or runs, is; a time that has passed has.
@@ -131,7 +132,7 @@ impl Stepper {
         let service = subject.unwrap_or(full)["service"].as_str();
         host.end_attempts(&cx, service).await?;
         match call {
-            "dump.take" => {
+            "dump.take" | "backups.import" => {
                 let (service, store): (String, String) = (get(full, "service")?, get(full, "store")?);
                 Ok(match host.backup_of_attempt(&cx, &service, &store, &attempt).await? {
                     Some(backup) => Decided::Done(answer(backup)?),
@@ -208,7 +209,7 @@ mod tests {
 
     #[test]
     fn every_effect_has_a_way_to_be_decided_and_nothing_else_has() {
-        for call in CALLS {
+        for call in CALLS.iter().chain(crate::calls::BY_HAND) {
             let effect = !matches!(call.class, Class::Pure | Class::Read);
             assert_eq!(way(call.name).is_some(), effect, "{}", call.name);
             assert_eq!(way(call.name) == Some(Way::Ask), call.name.starts_with("confirm."), "{}", call.name);

@@ -187,6 +187,16 @@ impl Stepper {
     /// One call, from the guest's request to the answer it gets. `canonical` is the request as journaled, `full` as the host reads it.
     pub(crate) async fn step(&mut self, function: &Function, canonical: Value, full: Value) -> Result<Value, Stop> {
         let call = calls::find(&function.name).expect("a test holds the table against the contract");
+        self.step_of(call, canonical, full).await
+    }
+
+    /// The same, of a row of the table.
+    pub(crate) async fn step_of(
+        &mut self,
+        call: &'static calls::Call,
+        canonical: Value,
+        full: Value,
+    ) -> Result<Value, Stop> {
         if call.class == Class::Pure {
             return self.pure(call.name, &full);
         }

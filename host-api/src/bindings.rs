@@ -113,6 +113,10 @@ pub struct PostgresSource {
     pub prefix: Vec<String>,
     /// Where scratch candidates go; without it, next to the live database on its server.
     pub scratch: Option<ScratchPostgres>,
+    /// Tables, `schema.table`, whose rows stay the live database's when only the rows of a backup are restored: what the service keeps of its
+    /// migrations.
+    #[serde(default)]
+    pub data_only_keeps: Vec<String>,
 }
 
 /// libpq's `sslmode`.

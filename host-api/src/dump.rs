@@ -13,7 +13,7 @@ use crate::Finding;
 use crate::catalog::{Backup, manifests};
 use crate::context::StepContext;
 use crate::error::{Error, Result};
-use crate::identifier::{fresh, now_ms};
+use crate::identifier::{fresh, fresh_at, now_ms};
 use crate::manifest::{FORMAT, Manifest, SourceFacts, SourceManifest};
 use crate::pipeline::StoreSink;
 use crate::real::{RealHost, blocking};
@@ -50,6 +50,25 @@ impl Dump for RealHost {
 
 /// Takes a backup. Whatever fails, no manifest was written: what was stored so far counts for nothing, and a sweep removes it.
 pub(crate) fn take(work: &Work, cx: &StepContext, store: &Arc<ObjectStore>, options: &Options) -> Result<Backup> {
+    take_of(work, cx, store, options, None)
+}
+
+/// What is backed up was not live now: since when it is what it is, and what to say of it.
+pub(crate) struct Imported {
+    /// Unix milliseconds; the backup sorts by it.
+    pub(crate) taken_at_ms: u64,
+    /// Findings that the manifest begins with.
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// The same, of live data or of what was imported.
+pub(crate) fn take_of(
+    work: &Work,
+    cx: &StepContext,
+    store: &Arc<ObjectStore>,
+    options: &Options,
+    imported: Option<Imported>,
+) -> Result<Backup> {
     cx.check()?;
     check_label(options.label.as_deref())?;
     questions::check(&work.service)?;
@@ -65,9 +84,15 @@ pub(crate) fn take(work: &Work, cx: &StepContext, store: &Arc<ObjectStore>, opti
         work.driver(source)?.check(cx).map_err(|e| e.context(format!("{}/{source}", work.name)))?;
     }
 
-    let id = fresh();
-    let version = work.service.install.as_ref().and_then(versions::current).map(|(version, _)| version);
-    let (mut sources, mut answers, mut findings) = (Vec::new(), Answers::new(), Vec::new());
+    let id = imported.as_ref().map_or_else(fresh, |imported| fresh_at(imported.taken_at_ms));
+    // Which version wrote what was imported, nobody knows.
+    let version = match &imported {
+        Some(_) => None,
+        None => work.service.install.as_ref().and_then(versions::current).map(|(version, _)| version),
+    };
+    let taken_at_ms = imported.as_ref().map(|imported| imported.taken_at_ms);
+    let mut findings = imported.map(|imported| imported.findings).unwrap_or_default();
+    let (mut sources, mut answers) = (Vec::new(), Answers::new());
     for source in order {
         let (manifest, answered, found) =
             dump_source(work, cx, store, &id, source).map_err(|e| e.context(format!("dump {}/{source}", work.name)))?;
@@ -87,7 +112,9 @@ pub(crate) fn take(work: &Work, cx: &StepContext, store: &Arc<ObjectStore>, opti
         label: options.label.clone(),
         tool: concat!("lifeboat ", env!("CARGO_PKG_VERSION")).into(),
         attempt: cx.attempt_key(),
-        taken_at_ms: sources.iter().map(|source| source.started_at_ms).min().unwrap_or_default(),
+        taken_at_ms: taken_at_ms
+            .or_else(|| sources.iter().map(|source| source.started_at_ms).min())
+            .unwrap_or_default(),
         completed_at_ms: sources.iter().map(|source| source.completed_at_ms).max().unwrap_or_default(),
         newest_at_ms,
         version,

@@ -5,10 +5,21 @@ use crate::error::{Error, Result};
 /// A new id, `20261123T061534123z-7k3f9q`: UTC to the millisecond, then randomness, so that a repeated hour overwrites nothing.
 /// Lower case but for the `T`, safe in file names and object keys.
 pub fn fresh() -> String {
-    let now = jiff::Timestamp::now();
+    of(jiff::Timestamp::now())
+}
+
+/// The same, of a time in Unix milliseconds: for what is older than its name.
+pub(crate) fn fresh_at(ms: u64) -> String {
+    of(i64::try_from(ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .unwrap_or_else(jiff::Timestamp::now))
+}
+
+fn of(time: jiff::Timestamp) -> String {
     let random = ulid::Ulid::new().to_string().to_lowercase();
     // The last characters of a ULID are all random.
-    format!("{}z-{}", now.strftime("%Y%m%dT%H%M%S%3f"), &random[random.len() - 6..])
+    format!("{}z-{}", time.strftime("%Y%m%dT%H%M%S%3f"), &random[random.len() - 6..])
 }
 
 /// Now, in Unix milliseconds, UTC.

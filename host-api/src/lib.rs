@@ -29,6 +29,7 @@ mod leftovers;
 pub mod manifest;
 pub mod note;
 pub mod pipeline;
+pub mod plain;
 pub mod probe;
 pub mod promote;
 pub mod query;
@@ -64,6 +65,7 @@ pub trait Primitives:
     + delete::Delete
     + http_check::HttpCheck
     + query::Query
+    + plain::Plain
     + probe::Probe
 {
 }
@@ -79,6 +81,7 @@ impl<T> Primitives for T where
         + delete::Delete
         + http_check::HttpCheck
         + query::Query
+        + plain::Plain
         + probe::Probe
 {
 }

@@ -69,6 +69,11 @@ pub struct Verification {
 }
 
 impl Candidate {
+    /// Whether of some member it has only the rows of the backup.
+    pub fn is_data_only(&self) -> bool {
+        self.members.iter().any(|member| member.data_only.is_some())
+    }
+
     /// One whose staging did not come to its end: all that is known is its id.
     pub fn unfinished(id: &str, service: &str) -> Self {
         Self {
@@ -92,6 +97,9 @@ impl Candidate {
 pub struct Options {
     /// Parallel jobs for a database restore.
     pub jobs: Option<u32>,
+    /// Of PostgreSQL databases only the rows, in the structure that the live ones have now: they must be empty. Refused where a service has
+    /// no such source; its other sources are restored as ever.
+    pub data_only: bool,
 }
 
 /// Staging, verifying, discarding.

@@ -251,7 +251,7 @@ impl SourceDriver for Double {
         }
         self.set(&place, &content);
         let number = self.identity_at(&place).unwrap();
-        Ok(Member { source: self.name.clone(), place, identity: identity(number), beside })
+        Ok(Member { source: self.name.clone(), place, identity: identity(number), beside, data_only: None })
     }
 
     fn verify(

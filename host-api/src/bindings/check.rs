@@ -6,6 +6,7 @@ use super::{Control, Install, PostgresSource, Service, Source};
 use crate::error::{Error, Result};
 use crate::identifier::shown;
 use crate::sources::postgres::prefix::Prefix;
+use crate::sources::postgres::table_parts;
 
 /// Longest name that goes into a command, bytes; every manager's own limit is lower or near.
 const NAME_BYTES_MAX: usize = 253;
@@ -33,6 +34,9 @@ impl Service {
 impl PostgresSource {
     /// Checks that tools can be used behind its prefix, and that its password can be handed through.
     pub fn check(&self) -> Result<()> {
+        for table in &self.data_only_keeps {
+            table_parts(table).map_err(|e| e.context("data-only-keeps"))?;
+        }
         let prefix = Prefix::parse(&self.prefix)?;
         if self.password.is_some() {
             prefix.check_password()?;

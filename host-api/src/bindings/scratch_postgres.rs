@@ -79,6 +79,7 @@ impl ScratchServer {
             bin_dir: self.bin_dir.clone(),
             prefix: self.prefix.clone(),
             scratch: None,
+            data_only_keeps: Vec::new(),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use tempfile::NamedTempFile;
+
 use super::{CHUNK_BYTES, CHUNKS_AHEAD, Meter, Tallied, Tally, error_of};
 use crate::context::StepContext;
 use crate::disk::{free_bytes, private_dir};
@@ -30,10 +32,7 @@ impl ObjectSource for StoreSource {
         self.make_spool_dir()?;
         self.check_space(entry)?;
         let mut checked = Checked::open(cx, &self.store, entry, "fetch")?;
-        let mut file = tempfile::Builder::new()
-            .prefix(&cx.spool_prefix())
-            .tempfile_in(&self.spool_dir)
-            .doing(|| format!("making a file in {}", self.spool_dir.display()))?;
+        let mut file = self.file(cx)?;
         loop {
             let bytes = checked.next(CHUNK_BYTES).map_err(Fault::into_error)?;
             if bytes.is_empty() {
@@ -49,9 +48,21 @@ impl ObjectSource for StoreSource {
     fn stream(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
         Ok(Box::new(Checked::open(cx, &self.store, entry, "read")?))
     }
+
+    fn private_file(&self, cx: &StepContext) -> Result<NamedTempFile> {
+        self.make_spool_dir()?;
+        self.file(cx)
+    }
 }
 
 impl StoreSource {
+    fn file(&self, cx: &StepContext) -> Result<NamedTempFile> {
+        tempfile::Builder::new()
+            .prefix(&cx.spool_prefix())
+            .tempfile_in(&self.spool_dir)
+            .doing(|| format!("making a file in {}", self.spool_dir.display()))
+    }
+
     fn make_spool_dir(&self) -> Result<()> {
         let shown = self.spool_dir.display();
         private_dir(&self.spool_dir)?;

@@ -8,6 +8,7 @@ use crate::context::StepContext;
 use crate::error::{Error, Result};
 use crate::identifier::{now_ms, parse_time_ms, shown, utc};
 use crate::restore::Candidate;
+use crate::sources::{DataOnly, Member};
 use crate::work::Work;
 
 /// Said where something would run again, and the environment knows how to keep it from that.
@@ -80,6 +81,9 @@ pub(super) fn describe(work: &Work, cx: &StepContext, candidate: &Candidate) -> 
         };
         consequence.push(format!("{}/{}: {} {replaced}", work.name, member.source, shown(&member.place)));
         identities.insert(format!("live.{}", member.source), live);
+        if candidate.is_data_only() {
+            consequence.push(format!("{}/{}: {}", work.name, member.source, what_is_restored(member)));
+        }
     }
     consequence.push(format!(
         "the data become those of backup {}, taken {} ({} ago)",
@@ -103,6 +107,20 @@ pub(super) fn describe(work: &Work, cx: &StepContext, candidate: &Candidate) -> 
         consequence.push(PARK_OFFER.to_owned());
     }
     Ok(Description { identities, consequence })
+}
+
+/// What of a member is the backup's, where that is not all of the set.
+fn what_is_restored(member: &Member) -> String {
+    match &member.data_only {
+        None => "restored whole, as ever".to_owned(),
+        Some(DataOnly { kept }) => format!(
+            "DATA ONLY: the rows are the backup's, the structure is the live database's as it was when this was staged{}",
+            match kept.is_empty() {
+                true => String::new(),
+                false => format!(", and so are the rows of {}", shown(&kept.join(", "))),
+            }
+        ),
+    }
 }
 
 /// What was written after the backup, as far as the environment says how to tell.

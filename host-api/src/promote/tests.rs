@@ -14,7 +14,13 @@ fn candidate(world: &World) -> (Candidate, Verification) {
     for (driver, source, content) in [(&world.db, "db", "one\ntwo\n"), (&world.files, "files", "a/1\n")] {
         driver.set(&place, content);
         driver.set("live", "newer\n");
-        members.push(Member { source: source.into(), place: place.clone(), identity: identity(3), beside: true });
+        members.push(Member {
+            source: source.into(),
+            place: place.clone(),
+            identity: identity(3),
+            beside: true,
+            data_only: None,
+        });
     }
     let candidate = Candidate {
         id,
@@ -74,6 +80,23 @@ fn a_set_is_promoted_undone_and_cleared() {
     swap::drop_previous(&world.work, &world.cx, &plan).unwrap();
     assert!(is_promoted(&world));
     assert_eq!(world.db.content(&candidate.members[0].place), None);
+}
+
+#[test]
+fn whoever_consents_is_told_what_is_not_the_backups() {
+    let world = World::new();
+    let (mut candidate, _) = candidate(&world);
+    world.db.answer("newest", &["2026-11-23T06:00:00Z"]);
+    world.db.answer("queued", &["0"]);
+    let lines =
+        |candidate: &Candidate| describe::describe(&world.work, &world.cx, candidate).unwrap().consequence.join("\n");
+    assert!(!lines(&candidate).contains("DATA ONLY"));
+    let kept = vec!["public.schema_migrations".to_owned(), "public.other".to_owned()];
+    candidate.members[0].data_only = Some(crate::sources::DataOnly { kept });
+    let told = lines(&candidate);
+    assert!(told.contains("notes/db: DATA ONLY: the rows are the backup's"), "{told}");
+    assert!(told.contains("and so are the rows of public.schema_migrations, public.other"), "{told}");
+    assert!(told.contains("notes/files: restored whole, as ever"), "{told}");
 }
 
 #[test]

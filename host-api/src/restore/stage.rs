@@ -44,6 +44,10 @@ pub(crate) fn stage(
     // An archive is code: whose it is, is settled before a byte of it is read.
     let manifest = manifests::usable(store, &work.signing, &backup.service, &backup.id, &backup.digest)?;
     check_fit(work, &manifest)?;
+    if options.data_only && !work.service.source.values().any(|source| matches!(source, Source::Postgres(_))) {
+        return Err(Error::refused(format!("service {} has no PostgreSQL source: there is no structure to keep", work.name))
+            .hint("data alone are restored into the tables of a PostgreSQL database; restore the whole backup, without data-only"));
+    }
     // Before anything is made: half of a backup is none.
     require_objects(cx, store, &manifest)?;
 
@@ -162,8 +166,8 @@ fn stage_one(
     let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
     let jobs = options.jobs.unwrap_or(JOBS_DEFAULT).clamp(1, cores.max(1));
     let objects = work.objects(store);
-    let member =
-        work.driver(name)?.stage(cx, manifest.source(name)?, &objects, candidate, &target, &StageOptions { jobs })?;
+    let how = StageOptions { jobs, data_only: options.data_only };
+    let member = work.driver(name)?.stage(cx, manifest.source(name)?, &objects, candidate, &target, &how)?;
     Ok(member)
 }
 

@@ -50,6 +50,31 @@ fn a_candidate_is_staged_verified_and_discarded() {
 }
 
 #[test]
+fn data_alone_need_tables_to_go_into() {
+    let world = World::new();
+    let backup = world.take().unwrap();
+    world.logged();
+    let options = Options { data_only: true, ..Options::default() };
+    let error = stage::stage(&world.work, &world.cx, &world.store, ID, &backup, "beside", &options).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Refused, "{error}");
+    assert!(error.message.contains("no PostgreSQL source") && error.hint.is_some(), "{error}");
+    assert_eq!(world.logged(), Vec::<String>::new());
+}
+
+/// Neither its structure nor its kept tables were compared.
+#[test]
+fn a_pass_of_the_rows_alone_is_not_one_of_the_backup() {
+    let world = World::new();
+    let backup = world.take().unwrap();
+    let mut candidate = staged(&world, &backup, "scratch").unwrap();
+    candidate.members[0].data_only = Some(crate::sources::DataOnly { kept: vec![] });
+    let verification = verify::verify(&world.work, &world.cx, &world.store, &candidate).unwrap();
+    assert!(verification.passed && verification.members == candidate.members);
+    assert!(verification.findings.iter().any(|f| f.rule == "verification-record"), "{:?}", verification.findings);
+    assert_eq!(verified_at(&world, &backup), None);
+}
+
+#[test]
 fn damage_is_found_before_a_driver_makes_anything_of_it() {
     for n in [0, 1] {
         let world = World::new();

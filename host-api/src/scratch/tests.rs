@@ -34,7 +34,13 @@ fn candidate() -> Candidate {
 }
 
 fn member() -> Member {
-    Member { source: "db".into(), place: "/candidate/place.sqlite".into(), identity: Identity::new(), beside: false }
+    Member {
+        source: "db".into(),
+        place: "/candidate/place.sqlite".into(),
+        identity: Identity::new(),
+        beside: false,
+        data_only: None,
+    }
 }
 
 struct World {

@@ -160,7 +160,7 @@ pub(crate) fn sync_removal(place: &Path) -> Result<()> {
 pub(crate) fn member(source: &str, place: &Path, beside: bool) -> Result<Member> {
     let identity =
         identity(place)?.ok_or_else(|| Error::failed(format!("{} vanished as it was made", place.display())))?;
-    Ok(Member { source: source.to_owned(), place: text(place)?, identity, beside })
+    Ok(Member { source: source.to_owned(), place: text(place)?, identity, beside, data_only: None })
 }
 
 /// An error if a member is the live data: whatever changes or removes it must not touch those.

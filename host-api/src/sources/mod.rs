@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::Finding;
 use crate::checks::{Aspect, Seen};
 use crate::context::StepContext;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::manifest::{ObjectEntry, SourceFacts, SourceManifest};
 
 /// One row of an answer: each value as text, `None` for NULL.
@@ -79,6 +79,9 @@ pub trait ObjectSource: Send + Sync {
     /// Streams an object's content, decompressed, without keeping it. Reading to the end compares digests and fails at the end if they
     /// differ: only for readers that can throw away what they did.
     fn stream(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<Box<dyn Read + Send>>;
+
+    /// An empty private file in the engine's scratch space, for what a restore has to keep beside the objects.
+    fn private_file(&self, cx: &StepContext) -> Result<tempfile::NamedTempFile>;
 }
 
 /// A private file that goes away with this value.
@@ -123,16 +126,52 @@ pub struct Member {
     pub identity: Identity,
     /// True if it lies beside the live data (and could be promoted).
     pub beside: bool,
+    /// Where it has only the rows of the backup: which are not even that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_only: Option<DataOnly>,
+}
+
+/// A member with the rows of a backup in the structure that the live database had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DataOnly {
+    /// Tables whose rows are the live database's, `schema.table`.
+    pub kept: Vec<String>,
 }
 
 /// Properties that together tell one thing from every other; compared as a whole.
 pub type Identity = BTreeMap<String, String>;
+
+/// A plain file from outside, as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlainFile {
+    /// Its name, without its directory.
+    pub file: String,
+    /// Its size as it lies there, bytes.
+    pub bytes: u64,
+    /// Its SHA-256 as it lies there, hexadecimal.
+    pub sha256: String,
+    /// Version of the server it says it is of.
+    pub server: String,
+    /// Version of the tool that it says has made it.
+    pub dump: String,
+}
+
+/// A plain file that was loaded.
+pub struct Loaded {
+    /// What dumps the place that it was loaded into.
+    pub driver: std::sync::Arc<dyn SourceDriver>,
+    /// What was said while it was loaded.
+    pub findings: Vec<Finding>,
+}
 
 /// Options of a restore.
 #[derive(Debug, Clone, Default)]
 pub struct StageOptions {
     /// Parallel jobs, where the driver has such.
     pub jobs: u32,
+    /// Of a PostgreSQL database only the rows, in the structure that the live one has. Other kinds are restored as ever.
+    pub data_only: bool,
 }
 
 /// What reading a member back found.
@@ -200,6 +239,36 @@ pub trait SourceDriver: Send + Sync {
         target: &Target,
         options: &StageOptions,
     ) -> Result<Member>;
+
+    /// Writes a backup of this source as a file that people without Lifeboat have a tool for. The data in the objects have been digest-checked by
+    /// the time a tool reads them; what was written counts only if this succeeds.
+    fn export(
+        &self,
+        cx: &StepContext,
+        source: &SourceManifest,
+        objects: &dyn ObjectSource,
+        into: &mut dyn Write,
+    ) -> Result<()> {
+        let entry =
+            source.objects.first().ok_or_else(|| Error::failed(format!("source `{}` has no object", source.name)))?;
+        let mut content = objects.stream(cx, entry)?;
+        std::io::copy(&mut content, into).doing(|| format!("exporting source {}", source.name))?;
+        Ok(())
+    }
+
+    /// Reads a plain file of this kind of source to its end, from outside, and looks at all that can be told of it; nothing is made.
+    fn inspect_plain(&self, _cx: &StepContext, file: &Path) -> Result<PlainFile> {
+        Err(Error::refused(format!("{}: only plain dumps of PostgreSQL databases can be imported", file.display()))
+            .hint(
+                "put an SQLite file or a directory in its place while the service is stopped, and take a backup of it",
+            ))
+    }
+
+    /// Loads a file that was inspected into a place of its own, whose name is generated from `id`: [`SourceDriver::clear`] removes it. On
+    /// failure nothing is left behind, or the error says what is.
+    fn load_plain(&self, cx: &StepContext, _id: &str, path: &Path, _file: &PlainFile) -> Result<Loaded> {
+        self.inspect_plain(cx, path).and(Err(Error::failed("a bug: a file was inspected that can't be loaded")))
+    }
 
     /// Reads a member back and compares it with the manifest. An error means the check could not run, never that it passed.
     fn verify(

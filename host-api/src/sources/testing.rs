@@ -93,6 +93,10 @@ impl ObjectSource for Objects {
     fn stream(&self, _cx: &StepContext, entry: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
         Ok(Box::new(Cursor::new(self.get(&entry.key))))
     }
+
+    fn private_file(&self, _cx: &StepContext) -> Result<tempfile::NamedTempFile> {
+        tempfile::NamedTempFile::new().doing(|| "making a file".into())
+    }
 }
 
 /// What the dump primitive makes of a driver's answer.
@@ -157,6 +161,9 @@ impl ObjectSink for DiskObjects {
 }
 
 impl ObjectSource for DiskObjects {
+    fn private_file(&self, _: &StepContext) -> Result<tempfile::NamedTempFile> {
+        Ok(tempfile::NamedTempFile::new_in(self.0.path()).unwrap())
+    }
     fn spool(&self, _: &StepContext, entry: &ObjectEntry) -> Result<SpooledFile> {
         let file = tempfile::NamedTempFile::new_in(self.0.path()).unwrap();
         std::fs::copy(self.0.path().join(&entry.role), file.path()).unwrap();

@@ -1,6 +1,7 @@
 //! The data are gone, or not what they should be: the newest backup takes their place.
 
 use lifeboat_policy::{Backup, ErrorKind, Finding, Outcome, Record, Result, note, promote, service, step, time};
+use lifeboat_procedures::beside::How;
 use lifeboat_procedures::in_place::{InPlace, Put};
 use lifeboat_procedures::live::{Live, compare_versions};
 
@@ -85,7 +86,7 @@ fn put(
         checks: p.checks(),
         why,
         park: p.park,
-        jobs: p.jobs,
+        how: How { jobs: p.jobs, data_only: false },
     };
     let installed = |version: Option<&str>| match version {
         Some(version) => step(format!("install {version}"), || service::install(&p.service, version)),

@@ -2,7 +2,7 @@
 
 use lifeboat_policy::{Backup, Outcome, Record, Result, confirm, promote, restore, step};
 
-use crate::beside::with_candidate;
+use crate::beside::{How, with_candidate};
 use crate::checks::Checks;
 use crate::live::{Live, held};
 use crate::{choose, undo};
@@ -24,8 +24,8 @@ pub struct InPlace<'a> {
     pub why: &'a str,
     /// Whether what would run again is parked before anybody is asked.
     pub park: bool,
-    /// Parallel jobs for the restore.
-    pub jobs: Option<u32>,
+    /// How the candidate is made.
+    pub how: How,
 }
 
 /// How it ended.
@@ -61,7 +61,7 @@ impl InPlace<'_> {
         if !choose::is_whole(self.backup, record)? {
             return Ok(Put::Damaged);
         }
-        let promotion = with_candidate(self.backup, self.jobs, record, |candidate, record| {
+        let promotion = with_candidate(self.backup, self.how, record, |candidate, record| {
             if self.park {
                 step(format!("park what would run again on candidate {}", candidate.id()), || {
                     restore::park(candidate)
@@ -89,9 +89,10 @@ impl InPlace<'_> {
     /// The outcome in words.
     pub fn outcome(&self, put: Put) -> Outcome {
         let (on, id, store) = (self.on(), self.backup.id(), self.backup.store());
+        let rows = if self.how.data_only { "the rows of " } else { "" };
         match put {
             Put::Holds => Outcome::ok(format!(
-                "{} runs{} on backup {id}; the data from before are kept",
+                "{} runs{} on {rows}backup {id}; the data from before are kept",
                 self.service,
                 self.version()
             )),

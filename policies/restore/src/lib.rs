@@ -4,7 +4,8 @@
 //! kept. If the service does not hold afterwards, taking it back is offered.
 
 use lifeboat_policy::smoke::Step;
-use lifeboat_policy::{Outcome, Record, Result, policy};
+use lifeboat_policy::{Outcome, Record, Result, note, policy};
+use lifeboat_procedures::beside::How;
 use lifeboat_procedures::checks::Checks;
 use lifeboat_procedures::choose;
 use lifeboat_procedures::in_place::InPlace;
@@ -30,6 +31,8 @@ struct Parameters {
     park: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     jobs: Option<u32>,
+    #[serde(default)]
+    data_only: bool,
 }
 
 fn latest() -> String {
@@ -49,7 +52,11 @@ policy!(run);
 fn run(p: Parameters, record: &mut Record) -> Result<Outcome> {
     let live = Live::look(&p.service, record)?;
     let backup = choose::backup(&p.service, &p.store, &p.backup, record)?;
-    compare_versions(&backup, live.version(), record);
+    if p.data_only {
+        note("data only: the structure stays the live database's, and no migration runs on the restored rows");
+    } else {
+        compare_versions(&backup, live.version(), record);
+    }
     let in_place = InPlace {
         service: &p.service,
         live: &live,
@@ -58,7 +65,7 @@ fn run(p: Parameters, record: &mut Record) -> Result<Outcome> {
         checks: Checks { endpoint: &p.endpoint, lists: &p.lists, smoke: &p.smoke },
         why: &p.why,
         park: p.park,
-        jobs: p.jobs,
+        how: How { jobs: p.jobs, data_only: p.data_only },
     };
     let put = in_place.put(record, || Ok(()), || Ok(()))?;
     Ok(in_place.outcome(put))

@@ -5,6 +5,7 @@
 
 use lifeboat_policy::smoke::Step;
 use lifeboat_policy::{Outcome, Record, Result, catalog, clock, policy, service, step, time};
+use lifeboat_procedures::beside::How;
 use lifeboat_procedures::checks::Checks;
 use lifeboat_procedures::choose;
 use lifeboat_procedures::in_place::InPlace;
@@ -68,7 +69,7 @@ fn run(p: Parameters, record: &mut Record) -> Result<Outcome> {
         checks: Checks { endpoint: &p.endpoint, lists: &p.lists, smoke: &p.smoke },
         why: &why,
         park: p.park,
-        jobs: p.jobs,
+        how: How { jobs: p.jobs, data_only: false },
     };
     let newer = p.undo_version.as_deref().or(live.version());
     let install = || step(format!("install {version}"), || service::install(service, version));

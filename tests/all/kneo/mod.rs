@@ -8,6 +8,7 @@
 //! | `damage` | what a drill must find, each on a backup that is broken on purpose |
 //! | `disaster` | the page's five disasters |
 //! | `upgrade` | a real migration, taken back, and that taken back |
+//! | `plain` | plain SQL in and out |
 //! | `sweep` | the engine killed at every place of a run
 //! | `restore` | a lost and a drifted database; nothing without a passing verification |
 
@@ -16,6 +17,7 @@ mod compose;
 mod damage;
 mod disaster;
 mod drill;
+mod plain;
 mod restore;
 mod sweep;
 mod upgrade;

@@ -36,6 +36,45 @@ fn what_will_run_again_is_said_first_postgres() {
     runs_again(Mode::Postgres);
 }
 
+/// The newer version is started on an empty database and migrates it; then it gets the rows that the older one wrote.
+#[test]
+fn rows_of_an_older_version_come_into_a_migrated_database_postgres() {
+    let Some(mut kneo) = Kneo::running(Mode::Postgres, "1.0.0") else { return };
+    let runs = [kneo.completed_run(), kneo.blocked_run()];
+    let rows = |kneo: &Kneo| kneo.content().rsplit_once("--").unwrap().0.to_owned();
+    let before = rows(&kneo);
+    kneo.site.run("backup", &[]).expect(0);
+    assert_eq!(kneo.schema(), "3");
+
+    // While it holds rows, the live database is left alone.
+    let refused = kneo.site.run("restore", &["--param", "data-only=true", "--yes"]).expect(1);
+    let why = refused.json()["summary"].as_str().unwrap().to_owned();
+    assert!(why.contains("the live database holds rows"), "{why}");
+    assert!(why.contains("public.runs") && !why.contains("public.schema_migrations"), "{why}");
+    assert_eq!(rows(&kneo), before);
+
+    kneo.stop();
+    kneo.lose_database();
+    kneo.new_database();
+    kneo.install("1.2.0");
+    kneo.start();
+    assert_eq!((kneo.schema().as_str(), kneo.get("/v1/runs")["total"].as_u64()), ("4", Some(0)));
+    let restored = kneo.site.run("restore", &["--param", "data-only=true", "--yes"]).expect(0);
+    for line in ["DATA ONLY", "and so are the rows of public.schema_migrations"] {
+        assert!(restored.stderr.contains(line), "{line} is not in {}", restored.stderr);
+    }
+    assert_eq!(kneo.site.evidence(&restored, "restore.json")["data-only"], true);
+    assert_eq!((kneo.version().as_str(), kneo.schema().as_str()), ("1.2.0", "4"));
+    assert_eq!(rows(&kneo), before);
+    for run in &runs {
+        assert_eq!(&kneo.get(&format!("/v1/runs/{run}"))["run_id"], run);
+    }
+    let promotions = kneo.site.lifeboat(&["--json", "promotions", "list"]).expect(0).json();
+    let promotion = promotions[0]["promotion"]["id"].as_str().unwrap();
+    kneo.site.lifeboat(&["promotions", "undo", promotion, "--yes"]).expect(0);
+    assert_eq!((kneo.schema().as_str(), kneo.get("/v1/runs")["total"].as_u64()), ("4", Some(0)));
+}
+
 fn lost(mode: Mode) {
     let Some(mut kneo) = Kneo::running(mode, "1.2.0") else { return };
     let runs = [kneo.completed_run(), kneo.blocked_run()];

@@ -142,6 +142,43 @@ impl Kneo {
         self.database = Some((Arc::clone(server), name));
     }
 
+    /// PostgreSQL mode: what the operator page takes as a backup, `pg_dump | gzip`, in a file of the site.
+    pub fn dump_as_the_page_does(&self, file: &str) {
+        let (server, name) = self.database.as_ref().expect("PostgreSQL mode");
+        let script = format!(
+            "{}/pg_dump -U postgres -h {} -p {} {name} | gzip > {}",
+            server.bin_dir.display(),
+            server.host,
+            server.port,
+            self.site.path(file).display()
+        );
+        assert!(std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    }
+
+    /// PostgreSQL mode: the server's programs with one of them replaced by a script, in which `REAL` stands for the true ones' directory.
+    pub fn replace_program(&self, tool: &str, script: &str) {
+        let (server, _) = self.database.as_ref().expect("PostgreSQL mode");
+        let real = server.bin_dir.display().to_string();
+        std::fs::create_dir_all(self.site.path("bin")).unwrap();
+        for name in ["psql", "pg_dump", "pg_restore"].into_iter().filter(|name| *name != tool) {
+            symlink(server.bin_dir.join(name), self.site.path("bin").join(name)).unwrap();
+        }
+        let path = self.site.path("bin").join(tool);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n").replace("REAL", &real)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        self.site.configure(&[(&format!("bin-dir = \"{real}\""), "bin-dir = \"bin\"")]);
+    }
+
+    /// Installs another version by hand, while the service is stopped.
+    pub fn install(&self, version: &str) {
+        let environments = environments().expect("they were there before");
+        let folder = format!("versions/{version}@by-hand");
+        std::fs::create_dir_all(self.site.path(&folder)).unwrap();
+        symlink(environments.join(version).join("bin"), self.site.path(&folder).join("bin")).unwrap();
+        std::fs::remove_file(self.site.path("versions/current")).unwrap();
+        symlink(format!("{version}@by-hand"), self.site.path("versions/current")).unwrap();
+    }
+
     /// PostgreSQL mode: a copy of a site whose service is stopped, with a copy of its database, which belongs to the same role.
     pub fn copy_of(template: &Self) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -348,6 +385,12 @@ impl Kneo {
             None => std::fs::remove_file(self.database_file()).unwrap(),
         }
         assert!(!self.has_database());
+    }
+
+    /// PostgreSQL mode: a new, empty database in place of a lost one.
+    pub fn new_database(&self) {
+        let name = self.database_name();
+        self.admin(&format!("CREATE DATABASE {name} OWNER {name} TEMPLATE template0"));
     }
 
     /// Leaves the database there and nothing in it, not even a table, while the service is stopped.

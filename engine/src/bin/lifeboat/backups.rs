@@ -1,5 +1,6 @@
 //! `lifeboat backups`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -58,6 +59,38 @@ pub enum Verb {
         /// Only of this source.
         #[arg(long)]
         source: Option<String>,
+    },
+    /// Write a stored backup into a new file that needs no Lifeboat: PostgreSQL as `pg_dump | gzip` would have (`gunzip -c FILE | psql` into an
+    /// empty database), SQLite as its file, a directory as a tar. Digests and signature are checked first; nothing is overwritten.
+    Export {
+        /// The backup.
+        backup: String,
+        /// Which of its sources, if it has several.
+        #[arg(long)]
+        source: Option<String>,
+        /// Only out of this store.
+        #[arg(long)]
+        store: Option<String>,
+        /// The file; made with mode 0600.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Make a backup of what people have: `pg_dump DATABASE | gzip` of every source of a service, which must all be PostgreSQL databases. Each file is
+    /// looked at to its end, loaded into a database of its own, backed up from there and removed. A text is code: it is loaded by a role that
+    /// is no superuser, and without psql's own commands.
+    Import {
+        /// The service it is of.
+        #[arg(long)]
+        service: String,
+        /// Where the backup goes.
+        #[arg(long)]
+        store: String,
+        /// A source and its file; once for every source.
+        #[arg(long, value_name = "SOURCE=FILE", required = true)]
+        from: Vec<String>,
+        /// When it was dumped (2026-11-23T06:15:34Z); otherwise when the oldest file was last changed. The backup sorts by it.
+        #[arg(long, value_name = "TIME")]
+        taken_at: Option<String>,
     },
     /// Keep a backup from deletion.
     Hold {
@@ -130,6 +163,12 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
         }
         Verb::Globals { backup, store, source } => {
             crate::globals::run(global, &environment, &backup, store.as_deref(), source.as_deref()).await
+        }
+        Verb::Export { backup, source, store, to } => {
+            crate::plain::export(global, &environment, &backup, source.as_deref(), store.as_deref(), &to).await
+        }
+        Verb::Import { service, store, from, taken_at } => {
+            crate::plain::import(global, &environment, service, store, &from, taken_at.as_deref()).await
         }
         Verb::Hold { backup, days, why } => {
             let until = identifier::now_ms() + u64::from(days) * 86_400_000;

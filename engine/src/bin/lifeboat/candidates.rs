@@ -44,15 +44,16 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
                 }));
                 output::json(&rows.collect())?;
             } else {
-                let rows: Vec<_> =
-                    rows.iter()
-                        .map(|r| {
-                            let (service, backup, target) = r.candidate.as_ref().map_or_else(Default::default, |c| {
-                                (c.service.clone(), c.backup.clone(), c.target.clone())
-                            });
-                            vec![r.id.clone(), service, backup, target, r.state.clone(), verified(r).into()]
-                        })
-                        .collect();
+                let rows: Vec<_> = rows
+                    .iter()
+                    .map(|r| {
+                        let (service, backup, target) = r.candidate.as_ref().map_or_else(Default::default, |c| {
+                            let only = if c.is_data_only() { ", data only" } else { "" };
+                            (c.service.clone(), c.backup.clone(), format!("{}{only}", c.target))
+                        });
+                        vec![r.id.clone(), service, backup, target, r.state.clone(), verified(r).into()]
+                    })
+                    .collect();
                 output::table(&["candidate", "service", "backup", "target", "state", "verified"], &rows)?;
             }
             Ok(0)

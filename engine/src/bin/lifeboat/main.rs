@@ -9,6 +9,7 @@ mod config;
 mod globals;
 mod keys;
 mod output;
+mod plain;
 mod policy;
 mod promotions;
 mod run;

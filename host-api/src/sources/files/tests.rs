@@ -190,6 +190,7 @@ fn the_tar_is_one_that_tar_reads() {
         place: by_hand.display().to_string(),
         identity: exchange::identity(&by_hand).unwrap().unwrap(),
         beside: false,
+        data_only: None,
     };
     // Content, names, modes and times to the nanosecond.
     assert_eq!(world.verify(&member, &source), Vec::<String>::new());

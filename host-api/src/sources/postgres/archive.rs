@@ -6,21 +6,22 @@
 //!
 //! An archive is hostile until checked: every length is bounded, nothing is allocated on its word, nothing panics.
 
+mod item;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
+use super::contents::Entry;
 use super::rows::{LargeObjectHasher, RowHasher, RowSum};
 use super::sql;
 use crate::error::{Context, Error, Result};
 
-/// Longest item (header or entry of the table of contents). One entry may hold a whole function or view; 64 MiB is far beyond any.
-const ITEM_BYTES_MAX: usize = 64 * 1024 * 1024;
+use item::{INT_BYTES, ITEM_BYTES_MAX, Item, Stop, damaged, integer, kept};
+
 /// Most of the table of contents that is kept: names and COPY statements of tables.
 const KEPT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Most entries; PostgreSQL itself has trouble long before.
 const ENTRIES_MAX: i64 = 20_000_000;
-/// An integer's bytes: its sign, then four of value.
-const INT_BYTES: usize = 5;
 /// How much is read at a time: larger pieces leave the processor's cache.
 pub(super) const READ_BYTES: usize = 1024 * 1024;
 
@@ -70,6 +71,11 @@ pub struct Reader {
     awaited: BTreeMap<u32, Option<usize>>,
     /// Dump ids seen.
     ids: BTreeSet<u32>,
+    /// The entries one by one, for whoever asked for them.
+    entries: Option<Vec<Entry>>,
+    /// Bytes of the header, and of header and table of contents as far as they were read.
+    header_bytes: u64,
+    head_bytes: u64,
 }
 
 enum State {
@@ -97,28 +103,6 @@ struct TableBlock {
     left: usize,
 }
 
-/// Why an item can't be read: its end has not come yet, or it makes no sense.
-enum Stop {
-    More,
-    Bad(Error),
-}
-
-impl From<Error> for Stop {
-    fn from(e: Error) -> Self {
-        Self::Bad(e)
-    }
-}
-
-fn damaged(what: impl std::fmt::Display) -> Error {
-    Error::failed(format!("the archive is damaged: {what}"))
-        .hint("it is not what pg_dump wrote: use another copy of this backup, or another backup")
-}
-
-fn integer(bytes: &[u8]) -> i64 {
-    let value = bytes[1..INT_BYTES].iter().rev().fold(0_i64, |value, b| value << 8 | i64::from(*b));
-    if bytes[0] == 0 { value } else { -value }
-}
-
 impl Default for Reader {
     fn default() -> Self {
         Self::new()
@@ -138,6 +122,9 @@ impl Reader {
             summary: Summary::default(),
             awaited: BTreeMap::new(),
             ids: BTreeSet::new(),
+            entries: None,
+            header_bytes: 0,
+            head_bytes: 0,
         }
     }
 
@@ -186,7 +173,10 @@ impl Reader {
                 _ => self.header(&mut item),
             };
             match read {
-                Ok(()) => used += item.at,
+                Ok(()) => {
+                    self.place(item.at);
+                    used += item.at;
+                }
                 Err(Stop::Bad(e)) => return Err(e),
                 Err(Stop::More) => {
                     buffer.drain(..used);
@@ -199,6 +189,16 @@ impl Reader {
             }
         }
         self.data(&buffer[used..])
+    }
+
+    /// Remembers where an item of the head lies.
+    fn place(&mut self, bytes: usize) {
+        if self.header_bytes == 0 {
+            self.header_bytes = bytes as u64;
+        } else if let Some(entry) = self.entries.as_mut().and_then(|entries| entries.last_mut()) {
+            (entry.at, entry.bytes) = (self.head_bytes, bytes as u64);
+        }
+        self.head_bytes += bytes as u64;
     }
 
     fn header(&mut self, item: &mut Item<'_>) -> Result<(), Stop> {
@@ -277,6 +277,21 @@ impl Reader {
         {
             self.keep(Some(owner.as_bytes()))?;
             self.summary.owners.insert(owner);
+        }
+        if self.entries.is_some() {
+            let [namespace, copy] = [namespace, copy].map(kept);
+            let entry = Entry {
+                id,
+                kind: kind.clone(),
+                schema: namespace?.unwrap_or_default(),
+                tag: tag.clone(),
+                copy: copy?.unwrap_or_default(),
+                at: 0,
+                bytes: 0,
+            };
+            // Definitions are not kept, only where they lie.
+            [&entry.schema, &entry.tag, &entry.copy].iter().try_for_each(|text| self.keep(Some(text.as_bytes())))?;
+            self.entries.get_or_insert_default().push(entry);
         }
         if has_data {
             let table = match kind.as_str() {
@@ -438,45 +453,6 @@ impl Reader {
     }
 }
 
-/// Reads one item of the head from a buffer that may end too early.
-struct Item<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Item<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], Stop> {
-        let rest = &self.bytes[self.at..];
-        let taken = rest.get(..length).ok_or(Stop::More)?;
-        self.at += length;
-        Ok(taken)
-    }
-
-    fn byte(&mut self) -> Result<u8, Stop> {
-        self.take(1).map(|b| b[0])
-    }
-
-    fn int(&mut self) -> Result<i64, Stop> {
-        self.take(INT_BYTES).map(integer)
-    }
-
-    fn text(&mut self) -> Result<Option<&'a [u8]>, Stop> {
-        match usize::try_from(self.int()?) {
-            // A negative length stands for an absent text.
-            Err(_) => Ok(None),
-            Ok(length) if length > ITEM_BYTES_MAX => Err(damaged("a text is longer than 64 MiB").into()),
-            Ok(length) => self.take(length).map(Some),
-        }
-    }
-}
-
-/// A text that is kept must be one.
-fn kept(bytes: Option<&[u8]>) -> Result<Option<String>> {
-    bytes.map(|bytes| String::from_utf8(bytes.to_vec())).transpose().map_err(|_| {
-        damaged("a name is not UTF-8").hint("names in an SQL_ASCII database must be UTF-8 to be backed up")
-    })
-}
-
 /// Reads only the header and the table of contents.
 pub fn read_head(mut from: impl Read) -> Result<Summary> {
     let mut reader = Reader::new();
@@ -489,6 +465,23 @@ pub fn read_head(mut from: impl Read) -> Result<Summary> {
         reader.feed(&buffer[..count])?;
         if let Some(head) = reader.head() {
             return Ok(head.clone());
+        }
+    }
+}
+
+/// Reads only the header and the table of contents, entry by entry: what they say, the entries, the bytes of the header and of both.
+pub(super) fn read_entries(mut from: impl Read) -> Result<(Summary, Vec<Entry>, u64, u64)> {
+    let mut reader = Reader { entries: Some(Vec::new()), ..Reader::new() };
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = from.read(&mut buffer).doing(|| "reading the archive".into())?;
+        if count == 0 {
+            return Err(damaged("it ends within its table of contents"));
+        }
+        reader.feed(&buffer[..count])?;
+        if reader.head().is_some() {
+            let entries = reader.entries.take().unwrap_or_default();
+            return Ok((reader.summary, entries, reader.header_bytes, reader.head_bytes));
         }
     }
 }

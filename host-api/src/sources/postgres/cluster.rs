@@ -229,6 +229,7 @@ pub(super) fn at(directory: &Path, source: &PostgresSource, bin_dir: Option<&Pat
         bin_dir: bin_dir.map(Path::to_owned).or_else(|| source.bin_dir.clone()),
         prefix: Vec::new(),
         scratch: None,
+        data_only_keeps: Vec::new(),
     }
 }
 

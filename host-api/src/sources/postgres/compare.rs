@@ -3,21 +3,25 @@
 //! Every table is read with the archive's own COPY statement, in a session pinned as the dump's was, and counted and hashed by the same
 //! code. The structure is compared through `pg_dump` itself: kinds and numbers of the entries it would write.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Finding;
-use crate::child::Child;
 use crate::error::{Error, Result};
 use crate::manifest::{PostgresFacts, TableFacts};
-use crate::sources::{Question, Row, Verified};
+use crate::sources::{Member, Question, Row, Verified};
 
 use super::dump::{TABLES, session_encoding};
 use super::rows::{LargeObjectHasher, RowSum};
 use super::session::Session;
+use super::sql;
 use super::tools::Tools;
-use super::{archive, sql};
+
+mod rows_alone;
+mod structure;
+
+pub(super) use structure::same_structure;
 
 /// Sessions that read tables side by side; hashing keeps up with two, and more would only wait for the disk.
 const READERS_MAX: usize = 2;
@@ -27,30 +31,18 @@ const PIECE_BYTES: u32 = 256 * 1024;
 /// Findings of one kind are listed up to this many; a lost schema need not be a thousand lines.
 const LISTED_MAX: usize = 50;
 
-/// Kinds of entries that are no structure, or that a candidate does not have on purpose.
-const NOT_STRUCTURE: &[&str] = &[
-    "TABLE DATA",
-    "SEQUENCE SET",
-    "BLOB",
-    "BLOBS",
-    "BLOB METADATA",
-    "MATERIALIZED VIEW DATA",
-    "STATISTICS DATA",
-    "ENCODING",
-    "STDSTRINGS",
-    "SEARCHPATH",
-];
-
 /// How reading sessions begin; what depends on the search path (`regclass`, say) is written out in full.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
 const PIN: &str = "SET LOCAL search_path = ''; SET LOCAL row_security = off;";
 
 pub(super) fn verify(
     tools: &Tools<'_>,
-    place: &str,
+    member: &Member,
     facts: &PostgresFacts,
     questions: &[Question],
 ) -> Result<Verified> {
+    let place = member.place.as_str();
+    let data_only = member.data_only.as_ref();
     let mut verified = Verified::default();
     let server = tools.server_version(place)?;
     let encoding = session_encoding(&facts.encoding);
@@ -62,14 +54,29 @@ pub(super) fn verify(
     }
     session.run(PIN)?;
     let mut findings = Vec::new();
-    check_database(&mut session, facts, &mut findings)?;
-    check_extensions(&mut session, facts, &mut findings)?;
-    let tables = find_tables(&mut session, facts, &mut findings)?;
+    let tables = match data_only {
+        None => {
+            check_database(&mut session, facts, &mut findings)?;
+            check_extensions(&mut session, facts, &mut findings)?;
+            check_matviews(&mut session, facts, &mut findings)?;
+            let tables = find_tables(&mut session, facts, &mut findings)?;
+            check_tables_unexpected(&mut session, &tables, &mut findings)?;
+            tables
+        }
+        Some(data_only) => {
+            let mut tables = find_tables(&mut session, facts, &mut findings)?;
+            rows_alone::leave_kept(data_only, facts, &mut tables, &mut findings)?;
+            rows_alone::check_columns(&mut session, facts, &tables, &mut findings)?;
+            tables
+        }
+    };
     check_large_objects(&mut session, facts, &mut findings)?;
     check_sequences(&mut session, &mut findings)?;
-    check_catalog(&mut session, facts, server, &mut findings)?;
+    check_catalog(&mut session, server, &mut findings)?;
     session.close()?;
-    check_structure(tools, place, facts, server, &mut findings)?;
+    if data_only.is_none() {
+        structure::check(tools, place, facts, server, &mut findings)?;
+    }
     verified.rows = read_tables(tools, place, encoding, facts, &tables, &mut findings)?;
     verified.findings = findings;
     Ok(verified)
@@ -134,6 +141,7 @@ fn check_extensions(session: &mut Session<'_>, facts: &PostgresFacts, findings: 
 /// A table to read: its place in the facts, and the statement.
 struct Reading {
     table: usize,
+    oid: String,
     copy: String,
     size_bytes: u64,
 }
@@ -160,7 +168,6 @@ fn find_tables(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut 
         .filter(|(_, condition)| !condition.is_empty())
         .collect();
     let mut tables = Vec::new();
-    let mut known: HashMap<&str, ()> = HashMap::new();
     for (table, (expected, row)) in facts.tables.iter().zip(&rows).enumerate() {
         let [Some(oid), Some(size)] = row.as_slice() else {
             listed(
@@ -169,7 +176,6 @@ fn find_tables(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut 
             );
             continue;
         };
-        known.insert(oid, ());
         let copy = expected
             .copy
             .as_deref()
@@ -181,8 +187,13 @@ fn find_tables(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut 
             }
             None => format!("COPY {from} {columns} TO STDOUT;"),
         };
-        tables.push(Reading { table, copy, size_bytes: size.parse().unwrap_or(0) });
+        tables.push(Reading { table, oid: oid.clone(), copy, size_bytes: size.parse().unwrap_or(0) });
     }
+    Ok(tables)
+}
+
+fn check_tables_unexpected(session: &mut Session<'_>, tables: &[Reading], findings: &mut Vec<Finding>) -> Result<()> {
+    let known: HashSet<&str> = tables.iter().map(|table| table.oid.as_str()).collect();
     // Parents of partitions and tables of extensions have no rows in an archive.
     let unexpected = session.rows(
         &format!(
@@ -194,7 +205,7 @@ fn find_tables(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut 
     )?;
     for row in &unexpected {
         if let [Some(oid), Some(name)] = row.as_slice()
-            && !known.contains_key(oid.as_str())
+            && !known.contains(oid.as_str())
         {
             listed(
                 findings,
@@ -206,7 +217,7 @@ fn find_tables(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut 
             );
         }
     }
-    Ok(tables)
+    Ok(())
 }
 
 fn check_large_objects(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut Vec<Finding>) -> Result<()> {
@@ -291,15 +302,12 @@ fn check_sequences(session: &mut Session<'_>, findings: &mut Vec<Finding>) -> Re
     Ok(())
 }
 
-fn check_catalog(
-    session: &mut Session<'_>,
-    facts: &PostgresFacts,
-    server: u32,
-    findings: &mut Vec<Finding>,
-) -> Result<()> {
-    let mut names = |query: &str| -> Result<Vec<String>> {
-        Ok(session.rows(query, CATALOG_ROWS_MAX)?.into_iter().flat_map(Row::into_iter).flatten().collect())
-    };
+fn names(session: &mut Session<'_>, query: &str) -> Result<Vec<String>> {
+    Ok(session.rows(query, CATALOG_ROWS_MAX)?.into_iter().flat_map(Row::into_iter).flatten().collect())
+}
+
+fn check_matviews(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut Vec<Finding>) -> Result<()> {
+    let mut names = |query: &str| names(session, query);
     let populated = names(
         "SELECT c.oid::pg_catalog.regclass FROM pg_catalog.pg_class c WHERE c.relkind = 'm' AND c.relispopulated",
     )?
@@ -318,6 +326,11 @@ fn check_catalog(
             "refresh materialized view …",
         ));
     }
+    Ok(())
+}
+
+fn check_catalog(session: &mut Session<'_>, server: u32, findings: &mut Vec<Finding>) -> Result<()> {
+    let mut names = |query: &str| names(session, query);
     for index in names(
         "SELECT i.indexrelid::pg_catalog.regclass FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE c.relkind = 'i' AND NOT i.indisvalid",
     )? {
@@ -359,53 +372,6 @@ fn check_catalog(
             difference,
             "rebuild what depends on it, then alter … refresh collation version",
         ));
-    }
-    Ok(())
-}
-
-fn check_structure(
-    tools: &Tools<'_>,
-    place: &str,
-    facts: &PostgresFacts,
-    server: u32,
-    findings: &mut Vec<Finding>,
-) -> Result<()> {
-    let version = tools.matching_version("pg_dump", server)?;
-    if facts.server_version_num / 10_000 != server / 10_000 {
-        findings.push(Finding::info(
-            "object-count",
-            format!(
-                "numbers of objects are not compared: the backup is of PostgreSQL {}, pg_dump here is {version}",
-                facts.server_version_num / 10_000
-            ),
-        ));
-        return Ok(());
-    }
-    let mut spec = tools.connected("pg_dump", place, session_encoding(&facts.encoding))?;
-    for argument in ["-Fc", "-Z0", "--schema-only"] {
-        spec = spec.arg(tools.word(argument));
-    }
-    let mut child = Child::spawn(tools.cx, &spec)?;
-    drop(child.stdin());
-    let found = archive::read(child.stdout());
-    tools.succeeded("pg_dump", &child.wait()?)?;
-    let found = found?.objects;
-    let structure = |kind: &str| {
-        !NOT_STRUCTURE.contains(&kind)
-            && !["DATABASE", "LARGE OBJECT", "SUBSCRIPTION"].iter().any(|of| kind.starts_with(of))
-    };
-    let mut kinds: Vec<&String> = facts.objects.keys().chain(found.keys()).filter(|kind| structure(kind)).collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    for kind in kinds {
-        let (found, expected) = (found.get(kind).copied().unwrap_or(0), facts.objects.get(kind).copied().unwrap_or(0));
-        if found != expected {
-            findings.push(Finding::error(
-                "object-count",
-                format!("{found} objects of kind {}, the backup has {expected}", crate::identifier::shown(kind)),
-                "use another backup, or stage this one again",
-            ));
-        }
     }
     Ok(())
 }

@@ -9,10 +9,10 @@ use crate::disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identifier::shown;
 use crate::manifest::SourceManifest;
-use crate::sources::{Identity, Member, ObjectSource, StageOptions};
+use crate::sources::{Identity, Member, ObjectSource};
 
 use super::cluster::{self, Cluster};
-use super::stage::{Tablespaces, stage as stage_at};
+use super::stage::{Manner, Tablespaces, stage as stage_at};
 use super::tools::Tools;
 use super::{GENERATED_PREFIX, PostgresDriver, facts, leftovers, look};
 
@@ -61,19 +61,25 @@ fn needs_superuser(private: &ScratchCluster, error: &Error) -> bool {
 }
 
 /// Restores into scratch, wherever that is. On failure nothing is left there, or the error says what is.
-pub(super) fn stage(
+pub(super) fn stage<'a>(
     cx: &StepContext,
     binding: &PostgresSource,
     source: &SourceManifest,
     objects: &dyn ObjectSource,
     names: &Names<'_>,
-    options: &StageOptions,
+    manner: &dyn Fn(Tablespaces) -> Manner<'a>,
 ) -> Result<Identity> {
     let into = |binding: &PostgresSource, tablespaces| {
         PostgresDriver::work_at(cx, binding, |tools| {
-            stage_at(tools, source, objects, names.database, tablespaces, options)
+            stage_at(tools, source, objects, names.database, &manner(tablespaces))
         })
     };
+    if binding.scratch.is_some() && manner(Tablespaces::None).data_only.is_some() {
+        return Err(Error::refused(
+            "data alone go into the live database's structure, which is not where drills restore",
+        )
+        .hint("rehearse it beside the live database (target `beside`): nothing is in service before the promotion"));
+    }
     match &binding.scratch {
         None => into(binding, Tablespaces::AsArchived),
         Some(ScratchPostgres::Server(server)) => into(&server.as_source(&binding.database), Tablespaces::None),

@@ -8,8 +8,11 @@
 //! | [`archive`], [`rows`] | read the custom archive as it streams; count and hash rows |
 //! | [`dump`] | one consistent snapshot, every table locked, questions answered within it |
 //! | [`globals`] | roles and tablespaces of the server, beside it |
-//! | [`stage`] | a candidate: a database of its own |
+//! | [`stage`], [`restoring`] | a candidate: a database of its own |
 //! | [`elsewhere`], [`cluster`] | where scratch candidates go, if not next to the live database: another server, a private one |
+//! | [`migrated`], [`contents`] | one with the structure of the live database, and of the backup only the rows |
+//! | [`export`] | a backup as the text that `pg_dump` writes, compressed |
+//! | [`load`], [`script`], [`plain_text`] | such a text from elsewhere in a database of its own; what it is held against before |
 //! | [`compare`] | read a candidate back and compare it with the manifest |
 //! | [`look`] | what can be seen of a server without changing anything: versions, rights, room, clock |
 //! | [`preflight`], [`swap`] | put it in service by two renames in one transaction; take that back |
@@ -17,14 +20,21 @@
 pub mod archive;
 mod cluster;
 mod compare;
+mod contents;
 mod dump;
 pub(crate) mod elsewhere;
+mod export;
 pub(crate) mod globals;
 mod leftovers;
+mod load;
 mod look;
+mod migrated;
+mod plain_text;
 pub mod prefix;
 mod preflight;
+mod restoring;
 mod rows;
+mod script;
 mod session;
 mod sql;
 mod stage;
@@ -35,6 +45,10 @@ pub mod testing;
 mod tests;
 mod tools;
 
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
 use crate::Finding;
 use crate::bindings::{PostgresSource, ScratchPostgres};
 use crate::checks::{Aspect, Seen};
@@ -42,11 +56,12 @@ use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{PostgresFacts, SourceFacts, SourceManifest};
 use crate::sources::{
-    Dumped, Identity, Member, ObjectSink, ObjectSource, Question, Row, SourceDriver, StageOptions, Swap, Target,
-    Verified,
+    DataOnly, Dumped, Identity, Loaded, Member, ObjectSink, ObjectSource, PlainFile, Question, Row, SourceDriver,
+    StageOptions, Swap, Target, Verified,
 };
 
-use stage::Tablespaces;
+pub(crate) use sql::table_parts;
+use stage::{Manner, Tablespaces};
 use tools::Tools;
 
 /// What every name of a database that we generate starts with; nothing else is ever dropped.
@@ -244,13 +259,40 @@ impl SourceDriver for PostgresDriver {
     ) -> Result<Member> {
         let place = self.generated(id)?;
         let beside = *target == Target::Beside;
+        // What is kept is the environment's word, and goes on record with the candidate.
+        let data_only = options.data_only.then(|| DataOnly { kept: self.binding.data_only_keeps.clone() });
+        let manner = |tablespaces| Manner { tablespaces, jobs: options.jobs, data_only: data_only.as_ref() };
         let identity = if beside {
-            self.work(cx, |tools| stage::stage(tools, source, objects, &place, Tablespaces::AsLive, options))?
+            let manner = manner(Tablespaces::AsLive);
+            self.work(cx, |tools| stage::stage(tools, source, objects, &place, &manner))?
         } else {
             let names = elsewhere::Names { database: &place, cluster: &cluster::name(id, &self.source) };
-            elsewhere::stage(cx, &self.binding, source, objects, &names, options)?
+            elsewhere::stage(cx, &self.binding, source, objects, &names, &manner)?
         };
-        Ok(Member { source: self.source.clone(), place, identity, beside })
+        Ok(Member { source: self.source.clone(), place, identity, beside, data_only })
+    }
+
+    fn export(
+        &self,
+        cx: &StepContext,
+        source: &SourceManifest,
+        objects: &dyn ObjectSource,
+        into: &mut dyn Write,
+    ) -> Result<()> {
+        // No server is asked: it may be what was lost.
+        let tools = Tools::new(cx, &self.binding)?;
+        export::export(&tools, source, facts(source)?, objects, into)
+    }
+
+    fn inspect_plain(&self, cx: &StepContext, file: &Path) -> Result<PlainFile> {
+        self.work(cx, |tools| load::inspect(tools, file))
+    }
+
+    fn load_plain(&self, cx: &StepContext, id: &str, path: &Path, file: &PlainFile) -> Result<Loaded> {
+        let place = self.generated(id)?;
+        let findings = self.work(cx, |tools| load::load(tools, path, file, &place))?;
+        let binding = PostgresSource { database: place, ..self.binding.clone() };
+        Ok(Loaded { driver: Arc::new(Self::new(&self.source, binding)), findings })
     }
 
     fn verify(
@@ -262,7 +304,7 @@ impl SourceDriver for PostgresDriver {
     ) -> Result<Verified> {
         self.work_on(cx, member, |tools| {
             staged(tools, member)?;
-            compare::verify(tools, &member.place, facts(source)?, questions)
+            compare::verify(tools, member, facts(source)?, questions)
         })
     }
 

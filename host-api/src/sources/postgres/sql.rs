@@ -74,6 +74,41 @@ pub fn copy_parts(copy: &str) -> Result<(&str, &str)> {
     Ok((table, columns))
 }
 
+/// Names in a column list as [`copy_parts`] gives it, without their quotes.
+pub fn column_names(list: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut rest = list.strip_prefix('(').and_then(|l| l.strip_suffix(')')).unwrap_or_default();
+    while let Some(after) = skip_identifier(rest) {
+        names.push(unquoted(&rest[..rest.len() - after.len()]));
+        rest = after.strip_prefix(", ").unwrap_or_default();
+    }
+    names
+}
+
+/// Schema and name of a table written `schema.table`, each quoted or in small letters, without their quotes.
+pub fn table_parts(text: &str) -> Result<(String, String)> {
+    let part = |text: &str| {
+        let plain = text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_$".contains(c));
+        (plain || (text.starts_with('"') && text.len() > 2)).then(|| unquoted(text))
+    };
+    skip_identifier(text)
+        .and_then(|rest| Some((part(&text[..text.len() - rest.len()])?, rest.strip_prefix('.')?)))
+        .filter(|(_, table)| skip_identifier(table) == Some(""))
+        .and_then(|(schema, table)| Some((schema, part(table)?)))
+        .ok_or_else(|| {
+            Error::invalid(format!("`{}` is no table with its schema", crate::identifier::shown(text)))
+                .hint("write `schema.table`, as in `public.schema_migrations`; what is not in small letters in quotes: `public.\"Migrations\"`")
+        })
+}
+
+fn unquoted(identifier: &str) -> String {
+    match identifier.strip_prefix('"').and_then(|i| i.strip_suffix('"')) {
+        Some(inner) => inner.replace("\"\"", "\""),
+        None => identifier.to_owned(),
+    }
+}
+
 /// What follows an identifier; none if there is none.
 pub fn skip_identifier(text: &str) -> Option<&str> {
     if let Some(mut rest) = text.strip_prefix('"') {
@@ -240,6 +275,20 @@ mod tests {
             "",
         ] {
             assert!(copy_parts(hostile).is_err(), "{hostile}");
+        }
+    }
+
+    #[test]
+    fn names_lose_their_quotes() {
+        let (_, list) = copy_parts("COPY public.a (id, \"Ä (x)\"\"; \", \"select\") FROM stdin;\n").unwrap();
+        assert_eq!(column_names(list), ["id", "Ä (x)\"; ", "select"]);
+        assert_eq!(column_names(""), [""; 0]);
+        let parts = |text: &str| table_parts(text).map(|(schema, table)| format!("{schema}|{table}")).ok();
+        assert_eq!(parts("public.schema_migrations").as_deref(), Some("public|schema_migrations"));
+        assert_eq!(parts("\"Ä \"\"s.x\".\"t\"").as_deref(), Some("Ä \"s.x|t"));
+        for bad in ["", "a", "a.", ".a", "a.b.c", "public.Runs", "public.\"\"", "public.a ", "public.a;", "public.\"a"]
+        {
+            assert_eq!(parts(bad), None, "{bad}");
         }
     }
 

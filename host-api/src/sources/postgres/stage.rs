@@ -1,21 +1,39 @@
 //! A candidate: a new database, made from the archive, next to the live one.
 
 use std::fs::File;
-use std::io::Read;
 
-use crate::child::Child;
+use sha2::{Digest, Sha256};
+
 use crate::error::{Context, Error, Result};
 use crate::manifest::{PostgresFacts, SourceManifest};
-use crate::sources::{Identity, ObjectSource, SpooledFile, StageOptions};
+use crate::sources::{DataOnly, Identity, ObjectSource};
 
 use super::leftovers::{self, Attempts};
+use super::migrated::Migrated;
+use super::restoring::{self, Archive};
 use super::tools::Tools;
 use super::{archive, facts, globals, identity, sql};
 
+/// How a candidate is made.
+pub(super) struct Manner<'a> {
+    /// Where its files go.
+    pub tablespaces: Tablespaces,
+    /// Parallel jobs.
+    pub jobs: u32,
+    /// With only the rows of the backup.
+    pub data_only: Option<&'a DataOnly>,
+}
+
 /// The comment that says a candidate is whole, written last. A comment rather than a setting: setting an unknown
 /// `lifeboat.…` parameter on a database takes a superuser. Promoting replaces it with the live database's comment.
-fn whole_mark(plain_sha256: &str) -> String {
-    format!("lifeboat candidate, whole, of sha256 {plain_sha256}")
+///
+/// One with the live database's structure says so, and whose rows are the live database's: to go on after a crash with other kept tables
+/// is to begin again.
+fn whole_mark(plain_sha256: &str, data_only: Option<&DataOnly>) -> String {
+    let kept = data_only.map(|data_only| {
+        format!(", data only, kept tables of sha256 {}", hex::encode(Sha256::digest(data_only.kept.join("\n"))))
+    });
+    format!("lifeboat candidate, whole, of sha256 {plain_sha256}{}", kept.unwrap_or_default())
 }
 
 /// Where a candidate's files go.
@@ -29,22 +47,33 @@ pub(super) enum Tablespaces {
     None,
 }
 
+impl Tablespaces {
+    /// What `pg_restore` is told of them.
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::AsLive | Self::AsArchived => &[],
+            Self::None => &["--no-tablespaces"],
+        }
+    }
+}
+
 pub(super) fn stage(
     tools: &Tools<'_>,
     source: &SourceManifest,
     objects: &dyn ObjectSource,
     place: &str,
-    tablespaces: Tablespaces,
-    options: &StageOptions,
+    manner: &Manner<'_>,
 ) -> Result<Identity> {
     let facts = facts(source)?;
     let maintenance = &tools.binding.maintenance_database;
     check_versions(tools, facts)?;
-    check_roles(tools, facts, source.objects.iter().any(|object| object.role == globals::ROLE))?;
+    if manner.data_only.is_none() {
+        check_roles(tools, facts, source.objects.iter().any(|object| object.role == globals::ROLE))?;
+    }
     leftovers::end(tools, Attempts::Earlier)?;
     let entry =
         source.objects.first().ok_or_else(|| Error::failed(format!("source `{}` has no object", source.name)))?;
-    let mark = whole_mark(&entry.plain_sha256);
+    let mark = whole_mark(&entry.plain_sha256, manner.data_only);
 
     let found = tools.rows(
         maintenance,
@@ -63,18 +92,36 @@ pub(super) fn stage(
     }
 
     let spooled = objects.spool(tools.cx, entry)?;
-    let head = File::open(spooled.path()).doing(|| "opening the archive".into()).and_then(archive::read_head)?;
-    let locale = match &head.create_database {
-        Some(statement) => locale_options(statement)?,
-        None => format!(
-            "ENCODING = {} LC_COLLATE = {} LC_CTYPE = {}",
-            sql::literal(&facts.encoding),
-            sql::literal(&facts.collate),
-            sql::literal(&facts.ctype)
-        ),
+    let restored = format!("restore {place}");
+    // Asked and compared before anything is made.
+    let migrated = manner
+        .data_only
+        .map(|data_only| Migrated::of_live(tools, objects, spooled.path(), facts, data_only))
+        .transpose()?;
+    let create_database = match &migrated {
+        Some(migrated) => migrated.create_database().map(str::to_owned),
+        None => {
+            File::open(spooled.path())
+                .doing(|| "opening the archive".into())
+                .and_then(archive::read_head)?
+                .create_database
+        }
     };
-    let tablespace = if tablespaces == Tablespaces::AsLive { live_tablespace(tools)? } else { String::new() };
+    let locale = match &create_database {
+        Some(statement) => locale_options(statement)?,
+        None => {
+            let facts = migrated.as_ref().map_or(facts, Migrated::facts);
+            format!(
+                "ENCODING = {} LC_COLLATE = {} LC_CTYPE = {}",
+                sql::literal(&facts.encoding),
+                sql::literal(&facts.collate),
+                sql::literal(&facts.ctype)
+            )
+        }
+    };
+    let tablespace = if manner.tablespaces == Tablespaces::AsLive { live_tablespace(tools)? } else { String::new() };
     let quoted = sql::identifier(place);
+    tools.cx.report(&restored, 0, Some(spooled.bytes));
     let made = tools
         .statements(
             maintenance,
@@ -83,8 +130,18 @@ pub(super) fn stage(
         )
         .map_err(|e| e.context(format!("creating database {place}")))
         .inspect(|_| tools.cx.at("database created"))
-        .and_then(|_| fill(tools, &spooled, place, &mark, tablespaces, options))
+        .and_then(|_| match &migrated {
+            Some(migrated) => migrated.fill(tools, spooled.path(), place, manner.jobs),
+            None => restoring::restore(
+                tools,
+                place,
+                manner.tablespaces.options(),
+                Archive::File(spooled.path(), manner.jobs),
+            ),
+        })
+        .and_then(|()| finish(tools, place, &mark))
         .and_then(|()| {
+            tools.cx.report(&restored, spooled.bytes, Some(spooled.bytes));
             identity(tools, place)?
                 .ok_or_else(|| Error::failed(format!("database {place} is gone right after it was filled")))
         });
@@ -112,7 +169,7 @@ fn check_versions(tools: &Tools<'_>, facts: &PostgresFacts) -> Result<()> {
 }
 
 /// Owners and grants come back only if their roles exist: a role that is absent is never left out silently.
-fn check_roles(tools: &Tools<'_>, facts: &PostgresFacts, has_globals: bool) -> Result<()> {
+pub(super) fn check_roles(tools: &Tools<'_>, facts: &PostgresFacts, has_globals: bool) -> Result<()> {
     if facts.roles.is_empty() {
         return Ok(());
     }
@@ -221,67 +278,21 @@ fn live_tablespace(tools: &Tools<'_>) -> Result<String> {
     Ok(name.map(|name| format!(" TABLESPACE = {}", sql::identifier(&name))).unwrap_or_default())
 }
 
-fn fill(
-    tools: &Tools<'_>,
-    spooled: &SpooledFile,
-    place: &str,
-    mark: &str,
-    tablespaces: Tablespaces,
-    options: &StageOptions,
-) -> Result<()> {
-    let quoted = sql::identifier(place);
-    let mut spec = tools.connected("pg_restore", place, "UTF8")?;
-    let tablespaces = (tablespaces == Tablespaces::None).then_some("--no-tablespaces");
-    for argument in ["--exit-on-error", "--no-subscriptions"].into_iter().chain(tablespaces) {
-        spec = spec.arg(tools.word(argument));
-    }
-    // Behind a prefix our files may not be seen: the archive goes through the pipe, which several jobs can't share.
-    let through_pipe = !tools.binding.prefix.is_empty();
-    if !through_pipe {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let jobs = usize::try_from(options.jobs).unwrap_or(1).clamp(1, processors);
-        spec = spec.arg("-j").arg(jobs.to_string()).arg(spooled.path());
-    }
-    tools.cx.report(&format!("restore {place}"), 0, Some(spooled.bytes));
-    let mut child = Child::spawn(tools.cx, &spec)?;
-    let mut stdin = child.stdin();
-    let feeder = if through_pipe {
-        let mut file = File::open(spooled.path()).doing(|| "opening the archive".into())?;
-        // A pg_restore that does not read all says so in its exit code.
-        Some(std::thread::spawn(move || drop(std::io::copy(&mut file, &mut stdin))))
-    } else {
-        drop(stdin);
-        None
-    };
-    let mut said = String::new();
-    // Anything on stdout would be a surprise, and bounded; what counts is how it ends.
-    let _ = child.stdout().take(64 * 1024).read_to_string(&mut said);
-    let ended = child.wait()?;
-    if let Some(feeder) = feeder {
-        let _ = feeder.join();
-    }
-    tools.succeeded("pg_restore", &ended)?;
+/// What is left to do for a candidate that has all its rows: statistics, and the mark.
+pub(super) fn finish(tools: &Tools<'_>, place: &str, mark: &str) -> Result<()> {
     tools.cx.at("database filled");
-    if !ended.stderr.trim().is_empty() {
-        return Err(Error::failed(format!(
-            "pg_restore ended with exit code 0, but said: {}",
-            crate::identifier::shown_long(&ended.tail())
-        ))
-        .hint("a restore with any complaint does not count: see what it is about"));
-    }
     // Without statistics the first queries of a restored database are slow enough to look like an outage.
     tools.statements(place, false, &["ANALYZE".into()]).map_err(|e| e.context(format!("analysing {place}")))?;
     tools.statements(
         &tools.binding.maintenance_database,
         false,
-        &[format!("COMMENT ON DATABASE {quoted} IS {}", sql::literal(mark))],
+        &[format!("COMMENT ON DATABASE {} IS {}", sql::identifier(place), sql::literal(mark))],
     )?;
-    tools.cx.report(&format!("restore {place}"), spooled.bytes, Some(spooled.bytes));
     Ok(())
 }
 
 /// Drops what a failed stage made, also when the step itself may take no more time; says so where that failed.
-fn clean_up(tools: &Tools<'_>, place: &str, error: Error) -> Error {
+pub(super) fn clean_up(tools: &Tools<'_>, place: &str, error: Error) -> Error {
     // Not when another engine may have the step: what has the name then is its.
     let cx = leftovers::grace(tools.cx);
     let dropped = tools.with(&cx).and_then(|tools| {

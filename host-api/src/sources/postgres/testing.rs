@@ -108,6 +108,7 @@ impl PgServer {
             bin_dir: Some(self.bin_dir.clone()),
             prefix: Vec::new(),
             scratch: None,
+            data_only_keeps: Vec::new(),
         }
     }
 

@@ -26,7 +26,7 @@ fn scratch(id: &str) -> Target {
 
 fn into_scratch(cx: &StepContext, driver: &PostgresDriver, taken: &Taken) -> Result<Member> {
     let id = crate::identifier::fresh();
-    driver.stage(cx, &taken.manifest, &taken.objects, &id, &scratch(&id), &StageOptions { jobs: 2 })
+    driver.stage(cx, &taken.manifest, &taken.objects, &id, &scratch(&id), &StageOptions { jobs: 2, data_only: false })
 }
 
 /// A database whose tables belong to two roles, with row security, a large object and a table in a tablespace of its own.
@@ -118,7 +118,9 @@ fn a_failed_staging_leaves_no_server_and_one_that_was_cut_off_is_begun_anew() {
     let id = crate::identifier::fresh();
     let first = cx();
     let stage = |cx: &StepContext| {
-        driver.stage(cx, &taken.manifest, &taken.objects, &id, &scratch(&id), &StageOptions { jobs: 2 }).unwrap()
+        driver
+            .stage(cx, &taken.manifest, &taken.objects, &id, &scratch(&id), &StageOptions { jobs: 2, data_only: false })
+            .unwrap()
     };
     let left = stage(&first);
     let again = stage(&StepContext { attempt: 2, ..first });
@@ -128,6 +130,21 @@ fn a_failed_staging_leaves_no_server_and_one_that_was_cut_off_is_begun_anew() {
     assert_eq!(rules(&verify(&driver, &again, &taken)), [""; 0]);
     // Nobody knows its identity: the id alone is enough.
     driver.clear(&cx(), &id).unwrap();
+    place.is_clean();
+}
+
+#[test]
+fn data_alone_are_not_restored_where_their_structure_is_not() {
+    let server = server!();
+    server.create("alone");
+    server.sql("alone", &["CREATE TABLE t AS SELECT 1 AS a"]);
+    let place = ClusterPlace::new();
+    let driver = driver(place.source(server.source("alone")));
+    let taken = take(&driver, &[]);
+    let id = crate::identifier::fresh();
+    let options = StageOptions { jobs: 2, data_only: true };
+    let error = driver.stage(&cx(), &taken.manifest, &taken.objects, &id, &scratch(&id), &options).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Refused, "{error}");
     place.is_clean();
 }
 

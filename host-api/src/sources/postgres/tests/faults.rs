@@ -9,7 +9,7 @@ use crate::bindings::Secret;
 use crate::error::{Error, ErrorKind};
 
 /// PostgreSQL's programs with one of them replaced by a script, in which `REAL` stands for the true one's directory.
-fn with_script(server: &PgServer, tool: &str, script: &str) -> tempfile::TempDir {
+pub(super) fn with_script(server: &PgServer, tool: &str, script: &str) -> tempfile::TempDir {
     let bin = tempfile::tempdir().unwrap();
     for name in ["psql", "pg_dump", "pg_dumpall", "pg_restore"].into_iter().filter(|name| *name != tool) {
         std::os::unix::fs::symlink(server.bin_dir.join(name), bin.path().join(name)).unwrap();
@@ -139,7 +139,7 @@ fn other_versions_of_the_tools_are_refused() {
 }
 
 /// Candidates of an id, as far as there are any.
-fn generated(server: &PgServer, id: &str) -> String {
+pub(super) fn generated(server: &PgServer, id: &str) -> String {
     let prefix = format!("lb_{}", id.replace('-', "_"));
     server.sql("postgres", &[&format!("SELECT datname FROM pg_database WHERE starts_with(datname, '{prefix}')")])
 }
@@ -179,7 +179,14 @@ fn a_restore_that_fails_leaves_nothing() {
     let taken = take(&good, &[]);
     let id = "99-torn-candidate";
     let attempt = |driver: &PostgresDriver, cx: &StepContext, taken: &Taken| {
-        driver.stage(cx, &taken.manifest, &taken.objects, id, &Target::Beside, &StageOptions { jobs: 2 })
+        driver.stage(
+            cx,
+            &taken.manifest,
+            &taken.objects,
+            id,
+            &Target::Beside,
+            &StageOptions { jobs: 2, ..StageOptions::default() },
+        )
     };
     for (script, part) in [
         ("REAL/pg_restore \"$@\"; echo 'pg_restore: warning: something' >&2; exit 0", "something"),

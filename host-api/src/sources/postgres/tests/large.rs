@@ -37,7 +37,8 @@ fn a_gigabyte_of_large_values_comes_back_and_one_changed_byte_is_found() {
     assert!(plain > 1_300_000_000, "{plain}");
     let source = manifest(&dumped);
     let id = crate::identifier::fresh();
-    let member = driver.stage(&cx, &source, &disk, &id, &Target::Beside, &StageOptions { jobs: 2 }).unwrap();
+    let member =
+        driver.stage(&cx, &source, &disk, &id, &Target::Beside, &StageOptions { jobs: 2, data_only: false }).unwrap();
     let verified = driver.verify(&cx, &member, &source, &[]).unwrap();
     assert_eq!((verified.rows, rules(&verified)), (802, vec![]));
     let grown = peak() - before;

@@ -1,12 +1,14 @@
 //! Tests against a real server: a private one, made for them.
 
 mod archives;
+mod data_only;
 mod elsewhere;
 mod faults;
 mod globals;
 mod large;
 mod looks;
 mod objects;
+mod plain;
 mod prefixed;
 mod roundtrip;
 mod swaps;
@@ -86,6 +88,9 @@ impl ObjectSource for Memory {
     fn stream(&self, _: &StepContext, _: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
         unreachable!("a restore spools")
     }
+    fn private_file(&self, _: &StepContext) -> Result<tempfile::NamedTempFile> {
+        Ok(tempfile::NamedTempFile::new().unwrap())
+    }
 }
 
 impl Memory {
@@ -140,7 +145,14 @@ fn facts(taken: &Taken) -> &PostgresFacts {
 
 fn stage(driver: &PostgresDriver, taken: &Taken) -> Result<Member> {
     let id = crate::identifier::fresh();
-    driver.stage(&cx(), &taken.manifest, &taken.objects, &id, &Target::Beside, &StageOptions { jobs: 2 })
+    driver.stage(
+        &cx(),
+        &taken.manifest,
+        &taken.objects,
+        &id,
+        &Target::Beside,
+        &StageOptions { jobs: 2, ..StageOptions::default() },
+    )
 }
 
 fn verify(driver: &PostgresDriver, member: &Member, taken: &Taken) -> Verified {

@@ -305,7 +305,7 @@ fn a_restore_that_goes_on_in_the_container_is_ended_and_leaves_nothing() {
             &taken.objects,
             &id,
             &Target::Beside,
-            &StageOptions { jobs: 2 },
+            &StageOptions { jobs: 2, ..StageOptions::default() },
         )
     });
     assert_eq!(error.kind, ErrorKind::Cancelled, "{error}");

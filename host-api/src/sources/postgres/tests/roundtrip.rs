@@ -40,7 +40,7 @@ const AWKWARD: &[&str] = &[
     "CREATE EXTENSION pg_trgm",
 ];
 
-fn awkward(server: &PgServer, name: &str) {
+pub(super) fn awkward(server: &PgServer, name: &str) {
     server.create(name);
     server.sql(name, AWKWARD);
 }

@@ -144,6 +144,7 @@ fn what_is_no_database_is_refused_and_never_made() {
         place: world.dir.path().join("gone").display().to_string(),
         identity: Identity::new(),
         beside: true,
+        data_only: None,
     };
     assert!(world.driver.query(&cx(), Some(&gone), &question("SELECT 1")).is_err());
     assert!(world.driver.execute(&cx(), &gone, &["CREATE TABLE x (y)".into()]).is_err());
