@@ -28,7 +28,7 @@ impl Delete for RealHost {
     async fn apply(&self, cx: &StepContext, backups: &[Backup], intent_sha256: &str) -> Result<()> {
         let mut named = Vec::new();
         for backup in backups {
-            named.push((self.store(&backup.store)?, backup.clone()));
+            named.push((self.store(cx, &backup.store)?, backup.clone()));
         }
         let (cx, intent) = (cx.clone(), intent_sha256.to_owned());
         blocking(move || apply(&cx, &named, &intent)).await

@@ -43,7 +43,7 @@ pub trait Dump: Send + Sync {
 #[async_trait]
 impl Dump for RealHost {
     async fn take(&self, cx: &StepContext, service: &str, store: &str, options: &Options) -> Result<Backup> {
-        let (work, store, cx, options) = (self.work(service)?, self.store(store)?, cx.clone(), options.clone());
+        let (work, store, cx, options) = (self.work(service)?, self.store(cx, store)?, cx.clone(), options.clone());
         blocking(move || take(&work, &cx, &store, &options)).await
     }
 }

@@ -98,7 +98,8 @@ impl Probe for RealHost {
         attempt: &str,
     ) -> Result<Option<Backup>> {
         self.service(service)?;
-        let (cx, service, store, attempt) = (cx.clone(), service.to_owned(), self.store(store)?, attempt.to_owned());
+        let (cx, service, store, attempt) =
+            (cx.clone(), service.to_owned(), self.store(cx, store)?, attempt.to_owned());
         let signing = self.signing.clone();
         blocking(move || {
             for (id, digest) in manifests::present(&store, &service)?.into_iter().rev() {

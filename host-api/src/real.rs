@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::bindings::{Service, Source, Store};
+use crate::context::StepContext;
 use crate::error::{Error, Result};
 use crate::signing::Signing;
 use crate::sources::{SourceDriver, files::FilesDriver, postgres::PostgresDriver, sqlite::SqliteDriver};
@@ -75,9 +76,10 @@ impl RealHost {
         self.services.get(name).ok_or_else(|| Error::unknown("service", name, self.services.keys()))
     }
 
-    /// A store by name.
-    pub(crate) fn store(&self, name: &str) -> Result<Arc<crate::stores::ObjectStore>> {
-        self.stores.get(name).cloned().ok_or_else(|| Error::unknown("store", name, self.stores.keys()))
+    /// A store by name, for a step.
+    pub(crate) fn store(&self, cx: &StepContext, name: &str) -> Result<Arc<crate::stores::ObjectStore>> {
+        let store = self.stores.get(name).ok_or_else(|| Error::unknown("store", name, self.stores.keys()))?;
+        Ok(Arc::new(store.in_step(cx)))
     }
 
     /// The driver of a service's source.

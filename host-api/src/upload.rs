@@ -44,19 +44,19 @@ pub trait Upload: Send + Sync {
 #[async_trait]
 impl Upload for RealHost {
     async fn copy(&self, cx: &StepContext, backup: &Backup, store: &str) -> Result<Backup> {
-        let (from, to) = (self.store(&backup.store)?, self.store(store)?);
+        let (from, to) = (self.store(cx, &backup.store)?, self.store(cx, store)?);
         let (cx, backup, signing) = (cx.clone(), backup.clone(), self.signing.clone());
         blocking(move || copy(&cx, &from, &to, &signing, &backup)).await
     }
 
     async fn verify(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>> {
-        let (cx, store, backup) = (cx.clone(), self.store(&backup.store)?, backup.clone());
+        let (cx, store, backup) = (cx.clone(), self.store(cx, &backup.store)?, backup.clone());
         let signing = self.signing.clone();
         blocking(move || verify(&cx, &store, &signing, &backup, depth)).await
     }
 
     async fn attest(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>> {
-        let (cx, store, backup) = (cx.clone(), self.store(&backup.store)?, backup.clone());
+        let (cx, store, backup) = (cx.clone(), self.store(cx, &backup.store)?, backup.clone());
         let signing = self.signing.clone();
         blocking(move || attest(&cx, &store, &signing, &backup, depth)).await
     }
