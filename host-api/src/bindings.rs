@@ -334,7 +334,8 @@ impl Secret {
         Ok(format!("{}{value}", self.prefix))
     }
 
-    fn anchor(&mut self, base: &Path) {
+    /// Makes relative paths absolute, from the configuration file's directory.
+    pub fn anchor(&mut self, base: &Path) {
         if let Some(file) = &mut self.file {
             *file = base.join(&*file);
         }

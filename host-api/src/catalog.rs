@@ -2,6 +2,7 @@
 
 pub(crate) mod manifests;
 pub(crate) mod records;
+pub(crate) mod sent;
 #[cfg(test)]
 mod tests;
 

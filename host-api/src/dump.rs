@@ -17,6 +17,7 @@ use crate::identifier::{fresh, now_ms};
 use crate::manifest::{FORMAT, Manifest, SourceFacts, SourceManifest};
 use crate::pipeline::StoreSink;
 use crate::real::{RealHost, blocking};
+use crate::reference::SharedIndex;
 use crate::sources::Answers;
 use crate::stores::{ObjectStore, check_key};
 use crate::work::Work;
@@ -68,9 +69,12 @@ pub(crate) fn take(work: &Work, cx: &StepContext, store: &Arc<ObjectStore>, opti
     let id = fresh();
     let version = work.service.install.as_ref().and_then(versions::current).map(|(version, _)| version);
     let (mut sources, mut answers, mut findings) = (Vec::new(), Answers::new(), Vec::new());
+    let mut indexes = BTreeMap::new();
     for source in order {
-        let (manifest, answered, found) =
-            dump_source(work, cx, store, &id, source).map_err(|e| e.context(format!("dump {}/{source}", work.name)))?;
+        let index = SharedIndex::default();
+        let (manifest, answered, found) = dump_source(work, cx, store, &id, source, &index)
+            .map_err(|e| e.context(format!("dump {}/{source}", work.name)))?;
+        indexes.insert(source.clone(), index);
         cx.at(&format!("dumped {source}"));
         sources.push(manifest);
         answers.extend(answered);
@@ -78,7 +82,7 @@ pub(crate) fn take(work: &Work, cx: &StepContext, store: &Arc<ObjectStore>, opti
     }
 
     let (known, newest_at_ms) = read_answers(work, &answers, &mut findings);
-    check_references(work, cx, store, &sources, &answers, &mut findings)?;
+    check_references(work, &indexes, &answers, &mut findings)?;
     check_emptiness(work, &sources, &mut findings);
     let manifest = Manifest {
         format: FORMAT.into(),
@@ -91,12 +95,13 @@ pub(crate) fn take(work: &Work, cx: &StepContext, store: &Arc<ObjectStore>, opti
         completed_at_ms: sources.iter().map(|source| source.completed_at_ms).max().unwrap_or_default(),
         newest_at_ms,
         version,
+        encryption: work.encryption.sealed(),
         sources,
         known,
         findings,
     };
     cx.at("before the manifest");
-    let digest = manifests::write(cx, store, &manifest, signer.as_ref())?;
+    let digest = manifests::write(cx, store, &manifest, signer.as_ref(), &work.state_dir)?;
     cx.at("manifest written");
     Ok(manifests::backup(&manifest, &digest, store.name()))
 }
@@ -116,6 +121,7 @@ fn dump_source(
     store: &Arc<ObjectStore>,
     backup: &str,
     source: &str,
+    index: &SharedIndex,
 ) -> Result<(SourceManifest, Answers, Vec<Finding>)> {
     cx.check()?;
     let sink = StoreSink {
@@ -123,6 +129,8 @@ fn dump_source(
         prefix: format!("{}{}", manifests::objects_prefix(&work.name, backup), cx.attempt_key()),
         source: source.to_owned(),
         cx: cx.clone(),
+        index: index.clone(),
+        encryption: work.encryption.clone(),
     };
     let dumped = work.driver(source)?.dump(cx, &sink, &questions::of_source(&work.service, source))?;
     if dumped.objects.is_empty() {
@@ -161,9 +169,7 @@ fn read_answers(
 
 fn check_references(
     work: &Work,
-    cx: &StepContext,
-    store: &Arc<ObjectStore>,
-    sources: &[SourceManifest],
+    indexes: &BTreeMap<String, SharedIndex>,
     answers: &Answers,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
@@ -171,12 +177,10 @@ fn check_references(
         let rows = answers.get(&questions::reference_key(name)).ok_or_else(|| {
             Error::failed(format!("a bug: reference {name} was not asked of source {}", reference.source))
         })?;
-        let source = sources
-            .iter()
-            .find(|source| source.name == reference.files)
+        let index = indexes
+            .get(&reference.files)
             .ok_or_else(|| Error::unknown("source", &reference.files, work.service.source.keys()))?;
-        // Out of the store: what was written there is read back once, by the way.
-        let files = reference::stored_files(cx, &work.objects(store), source)?;
+        let files = index.files().map_err(|e| e.context(format!("the index of source {}", reference.files)))?;
         findings.extend(reference::compare(name, reference, rows, &files));
     }
     Ok(())

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::bindings::{Service, Source, Store};
 use crate::context::StepContext;
+use crate::encryption::Encryption;
 use crate::error::{Error, Result};
 use crate::signing::Signing;
 use crate::sources::{SourceDriver, files::FilesDriver, postgres::PostgresDriver, sqlite::SqliteDriver};
@@ -20,6 +21,8 @@ pub struct RealHost {
     pub(crate) stores: BTreeMap<String, Arc<crate::stores::ObjectStore>>,
     /// What is signed with, and whose signatures are taken.
     pub(crate) signing: Arc<Signing>,
+    /// Whom backups are encrypted for, and the key to read them with.
+    pub(crate) encryption: Arc<Encryption>,
     /// Private space of the engine (0700): `spool/` for objects on their way, `candidates/ID` for scratch candidates, `serve.sock`.
     pub(crate) state_dir: PathBuf,
     /// Services started in quarantine by this process; they end with it.
@@ -53,6 +56,7 @@ impl RealHost {
             services,
             stores,
             signing: Arc::default(),
+            encryption: Arc::default(),
             state_dir: state_dir.to_owned(),
             instances: Mutex::default(),
             http: Default::default(),
@@ -63,6 +67,13 @@ impl RealHost {
     #[must_use]
     pub fn with_signing(mut self, signing: Signing) -> Self {
         self.signing = Arc::new(signing);
+        self
+    }
+
+    /// The same host, with keys to encrypt for, or one to read with.
+    #[must_use]
+    pub fn with_encryption(mut self, encryption: Encryption) -> Self {
+        self.encryption = Arc::new(encryption);
         self
     }
 

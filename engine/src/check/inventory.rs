@@ -201,6 +201,15 @@ fn outside_items(around: &Around) -> Vec<OutsideItem> {
     if directory.join("keys").exists() {
         items.path("signing keys of the log", None, &directory.join("keys"));
     }
+    if let Some(encryption) = &binding.encryption {
+        if let Some(identity) = &encryption.identity {
+            items.secret("private key of backups", None, identity);
+        }
+        for recipient in &encryption.recipients {
+            let what = "private key of backups, of this public one".to_owned();
+            items.add(what, None, recipient.get_ref().clone(), None);
+        }
+    }
     for (name, store) in &binding.store {
         for (what, secret) in store.secrets() {
             items.secret(&format!("store {name}: {what}"), None, secret);

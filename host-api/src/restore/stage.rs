@@ -12,6 +12,7 @@ use crate::context::StepContext;
 use crate::error::{Context, Error, Result};
 use crate::identifier::check_id;
 use crate::manifest::{Manifest, SourceFacts};
+use crate::pipeline::StoreSource;
 use crate::sources::{Member, StageOptions, Target};
 use crate::stores::ObjectStore;
 use crate::upload::require_objects;
@@ -44,6 +45,8 @@ pub(crate) fn stage(
     // An archive is code: whose it is, is settled before a byte of it is read.
     let manifest = manifests::usable(store, &work.signing, &backup.service, &backup.id, &backup.digest)?;
     check_fit(work, &manifest)?;
+    let key =
+        work.encryption.key(manifest.encryption.as_ref()).map_err(|e| e.context(format!("backup {}", backup.id)))?;
     // Before anything is made: half of a backup is none.
     require_objects(cx, store, &manifest)?;
 
@@ -51,7 +54,8 @@ pub(crate) fn stage(
     if scratch {
         make_dir(cx, &dir)?;
     }
-    let members = stage_all(work, cx, store, candidate, &manifest, scratch.then_some(dir.as_path()), options);
+    let objects = work.objects(store, key);
+    let members = stage_all(work, cx, &objects, candidate, &manifest, scratch.then_some(dir.as_path()), options);
     Ok(Candidate {
         id: candidate.to_owned(),
         service: manifest.service.clone(),
@@ -111,7 +115,7 @@ fn make_dir(cx: &StepContext, dir: &Path) -> Result<()> {
 fn stage_all(
     work: &Work,
     cx: &StepContext,
-    store: &Arc<ObjectStore>,
+    objects: &StoreSource,
     candidate: &str,
     manifest: &Manifest,
     scratch: Option<&Path>,
@@ -119,7 +123,8 @@ fn stage_all(
 ) -> Result<Vec<Member>> {
     let mut members = Vec::new();
     for name in work.service.dump_order() {
-        let staged = cx.check().and_then(|()| stage_one(work, cx, store, candidate, manifest, scratch, options, name));
+        let staged =
+            cx.check().and_then(|()| stage_one(work, cx, objects, candidate, manifest, scratch, options, name));
         match staged {
             Ok(member) => {
                 cx.at(&format!("staged {name}"));
@@ -148,7 +153,7 @@ fn stage_all(
 fn stage_one(
     work: &Work,
     cx: &StepContext,
-    store: &Arc<ObjectStore>,
+    objects: &StoreSource,
     candidate: &str,
     manifest: &Manifest,
     scratch: Option<&Path>,
@@ -161,9 +166,8 @@ fn stage_one(
     };
     let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
     let jobs = options.jobs.unwrap_or(JOBS_DEFAULT).clamp(1, cores.max(1));
-    let objects = work.objects(store);
     let member =
-        work.driver(name)?.stage(cx, manifest.source(name)?, &objects, candidate, &target, &StageOptions { jobs })?;
+        work.driver(name)?.stage(cx, manifest.source(name)?, objects, candidate, &target, &StageOptions { jobs })?;
     Ok(member)
 }
 

@@ -1,4 +1,4 @@
-//! What has to be on the machine: a compiler for guests, PostgreSQL, OpenSSH's client, the reference service,
+//! What has to be on the machine: a compiler for guests, PostgreSQL, stock tools, the reference service,
 //! an S3 for tests.
 
 mod debian;
@@ -7,8 +7,8 @@ mod kneo;
 mod moto;
 mod postgres;
 mod python;
-mod ssh;
 mod stamp;
+mod tools;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -30,10 +30,10 @@ pub struct Services {
 ///
 /// # Errors
 ///
-/// If PostgreSQL, OpenSSH's client or a package of the reference service can't be had. A missing Python for the
+/// If PostgreSQL, a stock tool or a package of the reference service can't be had. A missing Python for the
 /// reference service is no error: see [`Services::skipped`].
 pub fn services(workspace: &Workspace) -> Result<Services> {
-    ssh::find_or_install()?;
+    tools::find_or_install()?;
     let postgres = postgres::find_or_install(workspace)?;
     let newer_postgres = postgres::find_newer(workspace, &postgres);
     Ok(Services {

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -136,6 +137,7 @@ impl Moto {
         let file = |what: &str, text: &str| {
             let file = self.directory.path().join(format!("{name}.{what}"));
             std::fs::write(&file, text).expect("a secret's file");
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("our own file");
             Some(Secret { file: Some(file), ..Secret::default() })
         };
         Credentials {
