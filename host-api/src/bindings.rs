@@ -322,16 +322,17 @@ impl Secret {
     /// Reads it. Neither the value nor a part of it stands in any error.
     pub fn read(&self) -> Result<String> {
         let value = match (&self.file, &self.env, &self.command) {
-            (Some(path), None, None) => one_line(&std::fs::read_to_string(path).map_err(|e| {
+            (Some(path), None, None) => one_line(std::fs::read_to_string(path).map_err(|e| {
                 Error::failed(format!("secret file {}: {e}", path.display()))
                     .hint("the configuration names it; it must be there, and readable by the user that runs lifeboat")
             })?),
             (None, Some(name), None) => std::env::var(name)
                 .map_err(|_| Error::new(ErrorKind::NotFound, format!("environment variable {name} is not set")))?,
-            (None, None, Some(words)) => one_line(&printed(words)?),
+            (None, None, Some(words)) => one_line(printed(words)?),
             _ => return Err(Error::invalid("a secret needs exactly one of `file`, `env` and `command`")),
         };
-        Ok(format!("{}{value}", self.prefix))
+        // As it is where nothing stands in front of it: a private key has no copy that nobody wipes.
+        Ok(if self.prefix.is_empty() { value } else { format!("{}{value}", self.prefix) })
     }
 
     /// Makes relative paths absolute, from the configuration file's directory.
@@ -343,8 +344,14 @@ impl Secret {
     }
 }
 
-fn one_line(text: &str) -> String {
-    text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text)).unwrap_or(text).to_owned()
+fn one_line(mut text: String) -> String {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    text
 }
 
 /// What a secret's command prints. What it says on stderr is not shown: it may quote the secret.

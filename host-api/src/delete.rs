@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::bindings::Right;
 use crate::catalog::{self, Backup, manifests, records};
 use crate::context::StepContext;
 use crate::error::{Error, Result};
@@ -41,6 +42,8 @@ fn apply(cx: &StepContext, backups: &[(Arc<ObjectStore>, Backup)], intent_sha256
     for (store, backup) in backups {
         cx.check()?;
         catalog::check(backup)?;
+        // A tombstone hides a backup: none is put by whoever can't go on from there.
+        Right::ALL.into_iter().try_for_each(|right| store.require(right))?;
         refuse_held(store, backup)?;
     }
     for (store, backup) in backups {

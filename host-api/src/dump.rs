@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::Finding;
+use crate::bindings::Right;
 use crate::catalog::{Backup, manifests};
 use crate::context::StepContext;
 use crate::error::{Error, Result};
@@ -61,6 +62,7 @@ pub(crate) fn take(work: &Work, cx: &StepContext, store: &Arc<ObjectStore>, opti
     }
     // All of them before any of them: a dump of hours should not end at the second source's missing tool, or at a key that can't be read.
     let signer = work.signing.signer(FORMAT)?;
+    store.require(Right::Write)?;
     store.check()?;
     for source in &order {
         work.driver(source)?.check(cx).map_err(|e| e.context(format!("{}/{source}", work.name)))?;

@@ -22,6 +22,11 @@ use crate::identifier::shown;
 /// Format of encrypted objects.
 pub const FORMAT: &str = "age/1";
 
+/// Most keys that a backup is encrypted for: each costs every object some 100 bytes.
+const RECIPIENTS_MAX: usize = 64;
+/// Length of a fingerprint, hexadecimal digits.
+const FINGERPRINT_DIGITS: usize = 32;
+
 /// Where what an environment says of encryption stands.
 const WHERE: &str = "[environment.E.encryption]";
 
@@ -33,6 +38,18 @@ pub struct Sealed {
     pub format: String,
     /// Fingerprints of the keys whose holders can read them.
     pub recipients: Vec<String>,
+}
+
+impl Sealed {
+    /// Checks what a manifest says: it is as hostile as the rest of it. Of another format nothing is known, and it is refused when it is used.
+    pub(crate) fn check(&self) -> Result<()> {
+        let digits = |text: &String| text.len() == FINGERPRINT_DIGITS && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let sound = (1..=RECIPIENTS_MAX).contains(&self.recipients.len()) && self.recipients.iter().all(digits);
+        if self.format == FORMAT && !sound {
+            return Err(Error::failed("the manifest is not sound: its `encryption` names no fingerprints of keys"));
+        }
+        Ok(())
+    }
 }
 
 /// What an environment says of encryption. By default nothing is encrypted, and nothing that is can be read.
@@ -54,6 +71,9 @@ pub fn fingerprint(recipient: &str) -> String {
 impl Encryption {
     /// Encrypts for the holders of these keys (`age1…`); reads with the private keys in this secret (`AGE-SECRET-KEY-1…`, a line each).
     pub fn new(recipients: &[String], identity: Option<Secret>) -> Result<Self> {
+        if recipients.len() > RECIPIENTS_MAX {
+            return Err(Error::invalid(format!("recipients: at most {RECIPIENTS_MAX}")));
+        }
         let mut parsed: Vec<x25519::Recipient> = Vec::new();
         for text in recipients {
             let recipient = x25519::Recipient::from_str(text).map_err(|_| {

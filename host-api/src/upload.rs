@@ -73,6 +73,7 @@ fn copy(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, signing: &Signin
     if from.name() == to.name() {
         return Err(Error::invalid(format!("backup {} lies in store {} already", backup.id, to.name())));
     }
+    to.require(Right::Write)?;
     refuse_removed(to, backup)?;
     let stored = manifests::stored(from, &backup.service, &backup.id, &backup.digest)?.usable(signing, from)?;
     for entry in stored.manifest.objects() {

@@ -23,6 +23,10 @@ impl Config {
             return Err(Error::unknown("environment", name, self.environments()).context("default-environment"));
         }
         self.check_state_database()?;
+        if let Some(store) = &self.file.audit.checkpoint_store {
+            let wrong = |e: host_api::Error| Error { kind: Kind::Configuration, ..e.into() };
+            store.check().map_err(|e| wrong(e).context("audit: checkpoint-store"))?;
+        }
         for (name, environment) in &self.file.environment {
             named("environment", name)?;
             environment.check().map_err(|e| e.context(format!("environment {name}")))?;

@@ -6,6 +6,7 @@ use super::records::tombstoned;
 use super::{Backup, sent};
 use crate::bindings::Right;
 use crate::context::StepContext;
+use crate::encryption::Sealed;
 use crate::error::{Error, Result};
 use crate::identifier::{check_id, check_name, shown};
 use crate::manifest::{FORMAT, Manifest};
@@ -173,6 +174,7 @@ fn validate(manifest: &Manifest, service: &str, id: &str) -> Result<()> {
     if manifest.sources.is_empty() {
         return bad("it has no source".into());
     }
+    manifest.encryption.as_ref().map_or(Ok(()), Sealed::check)?;
     let mut names = BTreeSet::new();
     for source in &manifest.sources {
         check_name("source", &source.name)?;

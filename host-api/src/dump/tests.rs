@@ -120,6 +120,11 @@ mod write_only {
         crate::upload::require_objects(&world.cx, &reader, &manifest).unwrap();
         let listed = manifests::present(&world.store, "notes").unwrap_err();
         assert_eq!(listed.kind, ErrorKind::Refused);
+        // Whoever may only read is told before a source is asked for anything.
+        world.logged();
+        let refused = take(&world.work, &world.cx, &reader, &Options::default()).unwrap_err();
+        assert!(refused.hint.as_deref().unwrap().contains("identity.write"), "{refused}");
+        assert_eq!(world.logged(), Vec::<String>::new());
     }
 
     #[test]

@@ -169,3 +169,18 @@ fn a_private_key_among_the_recipients_is_not_shown() {
     let error = Encryption::new(&[secret.into()], None).unwrap_err();
     assert!(!error.to_string().contains(secret) && error.to_string().contains("private key"), "{error}");
 }
+
+#[test]
+fn what_a_manifest_says_of_encryption_is_hostile_until_it_was_checked() {
+    let sealed = |format: &str, recipients: &[&str]| Sealed {
+        format: format.into(),
+        recipients: recipients.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    let good = "0123456789abcdef0123456789abcdef";
+    sealed(FORMAT, &[good]).check().unwrap();
+    for bad in [&[][..], &["x"], &[good, "\u{1b}[2J"], &[good; 65]] {
+        assert!(sealed(FORMAT, bad).check().is_err(), "{bad:?}");
+    }
+    let newer = Encryption::default().key(Some(&sealed("age/2", &["?"]))).unwrap_err();
+    assert!(newer.message.contains("age/2") && newer.hint.unwrap().contains("newer"));
+}

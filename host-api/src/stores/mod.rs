@@ -98,6 +98,14 @@ impl ObjectStore {
         &self.name
     }
 
+    /// An error, before anything is done in vain, unless this environment has an identity that may do this there.
+    pub fn require(&self, right: Right) -> Result<()> {
+        match &self.backend {
+            Backend::Directory(_) => Ok(()),
+            Backend::Remote(remote) => remote.require(right),
+        }
+    }
+
     /// An error unless the store can be reached now. Where only putting is allowed, that is told by putting alone: then this looks whether
     /// there are secrets to do it with.
     pub fn check(&self) -> Result<()> {

@@ -109,6 +109,10 @@ impl Remote {
         self.operators.get(right).is_some()
     }
 
+    pub(super) fn require(&self, right: Right) -> Result<()> {
+        self.identity(right).map(drop)
+    }
+
     fn identity(&self, right: Right) -> Result<&Identity> {
         self.operators.get(right).ok_or_else(|| {
             let (what, hint) = match right {

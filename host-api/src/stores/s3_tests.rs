@@ -82,7 +82,8 @@ fn secrets_that_were_renewed_are_read_again() {
     assert_eq!(store.put_if_absent("a/one", b"1").unwrap(), Put::Created);
 }
 
-/// A server that does as a script says: it is given the number of each request from 0 and its first line, and answers, or breaks off.
+/// A server that does as a script says: it is given the number of each request from 0 and its first line with the range that it asks for, and
+/// answers, or breaks off.
 struct Scripted {
     port: u16,
     requests: Arc<Mutex<Vec<String>>>,
@@ -110,7 +111,7 @@ impl Scripted {
     fn serve(stream: TcpStream, seen: &Mutex<Vec<String>>, script: &Script, number: &AtomicUsize) {
         let mut reader = BufReader::new(stream);
         loop {
-            let (mut first, mut length) = (String::new(), 0);
+            let (mut first, mut length, mut range) = (String::new(), 0, String::new());
             if reader.read_line(&mut first).unwrap_or(0) == 0 {
                 return;
             }
@@ -122,6 +123,9 @@ impl Scripted {
                 if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
                     length = value.trim().parse().unwrap();
                 }
+                if let Some(value) = line.to_lowercase().strip_prefix("range: bytes=") {
+                    range = value.trim().to_owned();
+                }
                 if line == "\r\n" {
                     break;
                 }
@@ -129,6 +133,7 @@ impl Scripted {
             let mut body = vec![0; length];
             reader.read_exact(&mut body).unwrap();
             seen.lock().unwrap().push(first.trim().to_owned());
+            let first = format!("{} {range}", first.trim());
             let Some((status, body)) = script(number.fetch_add(1, Ordering::Relaxed), &first) else { return };
             // What a HEAD is answered with has a length and no body.
             let shown = if first.starts_with("HEAD") { &[][..] } else { &body };
@@ -226,34 +231,56 @@ fn an_upload_whose_answer_was_lost_is_decided_by_what_lies_there() {
     assert_eq!((server.count("GET"), server.count("HEAD")), (0, 0));
 }
 
-#[test]
-fn a_completion_that_worked_and_was_not_answered_is_no_failure() {
+/// The bytes of a range, `0-99`.
+fn part(content: &[u8], range: &str) -> Vec<u8> {
+    let (from, to) = range.split_once('-').unwrap();
+    content[from.parse().unwrap()..=to.parse::<usize>().unwrap().min(content.len() - 1)].to_vec()
+}
+
+/// An upload in parts whose first completion takes effect, unanswered; the second is told that there is no such upload. `content` is what lies
+/// there then.
+fn completion_is_lost(content: Vec<u8>) -> (Scripted, Arc<AtomicUsize>) {
     let upload = b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>";
     let completions = Arc::new(AtomicUsize::new(0));
     let seen = completions.clone();
-    let content = vec![5_u8; 9_000_000];
-    let lies = content.clone();
     let server = Scripted::start(move |_, line| {
-        let mut words = line.split(' ');
-        match (words.next().unwrap(), words.next().unwrap()) {
-            ("POST", path) if path.contains("uploads") => Some((200, upload.to_vec())),
-            ("POST", _) => match seen.fetch_add(1, Ordering::Relaxed) {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["POST", path, ..] if path.contains("uploads") => Some((200, upload.to_vec())),
+            ["POST", ..] => match seen.fetch_add(1, Ordering::Relaxed) {
                 0 => None,
                 _ => Some((404, error_xml("NoSuchUpload"))),
             },
-            ("HEAD", _) => Some((200, lies.clone())),
-            // Two pieces are asked for, each as a range.
-            ("GET", _) => Some((206, lies.clone())),
+            ["HEAD", ..] => Some((200, content.clone())),
+            ["GET", _, _, range] => Some((206, part(&content, range))),
             _ => Some((200, Vec::new())),
         }
     });
-    let store = open(server.store(&[Right::Write]));
-    let mut writer = store.writer("a/big").unwrap();
-    writer.write_all(&content).unwrap();
-    let error = writer.finish(&|| Ok(())).unwrap_err();
-    assert!(error.message.contains("a/big"), "{error}");
+    (server, completions)
+}
+
+#[test]
+fn a_completion_that_worked_and_was_not_answered_is_no_failure() {
+    let content: Vec<u8> = (0..9_000_000_u32).map(|n| (n % 253) as u8).collect();
+    let mut other = content.clone();
+    other[8_999_999] ^= 1;
+    let write = |server: &Scripted, rights: &[Right]| {
+        let store = open(server.store(rights));
+        let mut writer = store.writer("a/big").unwrap();
+        writer.write_all(&content).unwrap();
+        writer.finish(&|| Ok(()))
+    };
+    let (server, completions) = completion_is_lost(content.clone());
+    assert_eq!(write(&server, &[Right::Write, Right::Read]).unwrap(), Put::Created);
     assert_eq!(completions.load(Ordering::Relaxed), 2, "asked, and asked again");
-    assert_eq!(server.count("DELETE"), 1, "nothing of it is left to be completed later");
+
+    // What lies there is not what was sent; or nobody may look. Nothing of it is left to be completed later.
+    let (server, _) = completion_is_lost(other);
+    assert!(write(&server, &[Right::Write, Right::Read]).unwrap_err().message.contains("a/big"));
+    assert!(server.count("GET") >= 1 && server.count("DELETE") == 1);
+    let (server, completions) = completion_is_lost(content.clone());
+    assert!(write(&server, &[Right::Write]).unwrap_err().message.contains("a/big"));
+    assert_eq!((server.count("GET"), server.count("DELETE"), completions.load(Ordering::Relaxed)), (0, 1, 2));
 }
 
 #[test]

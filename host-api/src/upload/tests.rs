@@ -120,3 +120,25 @@ fn a_changed_manifest_is_a_finding() {
         1
     );
 }
+
+#[test]
+fn what_lies_where_nobody_may_look_is_taken_for_ours_by_a_later_attempt_alone() {
+    use crate::bindings::{Identities, Store};
+    let Some((moto, identities)) = crate::stores::testing::Moto::guarded() else { return };
+    let open = |identity| ObjectStore::open("offsite", &Store::S3(moto.store(identity))).unwrap();
+    let writer = open(Identities { write: identities.write, ..Identities::default() });
+    let reader = open(Identities { read: identities.read, ..Identities::default() });
+    let world = World::new();
+    let backup = world.take().unwrap();
+    // An earlier attempt put one object, and died.
+    let entry = manifest(&world, &backup).sources[0].objects[0].clone();
+    copy_object(&world.cx, &world.store, &writer, &entry).unwrap();
+    let first = copy(&world.cx, &world.store, &writer, &world.work.signing, &backup).unwrap_err();
+    assert_eq!(first.kind, ErrorKind::Conflict);
+    assert!(first.hint.as_deref().unwrap().contains("can't be read from here"), "{first}");
+    assert!(manifests::present(&reader, "notes").unwrap().is_empty());
+    let again = StepContext { attempt: 2, ..world.cx.clone() };
+    let copied = copy(&again, &world.store, &writer, &world.work.signing, &backup).unwrap();
+    let found = verify(&world.cx, &reader, (&world.work.signing, &world.work.encryption), &copied, Depth::Content);
+    assert_eq!(found.unwrap(), []);
+}

@@ -78,3 +78,29 @@ fn a_copy_is_made_there_and_gone_on_with() {
         reader.lifeboat(&["backups", "verify", &id, "--store", "offsite", "--depth", "content"]).expect(0);
     }
 }
+
+#[test]
+fn what_the_machine_has_is_used_where_that_is_asked_for_and_nowhere_else() {
+    let Some((moto, identities)) = Moto::guarded() else { return };
+    let reader = identities.read.unwrap();
+    let text = |secret: &Option<host_api::bindings::Secret>| secret.as_ref().unwrap().read().unwrap();
+    let (id, key) = (text(&reader.access_key_id), text(&reader.secret_access_key));
+    let list = |site: &Site| {
+        let mut command = site.command(&["backups", "list", "--store", "offsite"]);
+        command.env("AWS_ACCESS_KEY_ID", &id).env("AWS_SECRET_ACCESS_KEY", &key);
+        // The machine that the test runs on may be somebody in a cloud.
+        command.env("AWS_EC2_METADATA_DISABLED", "true").env("HOME", site.path("")).output().unwrap()
+    };
+    let asked = Site::notes();
+    asked.store_in_bucket("offsite", "offsite", &moto, &Identities::default());
+    asked.configure(&[("path-style = true\n", "path-style = true\ncredentials = { default-chain = true }\n")]);
+    let listed = list(&asked);
+    assert!(listed.status.success(), "{listed:?}");
+
+    let own = Site::notes();
+    let write = Identities { read: identities.write, ..Identities::default() };
+    own.store_in_bucket("offsite", "offsite", &moto, &write);
+    let refused = list(&own);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("refuses it to this identity"), "{refused:?}");
+}
