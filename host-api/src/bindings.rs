@@ -13,19 +13,29 @@ mod install;
 mod objectives;
 mod outside;
 mod scratch_postgres;
+mod store;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::child::Spec;
+use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
+
+/// A command that asks a vault answers in a second; a vault that is gone must not hold up a recovery.
+const SECRET_COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// Largest secret that a command prints, bytes.
+const SECRET_BYTES_MAX: usize = 64 * 1024;
 
 pub use control::{ChildControl, CommandControl, ComposeControl, Control, KubernetesControl, SystemdControl};
 pub(crate) use install::IMAGE_FILE;
 pub use install::Install;
 pub use objectives::Objectives;
 pub use scratch_postgres::{ScratchCluster, ScratchPostgres, ScratchServer};
+pub use store::{Credentials, DirectoryStore, Identities, Right, S3Store, ServerSideEncryption, Store};
 
 /// A service: what is preserved and recovered as one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -318,59 +328,67 @@ pub struct Reference {
 }
 
 /// A secret, never in the configuration itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Secret {
     /// A file that holds it; one line end at its end is cut.
     pub file: Option<PathBuf>,
     /// An environment variable of the engine that holds it.
     pub env: Option<String>,
+    /// A command that prints it, as a list; one line end at its end is cut.
+    pub command: Option<Vec<String>>,
     /// Text in front of it (`Bearer `).
     #[serde(default)]
     pub prefix: String,
 }
 
-/// A named place for backups.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Store {
-    /// A directory.
-    Directory(DirectoryStore),
-}
-
-/// A directory as a store.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct DirectoryStore {
-    /// The directory; must exist, so that a mount that is missing is noticed instead of filled.
-    pub path: PathBuf,
-}
-
 impl Secret {
     /// Reads it. Neither the value nor a part of it stands in any error.
     pub fn read(&self) -> Result<String> {
-        let value = match (&self.file, &self.env) {
-            (Some(path), None) => std::fs::read_to_string(path)
-                .map(|text| {
-                    text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t)).unwrap_or(&text).to_owned()
-                })
-                .map_err(|e| {
-                    Error::failed(format!("secret file {}: {e}", path.display())).hint(
-                        "the configuration names it; it must be there, and readable by the user that runs lifeboat",
-                    )
-                })?,
-            (None, Some(name)) => std::env::var(name)
+        let value = match (&self.file, &self.env, &self.command) {
+            (Some(path), None, None) => one_line(std::fs::read_to_string(path).map_err(|e| {
+                Error::failed(format!("secret file {}: {e}", path.display()))
+                    .hint("the configuration names it; it must be there, and readable by the user that runs lifeboat")
+            })?),
+            (None, Some(name), None) => std::env::var(name)
                 .map_err(|_| Error::new(ErrorKind::NotFound, format!("environment variable {name} is not set")))?,
-            _ => return Err(Error::invalid("a secret needs exactly one of `file` and `env`")),
+            (None, None, Some(words)) => one_line(printed(words)?),
+            _ => return Err(Error::invalid("a secret needs exactly one of `file`, `env` and `command`")),
         };
-        Ok(format!("{}{value}", self.prefix))
+        // As it is where nothing stands in front of it: a private key has no copy that nobody wipes.
+        Ok(if self.prefix.is_empty() { value } else { format!("{}{value}", self.prefix) })
     }
 
-    fn anchor(&mut self, base: &Path) {
+    /// Makes relative paths absolute, from the configuration file's directory.
+    pub fn anchor(&mut self, base: &Path) {
         if let Some(file) = &mut self.file {
             *file = base.join(&*file);
         }
+        anchor_words(self.command.as_deref_mut().unwrap_or_default(), base);
     }
+}
+
+fn one_line(mut text: String) -> String {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    text
+}
+
+/// What a secret's command prints. What it says on stderr is not shown: it may quote the secret.
+fn printed(words: &[String]) -> Result<String> {
+    let cx = StepContext::detached("secret", SECRET_COMMAND_LIMIT);
+    let spec = Spec::new(words);
+    let (out, ended) = crate::child::run(&cx, &spec, b"", SECRET_BYTES_MAX)?;
+    if !ended.success() {
+        return Err(Error::failed(format!("the command of a secret, {}, ended with {}", spec.program(), ended.how()))
+            .hint("run it by hand as the user that runs lifeboat"));
+    }
+    String::from_utf8(out)
+        .map_err(|_| Error::failed(format!("what {} prints as a secret is not UTF-8", spec.program())))
 }
 
 impl Service {
@@ -428,15 +446,6 @@ impl Service {
     }
 }
 
-impl Store {
-    /// Makes relative paths absolute, from the configuration file's directory.
-    pub fn anchor(&mut self, base: &Path) {
-        match self {
-            Self::Directory(dir) => dir.path = base.join(&dir.path),
-        }
-    }
-}
-
 fn anchor_words(words: &mut [String], base: &Path) {
     for word in words.iter_mut().filter(|w| w.starts_with("./") || w.starts_with("../")) {
         *word = base.join(word.strip_prefix("./").unwrap_or(word)).display().to_string();
@@ -485,9 +494,20 @@ mod tests {
     fn a_secret_loses_one_line_end_and_gains_its_prefix() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "s3cret\n").unwrap();
-        let secret = Secret { file: Some(file.path().into()), env: None, prefix: "Bearer ".into() };
+        let secret = Secret { file: Some(file.path().into()), prefix: "Bearer ".into(), ..Secret::default() };
         assert_eq!(secret.read().unwrap(), "Bearer s3cret");
-        let neither = Secret { file: None, env: None, prefix: String::new() };
-        assert!(neither.read().is_err());
+        assert!(Secret::default().read().is_err());
+        assert!(Secret { env: Some("HOME".into()), ..secret }.read().is_err());
+    }
+
+    #[test]
+    fn a_secrets_command_prints_it_and_its_failure_quotes_nothing() {
+        let of = |script: &str| Secret {
+            command: Some(["sh", "-c", script].map(str::to_owned).to_vec()),
+            ..Secret::default()
+        };
+        assert_eq!(of("echo s3cret").read().unwrap(), "s3cret");
+        let error = of("echo s3cret; echo s3cret >&2; exit 3").read().unwrap_err();
+        assert!(error.message.contains("exit code 3") && !error.to_string().contains("s3cret"), "{error}");
     }
 }

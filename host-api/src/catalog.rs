@@ -2,6 +2,7 @@
 
 pub(crate) mod manifests;
 pub(crate) mod records;
+pub(crate) mod sent;
 #[cfg(test)]
 mod tests;
 
@@ -96,36 +97,36 @@ const WHY_BYTES_MAX: usize = 500;
 impl Catalog for RealHost {
     async fn list(&self, cx: &StepContext, service: &str, store: &str) -> Result<Vec<Backup>> {
         self.service(service)?;
-        let (cx, service, store) = (cx.clone(), service.to_owned(), self.store(store)?);
+        let (cx, service, store) = (cx.clone(), service.to_owned(), self.store(cx, store)?);
         blocking(move || list(&cx, &store, &service)).await
     }
 
     async fn get(&self, cx: &StepContext, service: &str, store: &str, id: &str) -> Result<Backup> {
         self.service(service)?;
-        let (cx, service, store, id) = (cx.clone(), service.to_owned(), self.store(store)?, id.to_owned());
+        let (cx, service, store, id) = (cx.clone(), service.to_owned(), self.store(cx, store)?, id.to_owned());
         blocking(move || get(&cx, &store, &service, &id)).await
     }
 
     async fn latest(&self, cx: &StepContext, service: &str, store: &str, verified: bool) -> Result<Option<Backup>> {
         self.service(service)?;
-        let (cx, service, store) = (cx.clone(), service.to_owned(), self.store(store)?);
+        let (cx, service, store) = (cx.clone(), service.to_owned(), self.store(cx, store)?);
         let signing = self.signing.clone();
         blocking(move || latest(&cx, &store, &signing, &service, verified)).await
     }
 
     async fn state(&self, cx: &StepContext, backup: &Backup) -> Result<BackupState> {
-        let (cx, store, backup) = (cx.clone(), self.store(&backup.store)?, backup.clone());
+        let (cx, store, backup) = (cx.clone(), self.store(cx, &backup.store)?, backup.clone());
         let signing = self.signing.clone();
         blocking(move || state(&cx, &store, &signing, &backup)).await
     }
 
     async fn hold(&self, cx: &StepContext, backup: &Backup, until_ms: u64, why: &str) -> Result<()> {
-        let (cx, store, backup, why) = (cx.clone(), self.store(&backup.store)?, backup.clone(), why.to_owned());
+        let (cx, store, backup, why) = (cx.clone(), self.store(cx, &backup.store)?, backup.clone(), why.to_owned());
         blocking(move || hold(&cx, &store, &backup, until_ms, &why)).await
     }
 
     async fn unhold(&self, cx: &StepContext, backup: &Backup, why: &str) -> Result<()> {
-        let (cx, store, backup, why) = (cx.clone(), self.store(&backup.store)?, backup.clone(), why.to_owned());
+        let (cx, store, backup, why) = (cx.clone(), self.store(cx, &backup.store)?, backup.clone(), why.to_owned());
         blocking(move || unhold(&cx, &store, &backup, &why)).await
     }
 }

@@ -84,6 +84,8 @@ pub enum Subject {
     StoreReachable(String),
     /// A store: whether it takes objects from us, as far as that shows without writing one.
     StoreWritable(String),
+    /// A store: who may do what there, and whether the secrets for it can be read.
+    StoreIdentities(String),
     /// A service's manager answers.
     Control(String),
     /// The live service runs.
@@ -107,6 +109,7 @@ impl Subject {
             Self::Source(_, source, aspect) => format!("source.{source}.{}", aspect.word()),
             Self::StoreReachable(store) => format!("store.{store}.reachable"),
             Self::StoreWritable(store) => format!("store.{store}.writable"),
+            Self::StoreIdentities(store) => format!("store.{store}.identities"),
             Self::Control(_) => "service.control".into(),
             Self::Running(_) => "service.running".into(),
             Self::Commands(_) => "service.commands".into(),
@@ -120,7 +123,7 @@ impl Subject {
     /// The service it is of, if it is of one.
     pub fn service(&self) -> Option<&str> {
         match self {
-            Self::StoreReachable(_) | Self::StoreWritable(_) => None,
+            Self::StoreReachable(_) | Self::StoreWritable(_) | Self::StoreIdentities(_) => None,
             Self::Source(service, ..)
             | Self::Control(service)
             | Self::Running(service)
@@ -138,6 +141,7 @@ impl Subject {
             Self::Source(_, _, Aspect::Reachable | Aspect::Tools)
             | Self::StoreReachable(_)
             | Self::StoreWritable(_)
+            | Self::StoreIdentities(_)
             | Self::Control(_)
             | Self::Commands(_)
             | Self::Secrets(_)
@@ -246,9 +250,12 @@ impl Looker {
         cx.check()?;
         match subject {
             Subject::Source(service, source, aspect) => self.driver(service, source)?.look(cx, *aspect, &*self.clock),
-            Subject::StoreReachable(store) => stores::reachable(&*self.host_with(store)?.store(store)?),
+            Subject::StoreReachable(store) => stores::reachable(&*self.host_with(store)?.store(cx, store)?),
             Subject::StoreWritable(store) => {
                 stores::writable(self.stores.get(store).ok_or_else(|| Error::invalid("no such store"))?)
+            }
+            Subject::StoreIdentities(store) => {
+                stores::identities(self.stores.get(store).ok_or_else(|| Error::invalid("no such store"))?)
             }
             Subject::Control(service) => service::control(self, cx, service),
             Subject::Running(service) => service::running(self, cx, service),
@@ -264,9 +271,13 @@ impl Looker {
 impl Checks for Looker {
     fn subjects(&self) -> Vec<Subject> {
         let mut subjects = Vec::new();
-        for store in self.stores.keys() {
+        for (store, binding) in &self.stores {
             subjects.push(Subject::StoreReachable(store.clone()));
-            subjects.push(Subject::StoreWritable(store.clone()));
+            subjects.push(match binding {
+                Store::Directory(_) => Subject::StoreWritable(store.clone()),
+                // Whether a bucket takes what we put shows by putting alone.
+                Store::S3(_) => Subject::StoreIdentities(store.clone()),
+            });
         }
         for (name, service) in &self.services {
             for source in service.source.keys() {
@@ -296,7 +307,8 @@ impl Checks for Looker {
 
     async fn backups(&self, cx: &StepContext, service: &str, store: &str) -> Result<Vec<Stocked>> {
         let (this, cx, service, store) = (self.copy(), cx.clone(), service.to_owned(), store.to_owned());
-        blocking(move || stores::backups(&cx, &*this.host_with(&store)?.store(&store)?, &this.signing, &service)).await
+        blocking(move || stores::backups(&cx, &*this.host_with(&store)?.store(&cx, &store)?, &this.signing, &service))
+            .await
     }
 
     async fn objects(&self, cx: &StepContext, backup: &Backup) -> Result<Vec<Finding>> {
@@ -311,6 +323,7 @@ impl Checks for Looker {
             cx.check()?;
             match binding {
                 Some(Store::Directory(directory)) => crate::disk::free_bytes(&directory.path).map(Some),
+                Some(Store::S3(_)) => Ok(None),
                 None => Err(Error::invalid("no such store")),
             }
         })
@@ -324,7 +337,7 @@ impl Checks for Looker {
             cx.check()?;
             match binding {
                 Some(Store::Directory(directory)) => Ok(std::fs::metadata(directory.path).ok().map(|m| m.dev())),
-                None => Ok(None),
+                Some(Store::S3(_)) | None => Ok(None),
             }
         })
         .await

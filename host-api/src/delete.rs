@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::bindings::Right;
 use crate::catalog::{self, Backup, manifests, records};
 use crate::context::StepContext;
 use crate::error::{Error, Result};
@@ -28,7 +29,7 @@ impl Delete for RealHost {
     async fn apply(&self, cx: &StepContext, backups: &[Backup], intent_sha256: &str) -> Result<()> {
         let mut named = Vec::new();
         for backup in backups {
-            named.push((self.store(&backup.store)?, backup.clone()));
+            named.push((self.store(cx, &backup.store)?, backup.clone()));
         }
         let (cx, intent) = (cx.clone(), intent_sha256.to_owned());
         blocking(move || apply(&cx, &named, &intent)).await
@@ -41,6 +42,8 @@ fn apply(cx: &StepContext, backups: &[(Arc<ObjectStore>, Backup)], intent_sha256
     for (store, backup) in backups {
         cx.check()?;
         catalog::check(backup)?;
+        // A tombstone hides a backup: none is put by whoever can't go on from there.
+        Right::ALL.into_iter().try_for_each(|right| store.require(right))?;
         refuse_held(store, backup)?;
     }
     for (store, backup) in backups {

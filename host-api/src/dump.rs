@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::Finding;
+use crate::bindings::Right;
 use crate::catalog::{Backup, manifests};
 use crate::context::StepContext;
 use crate::error::{Error, Result};
@@ -17,6 +18,7 @@ use crate::identifier::{fresh, fresh_at, now_ms};
 use crate::manifest::{FORMAT, Manifest, SourceFacts, SourceManifest};
 use crate::pipeline::StoreSink;
 use crate::real::{RealHost, blocking};
+use crate::reference::SharedIndex;
 use crate::sources::Answers;
 use crate::stores::{ObjectStore, check_key};
 use crate::work::Work;
@@ -43,7 +45,7 @@ pub trait Dump: Send + Sync {
 #[async_trait]
 impl Dump for RealHost {
     async fn take(&self, cx: &StepContext, service: &str, store: &str, options: &Options) -> Result<Backup> {
-        let (work, store, cx, options) = (self.work(service)?, self.store(store)?, cx.clone(), options.clone());
+        let (work, store, cx, options) = (self.work(service)?, self.store(cx, store)?, cx.clone(), options.clone());
         blocking(move || take(&work, &cx, &store, &options)).await
     }
 }
@@ -79,6 +81,7 @@ pub(crate) fn take_of(
     }
     // All of them before any of them: a dump of hours should not end at the second source's missing tool, or at a key that can't be read.
     let signer = work.signing.signer(FORMAT)?;
+    store.require(Right::Write)?;
     store.check()?;
     for source in &order {
         work.driver(source)?.check(cx).map_err(|e| e.context(format!("{}/{source}", work.name)))?;
@@ -93,9 +96,12 @@ pub(crate) fn take_of(
     let taken_at_ms = imported.as_ref().map(|imported| imported.taken_at_ms);
     let mut findings = imported.map(|imported| imported.findings).unwrap_or_default();
     let (mut sources, mut answers) = (Vec::new(), Answers::new());
+    let mut indexes = BTreeMap::new();
     for source in order {
-        let (manifest, answered, found) =
-            dump_source(work, cx, store, &id, source).map_err(|e| e.context(format!("dump {}/{source}", work.name)))?;
+        let index = SharedIndex::default();
+        let (manifest, answered, found) = dump_source(work, cx, store, &id, source, &index)
+            .map_err(|e| e.context(format!("dump {}/{source}", work.name)))?;
+        indexes.insert(source.clone(), index);
         cx.at(&format!("dumped {source}"));
         sources.push(manifest);
         answers.extend(answered);
@@ -103,7 +109,7 @@ pub(crate) fn take_of(
     }
 
     let (known, newest_at_ms) = read_answers(work, &answers, &mut findings);
-    check_references(work, cx, store, &sources, &answers, &mut findings)?;
+    check_references(work, &indexes, &answers, &mut findings)?;
     check_emptiness(work, &sources, &mut findings);
     let manifest = Manifest {
         format: FORMAT.into(),
@@ -118,12 +124,13 @@ pub(crate) fn take_of(
         completed_at_ms: sources.iter().map(|source| source.completed_at_ms).max().unwrap_or_default(),
         newest_at_ms,
         version,
+        encryption: work.encryption.sealed(),
         sources,
         known,
         findings,
     };
     cx.at("before the manifest");
-    let digest = manifests::write(cx, store, &manifest, signer.as_ref())?;
+    let digest = manifests::write(cx, store, &manifest, signer.as_ref(), &work.state_dir)?;
     cx.at("manifest written");
     Ok(manifests::backup(&manifest, &digest, store.name()))
 }
@@ -143,6 +150,7 @@ fn dump_source(
     store: &Arc<ObjectStore>,
     backup: &str,
     source: &str,
+    index: &SharedIndex,
 ) -> Result<(SourceManifest, Answers, Vec<Finding>)> {
     cx.check()?;
     let sink = StoreSink {
@@ -150,6 +158,8 @@ fn dump_source(
         prefix: format!("{}{}", manifests::objects_prefix(&work.name, backup), cx.attempt_key()),
         source: source.to_owned(),
         cx: cx.clone(),
+        index: index.clone(),
+        encryption: work.encryption.clone(),
     };
     let dumped = work.driver(source)?.dump(cx, &sink, &questions::of_source(&work.service, source))?;
     if dumped.objects.is_empty() {
@@ -188,9 +198,7 @@ fn read_answers(
 
 fn check_references(
     work: &Work,
-    cx: &StepContext,
-    store: &Arc<ObjectStore>,
-    sources: &[SourceManifest],
+    indexes: &BTreeMap<String, SharedIndex>,
     answers: &Answers,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
@@ -198,12 +206,10 @@ fn check_references(
         let rows = answers.get(&questions::reference_key(name)).ok_or_else(|| {
             Error::failed(format!("a bug: reference {name} was not asked of source {}", reference.source))
         })?;
-        let source = sources
-            .iter()
-            .find(|source| source.name == reference.files)
+        let index = indexes
+            .get(&reference.files)
             .ok_or_else(|| Error::unknown("source", &reference.files, work.service.source.keys()))?;
-        // Out of the store: what was written there is read back once, by the way.
-        let files = reference::stored_files(cx, &work.objects(store), source)?;
+        let files = index.files().map_err(|e| e.context(format!("the index of source {}", reference.files)))?;
         findings.extend(reference::compare(name, reference, rows, &files));
     }
     Ok(())

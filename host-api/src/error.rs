@@ -90,6 +90,13 @@ impl Error {
         self
     }
 
+    /// Adds another thing that a person can do.
+    #[must_use]
+    pub fn hint_more(mut self, more: &str) -> Self {
+        self.hint = Some(self.hint.map_or_else(|| more.to_owned(), |hint| format!("{hint}; {more}")));
+        self
+    }
+
     /// Puts context in front of the message.
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {

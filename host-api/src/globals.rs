@@ -21,14 +21,18 @@ pub struct Globals {
 impl RealHost {
     /// Reads them out of a backup, digests and signature checked; `source`: only of this one. `NotFound`: the backup has none.
     pub async fn globals(&self, cx: &StepContext, backup: &Backup, source: Option<&str>) -> Result<Vec<Globals>> {
-        let (work, store) = (self.work(&backup.service)?, self.store(&backup.store)?);
+        let (work, store) = (self.work(&backup.service)?, self.store(cx, &backup.store)?);
         let (cx, backup, wanted) = (cx.clone(), backup.clone(), source.map(str::to_owned));
         blocking(move || {
             let manifest = manifests::usable(&store, &work.signing, &backup.service, &backup.id, &backup.digest)?;
             if let Some(wanted) = &wanted {
                 manifest.source(wanted)?;
             }
-            let objects = work.objects(&store);
+            let key = work
+                .encryption
+                .key(manifest.encryption.as_ref())
+                .map_err(|e| e.context(format!("backup {}", backup.id)))?;
+            let objects = work.objects(&store, key);
             let mut found = Vec::new();
             for source in manifest.sources.iter().filter(|s| wanted.as_ref().is_none_or(|wanted| *wanted == s.name)) {
                 let Some(entry) = source.objects.iter().find(|object| object.role == ROLE) else { continue };

@@ -9,7 +9,7 @@
 //! | the contract's traits and values | [`catalog`], [`dump`], [`upload`], [`restore`], [`scratch`], [`service`], [`promote`], [`delete`], [`http_check`], [`query`] |
 //! | deciding a step in doubt | [`probe`] |
 //! | looking without changing anything | [`checks`] |
-//! | what they stand on | [`sources`] (postgres, sqlite, files), [`stores`], [`manifest`], [`note`], [`signing`], [`pipeline`], [`child`], [`control`], [`versions`] |
+//! | what they stand on | [`sources`] (postgres, sqlite, files), [`stores`], [`manifest`], [`note`], [`signing`], [`encryption`], [`pipeline`], [`child`], [`control`], [`versions`] |
 //! | words | [`bindings`] (what an environment says), [`context`], [`error`], [`identifier`] |
 
 pub mod bindings;
@@ -21,6 +21,7 @@ pub mod control;
 pub mod delete;
 mod disk;
 pub mod dump;
+pub mod encryption;
 pub mod error;
 pub mod globals;
 pub mod http_check;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::Finding;
+use crate::encryption::Sealed;
 use crate::error::{Error, Result};
 use crate::note::{Note, Signer};
 use crate::signing;
@@ -37,6 +38,9 @@ pub struct Manifest {
     pub newest_at_ms: Option<u64>,
     /// Version of the service then installed, where known.
     pub version: Option<String>,
+    /// How the objects are encrypted; absent where they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Sealed>,
     /// The sources, databases first.
     pub sources: Vec<SourceManifest>,
     /// Known records: the environment's name for each, and its value in the snapshot.
@@ -61,7 +65,7 @@ pub struct SourceManifest {
     pub facts: SourceFacts,
 }
 
-/// One object in the store: zstd frames with checksums around `plain-bytes` of content.
+/// One object in the store: zstd frames with checksums around `plain-bytes` of content, and age around those where the manifest says so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ObjectEntry {

@@ -1,7 +1,7 @@
 //! The byte pipeline between a source and a store, in bounded memory.
 //!
-//! Out ([`StoreSink`]): content → SHA-256 and count → zstd → SHA-256 and count → store. Back ([`StoreSource`]): store → SHA-256 and count →
-//! zstd → SHA-256 and count → a private file or a reader, and nothing is taken for whole before all four agree with the manifest.
+//! Out ([`StoreSink`]): content → SHA-256 and count → zstd → age, if there are recipients → SHA-256 and count → store. Back
+//! ([`StoreSource`]): store → SHA-256 and count → age → zstd → SHA-256 and count → a private file or a reader, and nothing is taken for whole before all four agree with the manifest.
 
 mod reading;
 #[cfg(test)]
@@ -9,6 +9,7 @@ mod tests;
 mod writing;
 
 use std::io::Read;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -81,6 +82,22 @@ impl Tally {
 
     fn sha256(&self) -> String {
         hex::encode(self.sha256.clone().finalize())
+    }
+}
+
+/// The same object for whoever reads it and whoever has to explain a failure: what is between the two gives nothing back.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Tallied>>);
+
+impl Shared {
+    fn get(&self) -> MutexGuard<'_, Tallied> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Read for Shared {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.get().read(buffer)
     }
 }
 

@@ -78,13 +78,13 @@ const IMPORTED: &str = "imported";
 #[async_trait]
 impl Plain for RealHost {
     async fn export(&self, cx: &StepContext, backup: &Backup, source: Option<&str>, to: &Path) -> Result<Exported> {
-        let (work, store) = (self.work(&backup.service)?, self.store(&backup.store)?);
+        let (work, store) = (self.work(&backup.service)?, self.store(cx, &backup.store)?);
         let (cx, backup, source, to) = (cx.clone(), backup.clone(), source.map(str::to_owned), to.to_owned());
         blocking(move || export(&work, &cx, &store, &backup, source.as_deref(), &to)).await
     }
 
     async fn import(&self, cx: &StepContext, id: &str, import: &Import) -> Result<Backup> {
-        let (work, store) = (self.work(&import.service)?, self.store(&import.store)?);
+        let (work, store) = (self.work(&import.service)?, self.store(cx, &import.store)?);
         let (cx, id, wanted) = (cx.clone(), id.to_owned(), import.clone());
         blocking(move || self::import(&work, &cx, &store, &id, &wanted)).await
     }
@@ -103,6 +103,8 @@ fn export(
     catalog::require(store, backup)?;
     // An archive is code: whose it is, is settled before a byte of it is read.
     let manifest = manifests::usable(store, &work.signing, &backup.service, &backup.id, &backup.digest)?;
+    let key =
+        work.encryption.key(manifest.encryption.as_ref()).map_err(|e| e.context(format!("backup {}", backup.id)))?;
     require_objects(cx, store, &manifest)?;
     let source = chosen(&manifest, source)?;
     let format = match work.service.source.get(source) {
@@ -120,7 +122,7 @@ fn export(
     let out = file.reopen().doing(|| format!("writing {}", to.display()))?;
     let mut into = Counted { into: BufWriter::with_capacity(WRITE_BYTES, out), hash: Sha256::new(), bytes: 0 };
     work.driver(source)?
-        .export(cx, manifest.source(source)?, &work.objects(store), &mut into)
+        .export(cx, manifest.source(source)?, &work.objects(store, key), &mut into)
         .and_then(|()| into.flush().doing(|| format!("writing {}", to.display())))
         .map_err(|e| e.context(format!("export {}/{source}", work.name)))?;
     let (bytes, sha256) = (into.bytes, hex::encode(into.hash.finalize()));

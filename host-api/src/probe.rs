@@ -8,7 +8,8 @@ use std::path::Path;
 
 use async_trait::async_trait;
 
-use crate::catalog::{Backup, manifests};
+use crate::bindings::Right;
+use crate::catalog::{Backup, manifests, sent};
 use crate::context::StepContext;
 use crate::control::unfinished;
 use crate::error::{Context, Error, Result};
@@ -30,7 +31,7 @@ pub trait Probe: Send + Sync {
     /// about to be on record, or that is about to be taken up again; never while its steps are at work. The error names what stays: it
     /// takes room, and decides nothing.
     async fn clear_spool(&self, run: &str) -> Result<()>;
-    /// The backup that an attempt made, if it came so far.
+    /// The backup that an attempt made, if it came so far. Where the store can't be read, its manifest is put again if it was about to be.
     async fn backup_of_attempt(
         &self,
         cx: &StepContext,
@@ -98,9 +99,13 @@ impl Probe for RealHost {
         attempt: &str,
     ) -> Result<Option<Backup>> {
         self.service(service)?;
-        let (cx, service, store, attempt) = (cx.clone(), service.to_owned(), self.store(store)?, attempt.to_owned());
-        let signing = self.signing.clone();
+        let (cx, service, store, attempt) =
+            (cx.clone(), service.to_owned(), self.store(cx, store)?, attempt.to_owned());
+        let (signing, state_dir) = (self.signing.clone(), self.state_dir.clone());
         blocking(move || {
+            if !store.may(Right::Read) {
+                return sent::complete(&state_dir, &cx, &store, &service, &attempt);
+            }
             for (id, digest) in manifests::present(&store, &service)?.into_iter().rev() {
                 cx.check()?;
                 let stored = manifests::stored(&store, &service, &id, &digest)?;

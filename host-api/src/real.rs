@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::bindings::{Service, Source, Store};
+use crate::context::StepContext;
+use crate::encryption::Encryption;
 use crate::error::{Error, Result};
 use crate::signing::Signing;
 use crate::sources::{SourceDriver, files::FilesDriver, postgres::PostgresDriver, sqlite::SqliteDriver};
@@ -19,6 +21,8 @@ pub struct RealHost {
     pub(crate) stores: BTreeMap<String, Arc<crate::stores::ObjectStore>>,
     /// What is signed with, and whose signatures are taken.
     pub(crate) signing: Arc<Signing>,
+    /// Whom backups are encrypted for, and the key to read them with.
+    pub(crate) encryption: Arc<Encryption>,
     /// Private space of the engine (0700): `spool/` for objects on their way, `candidates/ID` for scratch candidates, `serve.sock`.
     pub(crate) state_dir: PathBuf,
     /// Services started in quarantine by this process; they end with it.
@@ -52,6 +56,7 @@ impl RealHost {
             services,
             stores,
             signing: Arc::default(),
+            encryption: Arc::default(),
             state_dir: state_dir.to_owned(),
             instances: Mutex::default(),
             http: Default::default(),
@@ -65,6 +70,13 @@ impl RealHost {
         self
     }
 
+    /// The same host, with keys to encrypt for, or one to read with.
+    #[must_use]
+    pub fn with_encryption(mut self, encryption: Encryption) -> Self {
+        self.encryption = Arc::new(encryption);
+        self
+    }
+
     /// Where objects lie on their way; private.
     pub(crate) fn spool_dir(&self) -> PathBuf {
         self.state_dir.join("spool")
@@ -75,9 +87,10 @@ impl RealHost {
         self.services.get(name).ok_or_else(|| Error::unknown("service", name, self.services.keys()))
     }
 
-    /// A store by name.
-    pub(crate) fn store(&self, name: &str) -> Result<Arc<crate::stores::ObjectStore>> {
-        self.stores.get(name).cloned().ok_or_else(|| Error::unknown("store", name, self.stores.keys()))
+    /// A store by name, for a step.
+    pub(crate) fn store(&self, cx: &StepContext, name: &str) -> Result<Arc<crate::stores::ObjectStore>> {
+        let store = self.stores.get(name).ok_or_else(|| Error::unknown("store", name, self.stores.keys()))?;
+        Ok(Arc::new(store.in_step(cx)))
     }
 
     /// The driver of a service's source.

@@ -1,8 +1,8 @@
 //! Records in a database that name files in a directory, and the reverse: both were read at different moments, so both ways are checked.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 
@@ -11,14 +11,12 @@ use crate::bindings::Reference;
 use crate::context::StepContext;
 use crate::error::{Context, Error, Result};
 use crate::identifier::shown;
-use crate::manifest::SourceManifest;
-use crate::pipeline::error_of;
-use crate::sources::{ObjectSource, Row};
+use crate::sources::Row;
 
 /// How many names a finding shows of each kind.
 const EXAMPLES: usize = 5;
 /// Longest line of an index, bytes: a path has at most 4,096, each of which JSON may write as six.
-const LINE_BYTES_MAX: u64 = 64 * 1024;
+const LINE_BYTES_MAX: usize = 64 * 1024;
 
 /// A line of a files source's index; what else stands in it is the driver's.
 #[derive(Deserialize)]
@@ -27,29 +25,62 @@ struct IndexLine {
     r#type: String,
 }
 
-/// Paths of the regular files in a backup, from the index that the files driver stored.
-pub(crate) fn stored_files(
-    cx: &StepContext,
-    objects: &dyn ObjectSource,
-    source: &SourceManifest,
-) -> Result<BTreeSet<String>> {
-    let index = source
-        .objects
-        .iter()
-        .find(|object| object.role == "index")
-        .ok_or_else(|| Error::failed(format!("source {} has no index of its files", source.name)))?;
-    let mut reader = BufReader::new(objects.stream(cx, index)?);
-    let mut files = BTreeSet::new();
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let mut limited = std::io::Read::take(&mut reader, LINE_BYTES_MAX);
-        if limited.read_until(b'\n', &mut line).map_err(error_of)? == 0 {
-            return Ok(files);
+/// The regular files of a source, out of its index while that is written: a store need not be one that we may read, nor its objects ones
+/// that we can decrypt.
+#[derive(Clone, Default)]
+pub(crate) struct SharedIndex(Arc<Mutex<Index>>);
+
+#[derive(Default)]
+struct Index {
+    /// None until anything was written.
+    files: Option<BTreeSet<String>>,
+    /// The line that is not over yet.
+    line: Vec<u8>,
+    /// What a line can't be read for.
+    unreadable: Option<Error>,
+}
+
+impl SharedIndex {
+    /// Takes what is written next. What it can't read is said at the end: storing the index comes first.
+    pub(crate) fn add(&self, mut bytes: &[u8]) {
+        let mut index = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
+            index.line.extend_from_slice(&bytes[..end]);
+            bytes = &bytes[end + 1..];
+            index.end_line();
         }
-        let entry: IndexLine = serde_json::from_slice(&line).doing(|| format!("a line of the index {}", index.key))?;
-        if entry.r#type == "file" {
-            files.insert(entry.path);
+        if index.line.len() + bytes.len() <= LINE_BYTES_MAX {
+            index.line.extend_from_slice(bytes);
+        } else {
+            index.unreadable.get_or_insert_with(|| Error::failed("a line of it is too long"));
+        }
+    }
+
+    /// Paths of the regular files.
+    pub(crate) fn files(&self) -> Result<BTreeSet<String>> {
+        let mut index = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !index.line.is_empty() {
+            index.end_line();
+        }
+        match (&index.unreadable, &index.files) {
+            (Some(e), _) => Err(e.clone()),
+            (None, Some(files)) => Ok(files.clone()),
+            (None, None) => Err(Error::failed("there is none")),
+        }
+    }
+
+    /// An index is there, and nothing has been written into it yet.
+    pub(crate) fn begin(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).files.get_or_insert_default();
+    }
+}
+
+impl Index {
+    fn end_line(&mut self) {
+        match serde_json::from_slice::<IndexLine>(&std::mem::take(&mut self.line)) {
+            Ok(entry) if entry.r#type == "file" => drop(self.files.get_or_insert_default().insert(entry.path)),
+            Ok(_) => drop(self.files.get_or_insert_default()),
+            Err(e) => drop(self.unreadable.get_or_insert_with(|| Error::failed(format!("a line of it: {e}")))),
         }
     }
 }

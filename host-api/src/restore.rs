@@ -136,14 +136,14 @@ impl Restore for RealHost {
         target: &str,
         options: &Options,
     ) -> Result<Candidate> {
-        let (work, store) = (self.work(&backup.service)?, self.store(&backup.store)?);
+        let (work, store) = (self.work(&backup.service)?, self.store(cx, &backup.store)?);
         let (cx, candidate, backup) = (cx.clone(), candidate.to_owned(), backup.clone());
         let (target, options) = (target.to_owned(), options.clone());
         blocking(move || stage::stage(&work, &cx, &store, &candidate, &backup, &target, &options)).await
     }
 
     async fn verify(&self, cx: &StepContext, candidate: &Candidate) -> Result<Verification> {
-        let (work, store) = (self.work(&candidate.service)?, self.store(&candidate.store)?);
+        let (work, store) = (self.work(&candidate.service)?, self.store(cx, &candidate.store)?);
         let (cx, candidate) = (cx.clone(), candidate.clone());
         blocking(move || verify::verify(&work, &cx, &store, &candidate)).await
     }

@@ -60,7 +60,14 @@ impl World {
         let drivers: BTreeMap<String, Arc<dyn SourceDriver>> =
             BTreeMap::from([("db".into(), db.clone() as Arc<dyn SourceDriver>), ("files".into(), files.clone() as _)]);
         let state_dir = dir.path().join("state");
-        let work = Work { name: "notes".into(), service, drivers, signing: Arc::default(), state_dir };
+        let work = Work {
+            name: "notes".into(),
+            service,
+            drivers,
+            signing: Arc::default(),
+            encryption: Arc::default(),
+            state_dir,
+        };
         let cx = StepContext::detached("test", Duration::from_secs(120));
         Self { dir, work, store, offsite, cx, db, files, log }
     }

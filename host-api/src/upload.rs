@@ -9,8 +9,10 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::Finding;
+use crate::bindings::Right;
 use crate::catalog::{self, Backup, manifests};
 use crate::context::StepContext;
+use crate::encryption::Encryption;
 use crate::error::{Error, Result};
 use crate::manifest::{Manifest, ObjectEntry};
 use crate::pipeline::{Fault, check_content, check_size, check_stored};
@@ -26,7 +28,7 @@ pub enum Depth {
     Exists,
     /// Every stored byte read and hashed.
     Checksum,
-    /// Decompressed and hashed as well.
+    /// Decrypted, where it is encrypted, decompressed and hashed as well.
     Content,
 }
 
@@ -44,21 +46,23 @@ pub trait Upload: Send + Sync {
 #[async_trait]
 impl Upload for RealHost {
     async fn copy(&self, cx: &StepContext, backup: &Backup, store: &str) -> Result<Backup> {
-        let (from, to) = (self.store(&backup.store)?, self.store(store)?);
+        let (from, to) = (self.store(cx, &backup.store)?, self.store(cx, store)?);
         let (cx, backup, signing) = (cx.clone(), backup.clone(), self.signing.clone());
         blocking(move || copy(&cx, &from, &to, &signing, &backup)).await
     }
 
     async fn verify(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>> {
-        let (cx, store, backup) = (cx.clone(), self.store(&backup.store)?, backup.clone());
+        let (cx, store, backup) = (cx.clone(), self.store(cx, &backup.store)?, backup.clone());
         let signing = self.signing.clone();
-        blocking(move || verify(&cx, &store, &signing, &backup, depth)).await
+        let encryption = self.encryption.clone();
+        blocking(move || verify(&cx, &store, (&signing, &encryption), &backup, depth)).await
     }
 
     async fn attest(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>> {
-        let (cx, store, backup) = (cx.clone(), self.store(&backup.store)?, backup.clone());
+        let (cx, store, backup) = (cx.clone(), self.store(cx, &backup.store)?, backup.clone());
         let signing = self.signing.clone();
-        blocking(move || attest(&cx, &store, &signing, &backup, depth)).await
+        let encryption = self.encryption.clone();
+        blocking(move || attest(&cx, &store, (&signing, &encryption), &backup, depth)).await
     }
 }
 
@@ -69,6 +73,7 @@ fn copy(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, signing: &Signin
     if from.name() == to.name() {
         return Err(Error::invalid(format!("backup {} lies in store {} already", backup.id, to.name())));
     }
+    to.require(Right::Write)?;
     refuse_removed(to, backup)?;
     let stored = manifests::stored(from, &backup.service, &backup.id, &backup.digest)?.usable(signing, from)?;
     for entry in stored.manifest.objects() {
@@ -86,6 +91,10 @@ fn copy(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, signing: &Signin
 }
 
 fn refuse_removed(to: &ObjectStore, backup: &Backup) -> Result<()> {
+    // Whoever may not look there leaves it to its readers: to them, what has a tombstone is not there, whatever was put.
+    if !to.may(Right::Read) {
+        return Ok(());
+    }
     match catalog::records::read_tombstone(to, &backup.service, &backup.id)? {
         Some(_) => Err(Error::conflict(format!("backup {} was removed from store {}", backup.id, to.name()))
             .hint("what was removed on purpose does not come back; take a new backup")),
@@ -95,21 +104,32 @@ fn refuse_removed(to: &ObjectStore, backup: &Backup) -> Result<()> {
 
 fn copy_object(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, entry: &ObjectEntry) -> Result<()> {
     cx.check()?;
-    if to.size(&entry.key)?.is_none() {
+    let unseen = !to.may(Right::Read);
+    if unseen || to.size(&entry.key)?.is_none() {
         let mut writer = to.writer(&entry.key)?;
         // The writer is dropped on any failure: nothing of it appears.
         check_stored(cx, from, entry, "copy", &mut writer as &mut dyn Write).map_err(Fault::into_error)?;
         if writer.finish(&|| cx.check())? == Put::Created {
             return Ok(());
         }
+        if unseen && cx.attempt == 1 {
+            return Err(Error::conflict(format!("there is such an object already: {}", entry.key)).hint(format!(
+                "store {} can't be read from here, so nobody can tell what it holds: copy it where it can be read",
+                to.name()
+            )));
+        }
+        // An earlier attempt of this step has put it: an upload appears whole, or not at all.
+        if unseen {
+            return Ok(());
+        }
     }
     check_stored(cx, to, entry, "check", &mut std::io::sink()).map_err(Fault::into_error)
 }
 
-fn verify(
+pub(crate) fn verify(
     cx: &StepContext,
     store: &ObjectStore,
-    signing: &Signing,
+    (signing, encryption): (&Signing, &Encryption),
     backup: &Backup,
     depth: Depth,
 ) -> Result<Vec<Finding>> {
@@ -130,12 +150,20 @@ fn verify(
             return Ok(vec![Finding::error("signature", e.message, e.hint.unwrap_or_default())]);
         }
     };
+    // Without a key the check can't run, which says nothing about the backup.
+    let key = match depth {
+        Depth::Content => encryption.key(manifest.encryption.as_ref()).map_err(|e| {
+            e.context(format!("backup {}", backup.id))
+                .hint_more("--depth checksum needs no key: it reads every byte as it is stored")
+        })?,
+        Depth::Exists | Depth::Checksum => None,
+    };
     for entry in manifest.objects() {
         cx.check()?;
         let looked = match depth {
             Depth::Exists => check_size(store, entry),
             Depth::Checksum => check_stored(cx, store, entry, "check", &mut std::io::sink()),
-            Depth::Content => check_content(cx, store, entry),
+            Depth::Content => check_content(cx, store, entry, key.as_ref()),
         };
         match looked {
             Ok(()) => {}
@@ -149,7 +177,7 @@ fn verify(
 fn attest(
     cx: &StepContext,
     store: &ObjectStore,
-    signing: &Signing,
+    (signing, encryption): (&Signing, &Encryption),
     backup: &Backup,
     depth: Depth,
 ) -> Result<Vec<Finding>> {
@@ -162,7 +190,7 @@ fn attest(
         Error::refused("this environment has no key to sign with: what was found would be recorded by nobody")
             .hint("`lifeboat keys make FILE --name NAME`, and key = \"FILE\" in [environment.E.signing]")
     })?;
-    let findings = verify(cx, store, signing, backup, depth)?;
+    let findings = verify(cx, store, (signing, encryption), backup, depth)?;
     if findings.is_empty() {
         cx.at("looked");
         let manifest = manifests::usable(store, signing, &backup.service, &backup.id, &backup.digest)?;

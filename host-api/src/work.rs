@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::bindings::{NamedQuery, Service};
 use crate::context::StepContext;
+use crate::encryption::{Encryption, Key};
 use crate::error::{Error, Result};
 use crate::pipeline::StoreSource;
 use crate::real::RealHost;
@@ -27,6 +28,7 @@ pub(crate) struct Work {
     pub(crate) service: Service,
     pub(crate) drivers: BTreeMap<String, Arc<dyn SourceDriver>>,
     pub(crate) signing: Arc<Signing>,
+    pub(crate) encryption: Arc<Encryption>,
     pub(crate) state_dir: PathBuf,
 }
 
@@ -44,6 +46,7 @@ impl RealHost {
             service: binding.clone(),
             drivers,
             signing: self.signing.clone(),
+            encryption: self.encryption.clone(),
             state_dir: self.state_dir.clone(),
         })
     }
@@ -58,9 +61,9 @@ impl Work {
             .ok_or_else(|| Error::unknown("source", source, self.drivers.keys()))
     }
 
-    /// Where objects are read from for this work.
-    pub(crate) fn objects(&self, store: &Arc<ObjectStore>) -> StoreSource {
-        StoreSource { store: store.clone(), spool_dir: self.state_dir.join("spool") }
+    /// Where objects are read from for this work, and with which key.
+    pub(crate) fn objects(&self, store: &Arc<ObjectStore>, key: Option<Key>) -> StoreSource {
+        StoreSource { store: store.clone(), spool_dir: self.state_dir.join("spool"), key }
     }
 
     /// A scratch candidate's directory.

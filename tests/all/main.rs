@@ -14,6 +14,7 @@ mod limits;
 mod modules;
 mod notes;
 mod obligations;
+mod offsite;
 mod plain;
 mod shared;
 mod signing;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo xtask demo        everything set up, then the main job on an embedded default
-//! cargo xtask setup       a compiler for guests, PostgreSQL, kneo-serv
+//! cargo xtask setup       a compiler for guests, PostgreSQL, kneo-serv, an S3 for tests
 //! cargo xtask policies    build the policies and pack them
 //! cargo xtask test        all of that, then every test
 //! cargo xtask sweep       kill the engine everywhere, and go on

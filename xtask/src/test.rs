@@ -38,6 +38,7 @@ fn tested(workspace: &Workspace, args: impl Iterator<Item = OsString>, sweep: &s
         // Tests look at what is set: a value from an earlier set-up must not pass for this one's.
         .env_remove("LIFEBOAT_PG_USER")
         .env_remove("LIFEBOAT_KNEO")
+        .env_remove("LIFEBOAT_MOTO")
         .env_remove("LIFEBOAT_PG_BIN_NEWER")
         .envs(services.variables())
         .env("LIFEBOAT_POLICIES", workspace.packed_policies())
@@ -47,7 +48,7 @@ fn tested(workspace: &Workspace, args: impl Iterator<Item = OsString>, sweep: &s
         .env("LIFEBOAT_SWEEP", sweep)
         .env("LIFEBOAT_SWEEP_SEED", commit(workspace).unwrap_or_default())
         .run_in_front();
-    if let Some(skipped) = services.skipped() {
+    for skipped in services.skipped() {
         eprintln!("skipped: {skipped}");
     }
     outcome

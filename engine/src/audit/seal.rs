@@ -1,8 +1,10 @@
 //! Making checkpoints of the log and putting them where they outlive it; changing the key that signs them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use host_api::bindings;
+use host_api::context::StepContext;
 use host_api::identifier::{fresh, now_ms};
 use host_api::stores::ObjectStore;
 use serde_json::json;
@@ -18,6 +20,8 @@ use crate::reporting::{CHECKPOINT_FILE, write_evidence};
 
 /// What stands in messages for the store's name.
 const NAME: &str = "checkpoints";
+/// How long the end of a run waits for that store: a run that could not put its checkpoint warns, and is over.
+const PUT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A place where checkpoints are put and never looked at: putting is all that the engine must be able to do there.
 #[derive(Debug, Clone)]
@@ -32,7 +36,8 @@ impl CheckpointStore {
     /// Blocks. One that is there already has the same size and head.
     fn put(&self, checkpoint: &Checkpoint, signed: &str) -> Result<()> {
         let Checkpoint { origin, size, head, .. } = checkpoint;
-        self.0.put_if_absent(&format!("{origin}/{size:020}-{}.txt", &head[..16]), signed.as_bytes())?;
+        let store = self.0.in_step(&StepContext::detached(NAME, PUT_LIMIT));
+        store.put_if_absent(&format!("{origin}/{size:020}-{}.txt", &head[..16]), signed.as_bytes())?;
         Ok(())
     }
 }

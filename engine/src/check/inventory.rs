@@ -201,6 +201,23 @@ fn outside_items(around: &Around) -> Vec<OutsideItem> {
     if directory.join("keys").exists() {
         items.path("signing keys of the log", None, &directory.join("keys"));
     }
+    if let Some(encryption) = &binding.encryption {
+        if let Some(identity) = &encryption.identity {
+            items.secret("private key of backups", None, identity);
+        }
+        for recipient in &encryption.recipients {
+            let what = "private key of backups, of this public one".to_owned();
+            items.add(what, None, recipient.get_ref().clone(), None);
+        }
+    }
+    for (name, store) in &binding.store {
+        for (what, secret) in store.secrets() {
+            items.secret(&format!("store {name}: {what}"), None, secret);
+        }
+        if let host_api::bindings::Store::S3(host_api::bindings::S3Store { ca_file: Some(roots), .. }) = store {
+            items.path(&format!("store {name}: TLS roots"), None, roots);
+        }
+    }
     for (name, service) in &binding.service {
         for (what, secret) in service.secrets() {
             items.secret(&what, Some(name), secret);
@@ -258,7 +275,12 @@ impl Items<'_> {
                 let there = std::env::var_os(name).is_some();
                 self.add(what.to_owned(), service, format!("${name}"), Some(there));
             }
-            (None, None) => {}
+            // What the command asks is where it is kept; the command itself is among what must be there.
+            (None, None) => {
+                if let Some(program) = secret.command.iter().flatten().next() {
+                    self.add(what.to_owned(), service, program.clone(), None);
+                }
+            }
         }
     }
 

@@ -141,7 +141,9 @@ pub(super) fn all(around: &Around) -> Vec<Named> {
     if around.config.state_is_shared() {
         whole.push(Whole::StateClock);
     }
-    whole.extend(around.binding().store.keys().cloned().map(Whole::StoreSpace));
+    // A bucket has no end.
+    let stores = around.binding().store.iter().filter(|(_, store)| store.directory().is_some());
+    whole.extend(stores.map(|(name, _)| Whole::StoreSpace(name.clone())));
     let mut named: Vec<Named> = whole
         .into_iter()
         .map(|whole| Named { name: whole.name(), service: None, work: Work::Environment(whole) })

@@ -23,6 +23,10 @@ impl Config {
             return Err(Error::unknown("environment", name, self.environments()).context("default-environment"));
         }
         self.check_state_database()?;
+        if let Some(store) = &self.file.audit.checkpoint_store {
+            let wrong = |e: host_api::Error| Error { kind: Kind::Configuration, ..e.into() };
+            store.check().map_err(|e| wrong(e).context("audit: checkpoint-store"))?;
+        }
         for (name, environment) in &self.file.environment {
             named("environment", name)?;
             environment.check().map_err(|e| e.context(format!("environment {name}")))?;
@@ -79,11 +83,11 @@ impl Config {
                 others.push((format!("the versions of {service}"), install.directory.clone()));
             }
         }
-        for (name, Store::Directory(store)) in &environment.store {
-            others.push((format!("store {name}"), store.path.clone()));
+        for (name, store) in &environment.store {
+            others.extend(store.directory().map(|path| (format!("store {name}"), path.to_owned())));
         }
-        if let Some(Store::Directory(store)) = &self.file.audit.checkpoint_store {
-            others.push(("the checkpoint store".to_owned(), store.path.clone()));
+        if let Some(path) = self.file.audit.checkpoint_store.as_ref().and_then(Store::directory) {
+            others.push(("the checkpoint store".to_owned(), path.to_owned()));
         }
         // As they are on disk, where they are there: a link may lead one into another.
         let real = |path: &std::path::Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -109,22 +113,22 @@ impl Config {
 
     /// Backups lie under their service's name: two environments that share both could restore each other's.
     fn check_shared_stores(&self) -> Result<()> {
-        let mut seen: Vec<(&str, &str, &std::path::Path)> = Vec::new();
+        let mut seen: Vec<(&str, &str, String)> = Vec::new();
         for (environment, binding) in &self.file.environment {
-            for Store::Directory(store) in binding.store.values() {
+            for store in binding.store.values() {
+                let place = store.place();
                 for service in binding.service.keys() {
-                    let shared = seen.iter().find(|(e, s, p)| e != environment && s == service && *p == store.path);
+                    let shared = seen.iter().find(|(e, s, p)| e != environment && s == service && *p == place);
                     if let Some((other, ..)) = shared {
                         return Err(Error::new(
                             Kind::Configuration,
                             format!(
-                                "environments {other} and {environment} keep backups of `{service}` in one place, {}",
-                                store.path.display()
+                                "environments {other} and {environment} keep backups of `{service}` in one place, {place}"
                             ),
                         )
-                        .hint("one could restore the other's data: give each environment a directory of its own"));
+                        .hint("one could restore the other's data: give each environment a directory or prefix of its own"));
                     }
-                    seen.push((environment, service, &store.path));
+                    seen.push((environment, service, place.clone()));
                 }
             }
         }
@@ -143,11 +147,14 @@ impl EnvironmentBinding {
             }
             check_service(service).map_err(|e| e.context(format!("service {name}")))?;
         }
-        for name in self.store.keys() {
+        for (name, store) in &self.store {
             named("store", name)?;
+            let wrong = |e: host_api::Error| Error { kind: Kind::Configuration, ..e.into() };
+            store.check().map_err(|e| wrong(e).context(format!("store {name}")))?;
         }
         self.approval_rules()?;
         self.signing()?;
+        self.encryption()?;
         if let Some((place, _)) = self.kept.iter().find(|(_, words)| words.trim().is_empty()) {
             return Err(Error::new(Kind::Configuration, format!("kept: nothing is said of {place}"))
                 .hint("say where it is kept besides, in words for whoever looks for it; or leave it out"));

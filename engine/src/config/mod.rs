@@ -4,6 +4,7 @@
 
 mod approval;
 mod check;
+mod encryption;
 mod signing;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use serde_json::{Map, Value};
 use toml::Spanned;
 
 pub use approval::{ApprovalBinding, ApproverBinding};
+pub use encryption::EncryptionBinding;
 pub use signing::SigningBinding;
 
 use crate::audit::CheckpointStore;
@@ -83,6 +85,8 @@ pub struct EnvironmentBinding {
     pub approver: BTreeMap<String, ApproverBinding>,
     /// What its backups are signed with, and whose signatures are taken.
     pub signing: Option<SigningBinding>,
+    /// Whom its backups are encrypted for, and the key to read them with.
+    pub encryption: Option<EncryptionBinding>,
     /// Its services by name.
     #[serde(default)]
     pub service: BTreeMap<String, Service>,
@@ -182,6 +186,7 @@ impl Config {
             environment.policy.values_mut().for_each(|p| p.module = base.join(&p.module));
             environment.approver.values_mut().for_each(|a| a.anchor(&base));
             environment.signing.iter_mut().for_each(|s| s.anchor(&base));
+            environment.encryption.iter_mut().for_each(|e| e.anchor(&base));
             environment.kept = crate::check::inventory::anchored(&environment.kept, &base);
         }
         let config = Self { file, path, text };
@@ -252,7 +257,7 @@ impl Environment<'_> {
     pub fn host(&self) -> Result<Arc<RealHost>> {
         let host = RealHost::new(self.binding.service.clone(), &self.binding.store, self.config.state_directory())
             .map_err(|e| Error { kind: Kind::Configuration, ..e.into() })?;
-        Ok(Arc::new(host.with_signing(self.binding.signing()?)))
+        Ok(Arc::new(host.with_signing(self.binding.signing()?).with_encryption(self.binding.encryption()?)))
     }
 
     /// Everything to run a policy of this environment with.

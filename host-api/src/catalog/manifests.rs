@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Backup;
 use super::records::tombstoned;
+use super::{Backup, sent};
+use crate::bindings::Right;
 use crate::context::StepContext;
+use crate::encryption::Sealed;
 use crate::error::{Error, Result};
 use crate::identifier::{check_id, check_name, shown};
 use crate::manifest::{FORMAT, Manifest};
@@ -122,15 +124,22 @@ pub(crate) fn stored(store: &ObjectStore, service: &str, id: &str, digest: &str)
     Ok(Stored { manifest, note, bytes })
 }
 
-/// Writes a manifest, signed if there is a key, unless the step is late: from here on, the backup exists.
+/// Writes a manifest, signed if there is a key (and first into `state_dir`, where it could not be looked for later), unless the step is late: from here on, the backup exists.
 pub(crate) fn write(
     cx: &StepContext,
     store: &ObjectStore,
     manifest: &Manifest,
     signer: Option<&Signer>,
+    state_dir: &std::path::Path,
 ) -> Result<String> {
     validate(manifest, &manifest.service, &manifest.id)?;
     let (bytes, digest) = manifest.encode(signer)?;
+    if !store.may(Right::Read) {
+        // What is kept is put, sooner or later.
+        cx.check()?;
+        sent::keep(state_dir, store, &manifest.attempt, &digest, &bytes)?;
+        cx.at("manifest kept");
+    }
     put(cx, store, manifest, &bytes, &digest)?;
     Ok(digest)
 }
@@ -140,11 +149,18 @@ pub(crate) fn write_copy(cx: &StepContext, store: &ObjectStore, stored: &Stored,
     put(cx, store, &stored.manifest, &stored.bytes, digest)
 }
 
-/// One that is there already has the same digest, so it is the same.
-fn put(cx: &StepContext, store: &ObjectStore, manifest: &Manifest, bytes: &[u8], digest: &str) -> Result<()> {
+/// One that is there already has the same digest, so it is the same; whoever may not read there leaves it to its readers to look.
+pub(super) fn put(
+    cx: &StepContext,
+    store: &ObjectStore,
+    manifest: &Manifest,
+    bytes: &[u8],
+    digest: &str,
+) -> Result<()> {
     let key = key(&manifest.service, &manifest.id, digest);
     match store.put_in_time(cx, &key, bytes)? {
         Put::Created => Ok(()),
+        Put::Exists if !store.may(Right::Read) => Ok(()),
         Put::Exists => read(store, &manifest.service, &manifest.id, digest).map(drop),
     }
 }
@@ -158,6 +174,7 @@ fn validate(manifest: &Manifest, service: &str, id: &str) -> Result<()> {
     if manifest.sources.is_empty() {
         return bad("it has no source".into());
     }
+    manifest.encryption.as_ref().map_or(Ok(()), Sealed::check)?;
     let mut names = BTreeSet::new();
     for source in &manifest.sources {
         check_name("source", &source.name)?;

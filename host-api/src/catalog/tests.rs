@@ -53,7 +53,7 @@ fn a_manifest_that_is_not_right_is_an_error_and_not_a_shorter_list() {
 
     let mut twin = manifests::read(&world.store, "notes", &backup.id, &backup.digest).unwrap();
     twin.label = Some("forged".into());
-    manifests::write(&world.cx, &world.store, &twin, None).unwrap();
+    manifests::write(&world.cx, &world.store, &twin, None, &world.work.state_dir).unwrap();
     fails("has two manifests");
 }
 
@@ -66,7 +66,7 @@ fn a_manifest_that_reaches_out_of_its_backup_is_refused() {
     let forge = |change: &dyn Fn(&mut crate::manifest::Manifest)| {
         let mut forged = good.clone();
         change(&mut forged);
-        assert!(manifests::write(&world.cx, &world.store, &forged, None).is_err());
+        assert!(manifests::write(&world.cx, &world.store, &forged, None, &world.work.state_dir).is_err());
         // As somebody else would write it.
         let (bytes, digest) = forged.encode(None).unwrap();
         world.store.put_if_absent(&manifests::key("notes", &backup.id, &digest), &bytes).unwrap();

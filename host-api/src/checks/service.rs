@@ -147,7 +147,7 @@ pub(super) fn secrets(service: &Service) -> Seen {
     }
 }
 
-fn others_read(file: &Path) -> bool {
+pub(super) fn others_read(file: &Path) -> bool {
     std::fs::metadata(file).is_ok_and(|m| m.permissions().mode() & 0o004 != 0)
 }
 

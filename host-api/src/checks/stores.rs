@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use rustix::fs::Access;
 
-use super::Seen;
-use crate::bindings::Store;
+use super::{Level, Seen};
+use crate::bindings::{Right, Store};
 use crate::catalog::{self, Backup, BackupState, manifests};
 use crate::context::StepContext;
 use crate::error::{Error, Result};
@@ -32,6 +32,12 @@ impl Stocked {
 
 pub(super) fn reachable(store: &ObjectStore) -> Result<Seen> {
     store.check()?;
+    if !store.may(Right::Read) {
+        return Ok(Seen::unknown(
+            format!("store {} can't be looked at: this environment may not read there", store.name()),
+            "run `lifeboat check` where the store may be read as well",
+        ));
+    }
     Ok(Seen::ok(format!("store {} is there", store.name())))
 }
 
@@ -46,7 +52,32 @@ pub(super) fn writable(store: &Store) -> Result<Seen> {
             })?;
             Ok(Seen::ok(format!("the file system lets us write to {shown}; nothing was written")))
         }
+        Store::S3(_) => Err(Error::failed("a bug: whether a bucket takes what we put shows by putting alone")),
     }
+}
+
+/// Who may do what in a store, and whether the secrets for it can be read.
+pub(super) fn identities(store: &Store) -> Result<Seen> {
+    let Store::S3(s3) = store else { return Ok(Seen::ok("the file system's rights are all there is")) };
+    let mut open = Vec::new();
+    for (what, secret) in store.secrets() {
+        secret.read().map_err(|e| e.context(what.clone()))?;
+        if let Some(file) = secret.file.as_deref().filter(|file| super::service::others_read(file)) {
+            open.push(format!("{what}: everybody on this machine may read {}", file.display()));
+        }
+    }
+    if !open.is_empty() {
+        return Ok(Seen::warning(open.join("; "), "chmod o-rwx on the file"));
+    }
+    if s3.credentials.is_some() {
+        return Ok(Seen::new(
+            Level::Ok,
+            "one identity for everything: whoever takes over this host can remove the backups there",
+            "give hosts that take backups identity.write alone, and keep identity.delete elsewhere",
+        ));
+    }
+    let given = Right::ALL.into_iter().filter(|right| s3.identity.of(*right).is_some()).map(Right::word);
+    Ok(Seen::ok(format!("this environment may: {}", given.collect::<Vec<_>>().join(", "))))
 }
 
 /// All backups, oldest first. Records are only looked for where there are any: a store may hold thousands of backups.

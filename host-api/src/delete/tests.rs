@@ -126,3 +126,20 @@ fn a_removal_that_is_late_takes_no_manifest_and_is_completed_by_the_next() {
     remove_all(&world, &[&backup]).unwrap();
     assert!(!manifest.exists());
 }
+
+#[test]
+fn whoever_may_not_remove_puts_no_tombstone() {
+    use crate::bindings::{Identities, Store};
+    let Some((moto, identities)) = crate::stores::testing::Moto::guarded() else { return };
+    let open = |identities| Arc::new(ObjectStore::open("local", &Store::S3(moto.store(identities))).unwrap());
+    let mut world = World::new();
+    world.store = open(Identities { delete: None, ..identities.clone() });
+    let backup = world.take().unwrap();
+    let refused = remove_all(&world, &[&backup]).unwrap_err();
+    assert_eq!(refused.kind, crate::ErrorKind::Refused);
+    assert!(refused.hint.as_deref().unwrap().contains("identity.delete"), "{refused}");
+    assert!(ids(&world).into_iter().eq([backup.id.clone()]));
+    world.store = open(identities);
+    remove_all(&world, &[&backup]).unwrap();
+    assert_eq!(ids(&world), Vec::<String>::new());
+}

@@ -89,3 +89,68 @@ fn a_manifest_that_would_come_late_is_not_written() {
     assert!(world.cx.check().is_err(), "it came to that place");
     assert!(!world.stored("local").iter().any(|path| path.contains("/manifests/")), "{:?}", world.stored("local"));
 }
+
+mod write_only {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::bindings::{Identities, Store};
+    use crate::catalog::sent;
+    use crate::stores::testing::Moto;
+    use crate::testing::World;
+
+    /// A world whose store may only be written to; and the same store for those who may read it.
+    fn world() -> Option<(World, Arc<ObjectStore>, Moto)> {
+        let (moto, identities) = Moto::guarded()?;
+        let open = |identity| Arc::new(ObjectStore::open("local", &Store::S3(moto.store(identity))).unwrap());
+        let mut world = World::new();
+        world.store = open(Identities { write: identities.write, ..Identities::default() });
+        let reader = open(Identities { read: identities.read, ..Identities::default() });
+        Some((world, reader, moto))
+    }
+
+    #[test]
+    fn a_backup_is_taken_by_whoever_may_only_put_and_found_by_whoever_may_read() {
+        let Some((world, reader, _moto)) = world() else { return };
+        let taken = world.take().unwrap();
+        assert_eq!(taken.findings, [], "its references were compared all the same");
+        let found = manifests::present(&reader, "notes").unwrap();
+        assert_eq!(found.get(&taken.id), Some(&taken.digest));
+        let manifest = manifests::read(&reader, "notes", &taken.id, &taken.digest).unwrap();
+        crate::upload::require_objects(&world.cx, &reader, &manifest).unwrap();
+        let listed = manifests::present(&world.store, "notes").unwrap_err();
+        assert_eq!(listed.kind, ErrorKind::Refused);
+        // Whoever may only read is told before a source is asked for anything.
+        world.logged();
+        let refused = take(&world.work, &world.cx, &reader, &Options::default()).unwrap_err();
+        assert!(refused.hint.as_deref().unwrap().contains("identity.write"), "{refused}");
+        assert_eq!(world.logged(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_became_of_a_backup_is_told_without_looking() {
+        let Some((world, reader, _moto)) = world() else { return };
+        let completed = |cx: &StepContext| {
+            sent::complete(&world.work.state_dir, &world.cx, &world.store, "notes", &cx.attempt_key()).unwrap()
+        };
+        let cut_off_at = |step, place| {
+            let cx = StepContext { step, ..world.cx.ended_at(place) };
+            assert_eq!(
+                take(&world.work, &cx, &world.store, &Options::default()).unwrap_err().kind,
+                ErrorKind::Cancelled
+            );
+            assert!(manifests::present(&reader, "notes").unwrap().is_empty(), "{place}");
+            cx
+        };
+        // It never came so far.
+        assert_eq!(completed(&cut_off_at(1, "before the manifest")).map(|backup| backup.id), None);
+        // All was there but its manifest.
+        let backup = completed(&cut_off_at(2, "manifest kept")).unwrap();
+        assert_eq!(manifests::present(&reader, "notes").unwrap().get(&backup.id), Some(&backup.digest));
+        // It was whole: asked again, the same one.
+        let cx = StepContext { step: 3, ..world.cx.clone() };
+        let taken = take(&world.work, &cx, &world.store, &Options::default()).unwrap();
+        assert_eq!(completed(&cx).unwrap(), taken);
+        assert_eq!(manifests::present(&reader, "notes").unwrap().len(), 2);
+    }
+}

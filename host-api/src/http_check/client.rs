@@ -237,7 +237,7 @@ pub(crate) fn readable_certificates(path: &Path) -> Result<()> {
     certificates(path).map(drop)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let unreadable = |why: String| {
         Error::invalid(format!("{}: {why}", path.display())).hint("a PEM file with at least one certificate")
     };

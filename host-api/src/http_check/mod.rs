@@ -27,7 +27,7 @@ use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::real::RealHost;
 
-pub(crate) use client::{Call, Clients, Target, check_tls, readable_certificates};
+pub(crate) use client::{Call, Clients, Target, certificates, check_tls, readable_certificates};
 pub(crate) use expectations::unequal;
 pub use path::{CheckedPath, checked_path, under};
 

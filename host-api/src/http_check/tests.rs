@@ -88,7 +88,9 @@ async fn a_redirect_is_an_answer_and_never_followed() {
     let world_dir = tempfile::tempdir().unwrap();
     let file = world_dir.path().join("token");
     std::fs::write(&file, "s3cret").unwrap();
-    endpoint.header.insert("Authorization".into(), Secret { file: Some(file), env: None, prefix: "Bearer ".into() });
+    endpoint
+        .header
+        .insert("Authorization".into(), Secret { file: Some(file), prefix: "Bearer ".into(), ..Secret::default() });
     let world = world(endpoint);
     let mut request = get("/old");
     let seen = world.ask(&request).await;
@@ -283,7 +285,7 @@ async fn a_bad_base_url_or_secret_is_named_without_its_value() {
     let file = dir.path().join("token");
     std::fs::write(&file, "hunter2\r\nX-Admin: 1\n").unwrap();
     let mut bad = endpoint("http://127.0.0.1:1".into());
-    bad.header.insert("Authorization".into(), Secret { file: Some(file), env: None, prefix: String::new() });
+    bad.header.insert("Authorization".into(), Secret { file: Some(file), ..Secret::default() });
     let error = check(bad).await.unwrap_err();
     assert!(error.message.contains("Authorization") && !error.to_string().contains("hunter2"), "{error}");
 }

@@ -3,14 +3,15 @@
 use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 
 use tempfile::NamedTempFile;
 
-use super::{CHUNK_BYTES, CHUNKS_AHEAD, Meter, Tallied, Tally, error_of};
+use super::{CHUNK_BYTES, CHUNKS_AHEAD, Meter, Shared, Tallied, Tally, error_of};
 use crate::context::StepContext;
 use crate::disk::{free_bytes, private_dir};
+use crate::encryption::Key;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::manifest::ObjectEntry;
 use crate::sources::{ObjectSource, SpooledFile};
@@ -25,13 +26,15 @@ pub struct StoreSource {
     pub store: Arc<ObjectStore>,
     /// Private directory for spooled objects; made if absent, mode 0700.
     pub spool_dir: PathBuf,
+    /// Opens them, where they are encrypted.
+    pub(crate) key: Option<Key>,
 }
 
 impl ObjectSource for StoreSource {
     fn spool(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<SpooledFile> {
         self.make_spool_dir()?;
         self.check_space(entry)?;
-        let mut checked = Checked::open(cx, &self.store, entry, "fetch")?;
+        let mut checked = Checked::open(cx, &self.store, entry, self.key.as_ref(), "fetch")?;
         let mut file = self.file(cx)?;
         loop {
             let bytes = checked.next(CHUNK_BYTES).map_err(Fault::into_error)?;
@@ -46,7 +49,7 @@ impl ObjectSource for StoreSource {
     }
 
     fn stream(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
-        Ok(Box::new(Checked::open(cx, &self.store, entry, "read")?))
+        Ok(Box::new(Checked::open(cx, &self.store, entry, self.key.as_ref(), "read")?))
     }
 
     fn private_file(&self, cx: &StepContext) -> Result<NamedTempFile> {
@@ -133,9 +136,14 @@ pub(crate) fn check_stored(
     Ok(())
 }
 
-/// Reads and decompresses an object and compares all sizes and digests.
-pub(crate) fn check_content(cx: &StepContext, store: &ObjectStore, entry: &ObjectEntry) -> Result<(), Fault> {
-    let mut checked = Checked::open_or(cx, store, entry, "check")?;
+/// Reads, decrypts and decompresses an object and compares all sizes and digests.
+pub(crate) fn check_content(
+    cx: &StepContext,
+    store: &ObjectStore,
+    entry: &ObjectEntry,
+    key: Option<&Key>,
+) -> Result<(), Fault> {
+    let mut checked = Checked::open_or(cx, store, entry, key, "check")?;
     while !checked.next(CHUNK_BYTES)?.is_empty() {}
     Ok(())
 }
@@ -164,14 +172,21 @@ enum Piece {
 }
 
 impl Checked {
-    fn open(cx: &StepContext, store: &ObjectStore, entry: &ObjectEntry, what: &str) -> Result<Self> {
-        Self::open_or(cx, store, entry, what).map_err(Fault::into_error)
+    fn open(cx: &StepContext, store: &ObjectStore, entry: &ObjectEntry, key: Option<&Key>, what: &str) -> Result<Self> {
+        Self::open_or(cx, store, entry, key, what).map_err(Fault::into_error)
     }
 
-    fn open_or(cx: &StepContext, store: &ObjectStore, entry: &ObjectEntry, what: &str) -> Result<Self, Fault> {
+    fn open_or(
+        cx: &StepContext,
+        store: &ObjectStore,
+        entry: &ObjectEntry,
+        key: Option<&Key>,
+        what: &str,
+    ) -> Result<Self, Fault> {
         cx.check()?;
-        let stored = BufReader::with_capacity(CHUNK_BYTES, open(store, entry)?);
-        let decoder = zstd::stream::read::Decoder::with_buffer(stored).map_err(error_of)?;
+        let stored = Shared(Arc::new(Mutex::new(open(store, entry)?)));
+        let opened = decrypted(store, entry, &stored, key)?;
+        let decoder = zstd::stream::read::Decoder::with_buffer(opened).map_err(error_of)?;
         let (sending, pieces) = sync_channel(CHUNKS_AHEAD);
         let (returning, empties) = sync_channel(CHUNKS_AHEAD + 1);
         let (store, object) = (store.name().to_owned(), entry.clone());
@@ -180,7 +195,7 @@ impl Checked {
             .name("lifeboat-decompress".into())
             .spawn({
                 let store = store.clone();
-                move || decompress(decoder, &store, &object, &sending, &empties)
+                move || decompress(decoder, &stored, &store, &object, &sending, &empties)
             })
             .map_err(|e| Error::failed(format!("starting a thread: {e}")))?;
         Ok(Self {
@@ -246,7 +261,8 @@ impl Checked {
 
 /// The other side of [`Checked`]: sends pieces until the object ends, a fault, or nobody takes them any more.
 fn decompress(
-    mut decoder: zstd::stream::read::Decoder<'static, BufReader<Tallied>>,
+    mut decoder: zstd::stream::read::Decoder<'static, Opened>,
+    stored: &Shared,
     store: &str,
     entry: &ObjectEntry,
     pieces: &SyncSender<Result<Piece, Fault>>,
@@ -256,16 +272,40 @@ fn decompress(
         let mut piece = empties.try_recv().unwrap_or_default();
         piece.resize(CHUNK_BYTES, 0);
         let next = match fill(&mut decoder, &mut piece) {
-            Ok(0) => Ok(Piece::End(std::mem::take(&mut decoder.get_mut().get_mut().tally))),
+            Ok(0) => Ok(Piece::End(std::mem::take(&mut stored.get().tally))),
             Ok(count) => {
                 piece.truncate(count);
                 Ok(Piece::Content(piece))
             }
-            Err(e) => Err(explain_in(store, entry, decoder.get_mut().get_mut(), &e)),
+            Err(e) => Err(explain_in(store, entry, &mut stored.get(), &e)),
         };
         let last = !matches!(next, Ok(Piece::Content(_)));
         if pieces.send(next).is_err() || last {
             return;
+        }
+    }
+}
+
+/// What the decompressor reads: an object's bytes, decrypted where they are encrypted.
+type Opened = BufReader<Box<dyn Read + Send>>;
+
+/// An age header is a few hundred bytes for each recipient; it is read before the digest of the whole can be.
+fn decrypted(store: &ObjectStore, entry: &ObjectEntry, stored: &Shared, key: Option<&Key>) -> Result<Opened, Fault> {
+    let Some(key) = key else { return Ok(BufReader::with_capacity(CHUNK_BYTES, Box::new(stored.clone()))) };
+    let buffered = BufReader::with_capacity(CHUNK_BYTES, stored.clone());
+    let header = age::Decryptor::new_buffered(buffered);
+    let opened = header.and_then(|decryptor| decryptor.decrypt(key.identities()));
+    match opened {
+        Ok(reader) => Ok(BufReader::with_capacity(CHUNK_BYTES, Box::new(reader))),
+        Err(e) => {
+            let why = match &e {
+                age::DecryptError::NoMatchingKeys => {
+                    format!("none of the keys here opens it ({})", key.fingerprints().join(", "))
+                }
+                age::DecryptError::Io(e) => e.to_string(),
+                _ => "it is not what age writes".into(),
+            };
+            Err(explain_in(store.name(), entry, &mut stored.get(), &std::io::Error::other(why)))
         }
     }
 }
@@ -327,7 +367,10 @@ fn explain_in(store: &str, entry: &ObjectEntry, stored: &mut Tallied, e: &std::i
     }
     match compare_in(store, entry, "stored", &stored.tally, entry.stored_bytes, &entry.stored_sha256) {
         Err(fault) => fault,
-        Ok(()) => damaged(store, entry, &format!("its bytes are those that were stored, but do not decompress: {e}")),
+        Ok(()) => {
+            let how = if entry.key.ends_with(".age") { "can not be opened" } else { "do not decompress" };
+            damaged(store, entry, &format!("its bytes are those that were stored, but {how}: {e}"))
+        }
     }
 }
 

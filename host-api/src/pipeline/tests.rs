@@ -30,11 +30,13 @@ impl World {
             prefix: "notes/objects/b1".into(),
             source: "db".into(),
             cx: self.cx.clone(),
+            index: Default::default(),
+            encryption: Default::default(),
         }
     }
 
     fn source(&self) -> StoreSource {
-        StoreSource { store: self.store.clone(), spool_dir: self.dir.path().join("spool") }
+        StoreSource { store: self.store.clone(), spool_dir: self.dir.path().join("spool"), key: None }
     }
 
     fn store_object(&self, role: &str, content: &[u8]) -> ObjectEntry {
@@ -60,7 +62,9 @@ impl World {
             .source()
             .stream(&self.cx, entry)
             .and_then(|mut reader| std::io::copy(&mut reader, &mut std::io::sink()).map_err(error_of));
-        let Err(Fault::Damaged(checked)) = check_content(&self.cx, &self.store, entry) else { panic!("not damaged") };
+        let Err(Fault::Damaged(checked)) = check_content(&self.cx, &self.store, entry, None) else {
+            panic!("not damaged")
+        };
         for error in [spooled, streamed.unwrap_err(), checked] {
             assert!(error.message.contains(&entry.key) && error.message.contains(words), "{error}");
             assert!(error.hint.as_deref().unwrap().contains("another copy"), "{error}");
@@ -106,7 +110,7 @@ fn what_goes_in_comes_back() {
         let mut streamed = Vec::new();
         world.source().stream(&world.cx, &entry).unwrap().read_to_end(&mut streamed).unwrap();
         assert!(streamed == content);
-        check_content(&world.cx, &world.store, &entry).unwrap();
+        check_content(&world.cx, &world.store, &entry, None).unwrap();
         check_stored(&world.cx, &world.store, &entry, "check", &mut std::io::sink()).unwrap();
     }
 }

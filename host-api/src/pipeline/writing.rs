@@ -7,8 +7,10 @@ use std::thread::JoinHandle;
 
 use super::{CHUNK_BYTES, CHUNKS_AHEAD, Meter, Tally, error_of};
 use crate::context::StepContext;
+use crate::encryption::Encryption;
 use crate::error::{Error, Result};
 use crate::manifest::ObjectEntry;
+use crate::reference::SharedIndex;
 use crate::sources::{ObjectSink, ObjectWriter};
 use crate::stores::{ObjectStore, Put, StoreWriter};
 
@@ -17,7 +19,7 @@ const LEVEL: i32 = 1;
 /// Compressing threads: two keep up with `pg_dump`, and more would take the service's cores.
 const WORKERS_MAX: u32 = 2;
 
-/// Where a driver's objects go: `PREFIX/SOURCE.ROLE.EXTENSION.zst` in a store.
+/// Where a driver's objects go: `PREFIX/SOURCE.ROLE.EXTENSION.zst` in a store, with `.age` behind it if they are encrypted.
 pub struct StoreSink {
     /// The store.
     pub store: Arc<ObjectStore>,
@@ -27,16 +29,21 @@ pub struct StoreSink {
     pub source: String,
     /// The step it is done for.
     pub cx: StepContext,
+    /// Is told of the index of a directory's files.
+    pub(crate) index: SharedIndex,
+    /// Whom objects are encrypted for.
+    pub(crate) encryption: Arc<Encryption>,
 }
 
 impl ObjectSink for StoreSink {
     fn create(&self, role: &str, extension: &str, expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
         self.cx.check()?;
-        let key = format!("{}/{}.{role}.{extension}.zst", self.prefix, self.source);
-        let stored = Stored { inner: self.store.writer(&key)?, tally: Tally::default() };
+        let sealed = if self.encryption.recipients().is_empty() { "" } else { ".age" };
+        let key = format!("{}/{}.{role}.{extension}.zst{sealed}", self.prefix, self.source);
+        let stored = Stored { inner: self.store.writer_of(&key, expected_bytes)?, tally: Tally::default() };
         let (chunks, incoming) = sync_channel(CHUNKS_AHEAD);
         let (returning, empties) = channel();
-        let cx = self.cx.clone();
+        let (cx, encryption) = (self.cx.clone(), self.encryption.clone());
         let label = format!("store {}: writing {key}", self.store.name());
         let entry = ObjectEntry {
             role: role.to_owned(),
@@ -48,9 +55,14 @@ impl ObjectSink for StoreSink {
         };
         let worker = std::thread::Builder::new()
             .name("lifeboat-compress".into())
-            .spawn(move || compress(&cx, entry, stored, &incoming, &returning).map_err(|e| e.context(label)))
+            .spawn(move || {
+                compress(&cx, entry, stored, &encryption, &incoming, &returning).map_err(|e| e.context(label))
+            })
             .map_err(|e| Error::failed(format!("starting a thread: {e}")))?;
+        let index = (role == "index").then(|| self.index.clone());
+        index.iter().for_each(SharedIndex::begin);
         Ok(Box::new(Compressing {
+            index,
             chunk: Vec::with_capacity(CHUNK_BYTES),
             chunks: Some(chunks),
             empties,
@@ -74,6 +86,7 @@ struct Compressing {
     empties: Receiver<Vec<u8>>,
     worker: Option<JoinHandle<Result<ObjectEntry>>>,
     meter: Meter,
+    index: Option<SharedIndex>,
 }
 
 impl Compressing {
@@ -88,6 +101,7 @@ impl Compressing {
     fn send_chunk(&mut self) -> Result<()> {
         let next = self.empties.try_recv().unwrap_or_else(|_| Vec::with_capacity(CHUNK_BYTES));
         let full = std::mem::replace(&mut self.chunk, next);
+        self.index.iter().for_each(|index| index.add(&full));
         let bytes = full.len();
         self.send(Message::Chunk(full))?;
         self.meter.add(bytes)
@@ -143,11 +157,13 @@ fn compress(
     cx: &StepContext,
     entry: ObjectEntry,
     stored: Stored,
+    encryption: &Encryption,
     incoming: &Receiver<Message>,
     returning: &Sender<Vec<u8>>,
 ) -> Result<ObjectEntry> {
     let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-    let mut encoder = zstd::stream::write::Encoder::new(stored, LEVEL).map_err(error_of)?;
+    let sealing = Sealing::new(encryption, stored)?;
+    let mut encoder = zstd::stream::write::Encoder::new(sealing, LEVEL).map_err(error_of)?;
     encoder.include_checksum(true).map_err(error_of)?;
     encoder.multithread(cores.min(WORKERS_MAX)).map_err(error_of)?;
     let mut plain = Tally::default();
@@ -164,7 +180,7 @@ fn compress(
             Err(_) => return Err(Error::failed("aborted")),
         }
     }
-    let Stored { inner, tally } = encoder.finish().map_err(error_of)?;
+    let Stored { inner, tally } = encoder.finish().and_then(Sealing::finish).map_err(error_of)?;
     match inner.finish(&|| cx.check())? {
         Put::Created => Ok(ObjectEntry {
             stored_bytes: tally.bytes,
@@ -175,6 +191,48 @@ fn compress(
         }),
         Put::Exists => Err(Error::conflict("there is such an object already")
             .hint("an attempt's objects are never reused: start a new attempt")),
+    }
+}
+
+/// Encryption, where there is any.
+enum Sealing {
+    Open(Stored),
+    Sealed(Box<age::stream::StreamWriter<Stored>>),
+}
+
+impl Sealing {
+    fn new(encryption: &Encryption, stored: Stored) -> Result<Self> {
+        let recipients = encryption.recipients();
+        if recipients.is_empty() {
+            return Ok(Self::Open(stored));
+        }
+        let recipients = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
+        let encryptor = age::Encryptor::with_recipients(recipients)
+            .map_err(|e| Error::failed(format!("encrypting for the recipients: {e}")))?;
+        encryptor.wrap_output(stored).map(|writer| Self::Sealed(Box::new(writer))).map_err(error_of)
+    }
+
+    fn finish(self) -> std::io::Result<Stored> {
+        match self {
+            Self::Open(stored) => Ok(stored),
+            Self::Sealed(writer) => writer.finish(),
+        }
+    }
+}
+
+impl Write for Sealing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Open(stored) => stored.write(bytes),
+            Self::Sealed(writer) => writer.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Open(stored) => stored.flush(),
+            Self::Sealed(writer) => writer.flush(),
+        }
     }
 }
 

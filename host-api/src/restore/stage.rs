@@ -12,6 +12,7 @@ use crate::context::StepContext;
 use crate::error::{Context, Error, Result};
 use crate::identifier::check_id;
 use crate::manifest::{Manifest, SourceFacts};
+use crate::pipeline::StoreSource;
 use crate::sources::{Member, StageOptions, Target};
 use crate::stores::ObjectStore;
 use crate::upload::require_objects;
@@ -48,6 +49,8 @@ pub(crate) fn stage(
         return Err(Error::refused(format!("service {} has no PostgreSQL source: there is no structure to keep", work.name))
             .hint("data alone are restored into the tables of a PostgreSQL database; restore the whole backup, without data-only"));
     }
+    let key =
+        work.encryption.key(manifest.encryption.as_ref()).map_err(|e| e.context(format!("backup {}", backup.id)))?;
     // Before anything is made: half of a backup is none.
     require_objects(cx, store, &manifest)?;
 
@@ -55,7 +58,8 @@ pub(crate) fn stage(
     if scratch {
         make_dir(cx, &dir)?;
     }
-    let members = stage_all(work, cx, store, candidate, &manifest, scratch.then_some(dir.as_path()), options);
+    let objects = work.objects(store, key);
+    let members = stage_all(work, cx, &objects, candidate, &manifest, scratch.then_some(dir.as_path()), options);
     Ok(Candidate {
         id: candidate.to_owned(),
         service: manifest.service.clone(),
@@ -115,7 +119,7 @@ fn make_dir(cx: &StepContext, dir: &Path) -> Result<()> {
 fn stage_all(
     work: &Work,
     cx: &StepContext,
-    store: &Arc<ObjectStore>,
+    objects: &StoreSource,
     candidate: &str,
     manifest: &Manifest,
     scratch: Option<&Path>,
@@ -123,7 +127,8 @@ fn stage_all(
 ) -> Result<Vec<Member>> {
     let mut members = Vec::new();
     for name in work.service.dump_order() {
-        let staged = cx.check().and_then(|()| stage_one(work, cx, store, candidate, manifest, scratch, options, name));
+        let staged =
+            cx.check().and_then(|()| stage_one(work, cx, objects, candidate, manifest, scratch, options, name));
         match staged {
             Ok(member) => {
                 cx.at(&format!("staged {name}"));
@@ -152,7 +157,7 @@ fn stage_all(
 fn stage_one(
     work: &Work,
     cx: &StepContext,
-    store: &Arc<ObjectStore>,
+    objects: &StoreSource,
     candidate: &str,
     manifest: &Manifest,
     scratch: Option<&Path>,
@@ -165,9 +170,8 @@ fn stage_one(
     };
     let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
     let jobs = options.jobs.unwrap_or(JOBS_DEFAULT).clamp(1, cores.max(1));
-    let objects = work.objects(store);
     let how = StageOptions { jobs, data_only: options.data_only };
-    let member = work.driver(name)?.stage(cx, manifest.source(name)?, &objects, candidate, &target, &how)?;
+    let member = work.driver(name)?.stage(cx, manifest.source(name)?, objects, candidate, &target, &how)?;
     Ok(member)
 }
 

@@ -175,7 +175,7 @@ async fn a_childs_environment_is_minimal_and_its_secrets_are_nowhere_else() {
     let mut world = World::without_supervisor(service(None));
     let file = world.dir.path().join("token");
     std::fs::write(&file, "hunter2\n").unwrap();
-    control.secret.insert("TOKEN".into(), Secret { file: Some(file), env: None, prefix: String::new() });
+    control.secret.insert("TOKEN".into(), Secret { file: Some(file), ..Secret::default() });
     control.environment.insert("WORKER".into(), "on".into());
     world.host.services.get_mut("notes").unwrap().control = Some(Control::Child(control));
     world.serve().await;
@@ -470,7 +470,7 @@ async fn the_example_service_is_controlled_and_checked() {
     let program = Path::new(&bin).join("notes-1").display().to_string();
     let mut control =
         child(&[&program, "serve", "--port", &port.to_string(), "--data", &dir.path().display().to_string()]);
-    let secret = |prefix: &str| Secret { file: Some(token.clone()), env: None, prefix: prefix.into() };
+    let secret = |prefix: &str| Secret { file: Some(token.clone()), prefix: prefix.into(), ..Secret::default() };
     control.secret.insert("NOTES_TOKEN".into(), secret(""));
     control.environment.insert("NOTES_WORKER".into(), "off".into());
     control.ports = vec![port];

@@ -384,7 +384,7 @@ fn what_an_attempt_made_is_only_what_is_signed() {
     for object in forged.sources.iter_mut().flat_map(|source| &mut source.objects) {
         object.key = object.key.replace(&manifest.id, &forged.id);
     }
-    manifests::write(&world.cx, &world.store, &forged, None).unwrap();
+    manifests::write(&world.cx, &world.store, &forged, None, &world.work.state_dir).unwrap();
     assert_eq!(of_attempt(&forged.attempt), None);
 }
 

@@ -3,7 +3,7 @@
 //! | backend | writes | reads | list, size, delete |
 //! | --- | --- | --- | --- |
 //! | [`directory`] | ours: temporary name, fsync, `link`, fsync of the directories | ours, never through a symbolic link | opendal |
-//! | [`remote`] (memory now, S3 and the like later) | opendal's writer with `if-not-exists` | opendal | opendal |
+//! | [`remote`] (memory, [`s3`]) | opendal's writer with `if-not-exists`, in parts | opendal | opendal |
 //!
 //! Every method blocks, so all are called from threads made for blocking work (`real::blocking`, a pipeline's own threads). What
 //! opendal does asynchronously runs on one small runtime of this module, so that a caller's runtime, however busy or single-threaded,
@@ -11,28 +11,39 @@
 
 mod directory;
 mod key;
+mod pace;
+mod parts;
 mod remote;
+mod s3;
+#[cfg(test)]
+mod s3_tests;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 
 use std::io::{Read, Write};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use crate::bindings;
+use crate::bindings::{self, Right};
 use crate::context::StepContext;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 pub use key::check_key;
 
 /// A named place for objects. Objects are written once, whole, and never changed.
+#[derive(Clone)]
 pub struct ObjectStore {
     name: String,
     backend: Backend,
+    /// The step it is used for: what is far away is not waited for beyond it.
+    cx: Option<StepContext>,
 }
 
+#[derive(Clone)]
 enum Backend {
-    Directory(directory::Directory),
-    Remote(remote::Remote),
+    Directory(Arc<directory::Directory>),
+    Remote(Arc<remote::Remote>),
 }
 
 /// What a put-if-absent did.
@@ -57,14 +68,29 @@ impl ObjectStore {
     pub fn open(name: &str, binding: &bindings::Store) -> Result<Self> {
         crate::identifier::check_name("store", name)?;
         let backend = match binding {
-            bindings::Store::Directory(dir) => Backend::Directory(directory::Directory::new(name, &dir.path)),
+            bindings::Store::Directory(dir) => Backend::Directory(Arc::new(directory::Directory::new(name, &dir.path))),
+            bindings::Store::S3(s3) => Backend::Remote(Arc::new(s3::open(name, s3)?)),
         };
-        Ok(Self { name: name.to_owned(), backend })
+        Ok(Self { name: name.to_owned(), backend, cx: None })
     }
 
     /// A store that lives and ends with this value: for tests and simulations.
     pub fn memory(name: &str) -> Result<Self> {
-        Ok(Self { name: name.to_owned(), backend: Backend::Remote(remote::Remote::memory(name)?) })
+        Ok(Self { name: name.to_owned(), backend: Backend::Remote(Arc::new(remote::Remote::memory(name)?)), cx: None })
+    }
+
+    /// The same store for one step: no request to somewhere else is waited for, or sent again, once the step should end.
+    #[must_use]
+    pub fn in_step(&self, cx: &StepContext) -> Self {
+        Self { cx: Some(cx.clone()), ..self.clone() }
+    }
+
+    /// Whether this environment has an identity that may do this there.
+    pub fn may(&self, right: Right) -> bool {
+        match &self.backend {
+            Backend::Directory(_) => true,
+            Backend::Remote(remote) => remote.may(right),
+        }
     }
 
     /// Its name in the environment.
@@ -72,11 +98,20 @@ impl ObjectStore {
         &self.name
     }
 
-    /// An error unless the store can be reached now.
+    /// An error, before anything is done in vain, unless this environment has an identity that may do this there.
+    pub fn require(&self, right: Right) -> Result<()> {
+        match &self.backend {
+            Backend::Directory(_) => Ok(()),
+            Backend::Remote(remote) => remote.require(right),
+        }
+    }
+
+    /// An error unless the store can be reached now. Where only putting is allowed, that is told by putting alone: then this looks whether
+    /// there are secrets to do it with.
     pub fn check(&self) -> Result<()> {
         match &self.backend {
             Backend::Directory(dir) => dir.root().map(drop),
-            Backend::Remote(remote) => remote.check(),
+            Backend::Remote(remote) => remote.check(self.cx.as_ref()),
         }
     }
 
@@ -98,10 +133,15 @@ impl ObjectStore {
 
     /// Begins an object of any size.
     pub fn writer(&self, key: &str) -> Result<Box<dyn StoreWriter>> {
+        self.writer_of(key, None)
+    }
+
+    /// The same, of about so many bytes; more and less are fine.
+    pub fn writer_of(&self, key: &str, expected_bytes: Option<u64>) -> Result<Box<dyn StoreWriter>> {
         check_key(key)?;
         match &self.backend {
             Backend::Directory(dir) => dir.writer(key),
-            Backend::Remote(remote) => remote.writer(key),
+            Backend::Remote(remote) => remote.writer(self.cx.as_ref(), key, expected_bytes),
         }
     }
 
@@ -110,7 +150,7 @@ impl ObjectStore {
         check_key(key)?;
         match &self.backend {
             Backend::Directory(dir) => dir.open(key),
-            Backend::Remote(remote) => remote.open(key),
+            Backend::Remote(remote) => remote.open(self.cx.as_ref(), key),
         }
     }
 
@@ -130,10 +170,13 @@ impl ObjectStore {
     /// An object's size in bytes; none where there is no such object.
     pub fn size(&self, key: &str) -> Result<Option<u64>> {
         check_key(key)?;
-        self.with_operator(|operator| {
-            wait(async { operator.stat(key).await.map(|meta| meta.is_file().then(|| meta.content_length())) })?
-                .map_or_else(|e| if absent(&e) { Ok(None) } else { Err(self.said("looking at", key, &e)) }, Ok)
-        })
+        match &self.backend {
+            Backend::Directory(dir) => self.in_directory(dir, |operator| {
+                wait(async { operator.stat(key).await.map(|meta| meta.is_file().then(|| meta.content_length())) })?
+                    .map_or_else(|e| if absent(&e) { Ok(None) } else { Err(self.said("looking at", key, &e)) }, Ok)
+            }),
+            Backend::Remote(remote) => remote.size(self.cx.as_ref(), key),
+        }
     }
 
     /// Keys of all objects below a prefix that ends with `/`, sorted. Names that are no keys of ours (temporary files, what others left
@@ -141,14 +184,17 @@ impl ObjectStore {
     pub fn list(&self, prefix: &str) -> Result<Vec<String>> {
         let folder = prefix.strip_suffix('/').ok_or_else(|| Error::invalid("a prefix ends with `/`"))?;
         check_key(folder)?;
-        if let Backend::Directory(dir) = &self.backend {
-            // opendal lists a file in a directory's place as nothing.
-            dir.check_folder(folder)?;
-        }
-        let entries = self.with_operator(|operator| {
-            wait(async { operator.list_with(prefix).recursive(true).await })?
-                .map_err(|e| self.said("listing", prefix, &e))
-        })?;
+        let entries = match &self.backend {
+            Backend::Directory(dir) => {
+                // opendal lists a file in a directory's place as nothing.
+                dir.check_folder(folder)?;
+                self.in_directory(dir, |operator| {
+                    wait(async { operator.list_with(prefix).recursive(true).await })?
+                        .map_err(|e| self.said("listing", prefix, &e))
+                })?
+            }
+            Backend::Remote(remote) => remote.list(self.cx.as_ref(), prefix)?,
+        };
         let mut keys: Vec<String> = entries
             .into_iter()
             // Whatever else lies under such a name is listed too: reading it then says what it is.
@@ -163,27 +209,28 @@ impl ObjectStore {
     /// Removes an object; gone already is fine.
     pub fn delete(&self, key: &str) -> Result<()> {
         check_key(key)?;
-        self.with_operator(|operator| {
-            wait(async { operator.delete(key).await })?.map_err(|e| self.said("removing", key, &e))
-        })?;
         match &self.backend {
-            // The order tombstone, manifest, objects must hold on disk too.
-            Backend::Directory(dir) => dir.sync_parent(key),
-            Backend::Remote(_) => Ok(()),
+            Backend::Directory(dir) => {
+                self.in_directory(dir, |operator| {
+                    wait(async { operator.delete(key).await })?.map_err(|e| self.said("removing", key, &e))
+                })?;
+                // The order tombstone, manifest, objects must hold on disk too.
+                dir.sync_parent(key)
+            }
+            Backend::Remote(remote) => remote.delete(self.cx.as_ref(), key),
         }
     }
 
     /// Calls opendal between two looks at the root: it takes a directory that vanished half-way for an empty one.
-    fn with_operator<T>(&self, call: impl FnOnce(&opendal::Operator) -> Result<T>) -> Result<T> {
-        match &self.backend {
-            Backend::Directory(dir) => {
-                dir.root()?;
-                let result = call(dir.operator()?);
-                dir.root()?;
-                result
-            }
-            Backend::Remote(remote) => call(remote.operator()),
-        }
+    fn in_directory<T>(
+        &self,
+        dir: &directory::Directory,
+        call: impl FnOnce(&opendal::Operator) -> Result<T>,
+    ) -> Result<T> {
+        dir.root()?;
+        let result = call(dir.operator()?);
+        dir.root()?;
+        result
     }
 
     fn said(&self, doing: &str, key: &str, e: &opendal::Error) -> Error {

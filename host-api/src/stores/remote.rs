@@ -1,80 +1,436 @@
-//! Stores behind opendal's own writer: memory now; S3, GCS and Azure are one constructor each.
+//! Stores behind opendal's own reader and writer: memory and S3.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use super::{Put, StoreWriter, said, wait};
-use crate::error::{Error, Result};
+use opendal::Operator;
+use xxhash_rust::xxh3::Xxh3;
 
-/// How much is asked for, and sent, at once.
-const CHUNK_BYTES: usize = 8 * 1024 * 1024;
+use super::pace::Pace;
+use super::parts::Parts;
+use super::s3::Held;
+use super::{Put, StoreWriter, wait};
+use crate::bindings::Right;
+use crate::context::StepContext;
+use crate::error::{Error, ErrorKind, Result};
 
+/// How much is asked for at once.
+const CHUNK_BYTES: u64 = 8 * 1024 * 1024;
+/// How often a wait looks whether its step should end.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the last request of an upload may still take once its step should end: cut off, nobody knows what became of it.
+const CLOSE_GRACE: Duration = Duration::from_secs(10);
+
+/// A store somewhere else.
 pub(super) struct Remote {
     name: String,
-    operator: opendal::Operator,
+    pub(super) operators: Operators,
+    retried: Retried,
+    pace: Option<Pace>,
+    parts_at_once: usize,
+}
+
+/// Whoever may do what, as far as anybody may.
+#[derive(Default)]
+pub(super) struct Operators {
+    write: Option<Identity>,
+    read: Option<Identity>,
+    delete: Option<Identity>,
+}
+
+struct Identity {
+    operator: Operator,
+    /// None where the identity needs no secrets of ours.
+    held: Option<Arc<Held>>,
+}
+
+impl Operators {
+    pub(super) fn set(&mut self, right: Right, operator: Operator, held: Option<Arc<Held>>) {
+        let identity = Some(Identity { operator, held });
+        match right {
+            Right::Write => self.write = identity,
+            Right::Read => self.read = identity,
+            Right::Delete => self.delete = identity,
+        }
+    }
+
+    fn get(&self, right: Right) -> Option<&Identity> {
+        match right {
+            Right::Write => self.write.as_ref(),
+            Right::Read => self.read.as_ref(),
+            Right::Delete => self.delete.as_ref(),
+        }
+    }
+}
+
+/// How many requests were sent again, of the whole store: one that was may have taken effect twice, or have been refused because of itself.
+#[derive(Clone, Default)]
+pub(super) struct Retried(Arc<AtomicU64>);
+
+impl Retried {
+    pub(super) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A call that did not succeed.
+enum Failure {
+    /// The step should end.
+    Step(Error),
+    Store(opendal::Error),
 }
 
 impl Remote {
+    pub(super) fn new(name: &str, operators: Operators, bytes_per_s_max: Option<u64>, parts_at_once: usize) -> Self {
+        let pace = bytes_per_s_max.map(Pace::new);
+        Self { name: name.to_owned(), operators, retried: Retried::default(), pace, parts_at_once }
+    }
+
     pub(super) fn memory(name: &str) -> Result<Self> {
-        let operator = opendal::Operator::new(opendal::services::Memory::default())
+        let operator = Operator::new(opendal::services::Memory::default())
             .map_err(|e| Error::failed(format!("store {name}: {e}")))?;
-        Ok(Self { name: name.to_owned(), operator })
+        let mut operators = Operators::default();
+        Right::ALL.into_iter().for_each(|right| operators.set(right, operator.clone(), None));
+        Ok(Self::new(name, operators, None, 1))
     }
 
-    pub(super) fn operator(&self) -> &opendal::Operator {
-        &self.operator
+    pub(super) fn retried(&self) -> Retried {
+        self.retried.clone()
     }
 
-    pub(super) fn check(&self) -> Result<()> {
-        wait(self.operator.check())?.map_err(|e| said(&self.name, "reaching", "", &e))
+    /// Whether somebody may do this here.
+    pub(super) fn may(&self, right: Right) -> bool {
+        self.operators.get(right).is_some()
     }
 
-    pub(super) fn writer(&self, key: &str) -> Result<Box<dyn StoreWriter>> {
-        let writer = wait(async { self.operator.writer_with(key).if_not_exists(true).chunk(CHUNK_BYTES).await })?;
+    pub(super) fn require(&self, right: Right) -> Result<()> {
+        self.identity(right).map(drop)
+    }
+
+    fn identity(&self, right: Right) -> Result<&Identity> {
+        self.operators.get(right).ok_or_else(|| {
+            let (what, hint) = match right {
+                Right::Write => ("put anything there", "a host that only restores or removes needs none"),
+                Right::Read => (
+                    "list or read there",
+                    "a host that only takes backups needs none; list, verify, restore and remove on a host that has one",
+                ),
+                Right::Delete => ("remove anything there", "keep it away from hosts that take backups"),
+            };
+            Error::refused(format!("store {}: this environment has no identity that may {what}", self.name))
+                .hint(format!("[environment.E.store.{}.identity.{}]: {hint}", self.name, right.word()))
+        })
+    }
+
+    /// One call of opendal's, given up when the step should end.
+    pub(super) fn call<T, F>(
+        &self,
+        cx: Option<&StepContext>,
+        right: Right,
+        doing: &str,
+        key: &str,
+        call: impl Fn(Operator) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = opendal::Result<T>>,
+    {
+        let identity = self.identity(right)?;
+        let called = match until(cx, Duration::ZERO, call(identity.operator.clone()))? {
+            Err(Failure::Store(e)) if identity.refused(&e) => {
+                until(cx, Duration::ZERO, call(identity.operator.clone()))?
+            }
+            other => other,
+        };
+        called.map_err(|failure| self.error(right, doing, key, failure))
+    }
+
+    fn error(&self, right: Right, doing: &str, key: &str, failure: Failure) -> Error {
+        let e = match failure {
+            Failure::Step(e) => return e.context(format!("store {}: {doing} {key}", self.name)),
+            Failure::Store(e) => e,
+        };
+        if let Some(unreadable) = self.operators.get(right).and_then(|i| i.held.as_ref()).and_then(|h| h.take_failure())
+        {
+            return unreadable.context(format!("store {}: identity.{}", self.name, right.word()));
+        }
+        said(&self.name, right, doing, key, &e)
+    }
+
+    pub(super) fn check(&self, cx: Option<&StepContext>) -> Result<()> {
+        if self.may(Right::Read) {
+            return self.call(cx, Right::Read, "listing", "", |operator| async move { operator.check().await });
+        }
+        // Whoever may only put can't look without leaving something there. What can be told is whether there are secrets to do it with.
+        match self.identity(Right::Write).or_else(|_| self.identity(Right::Delete))?.held.as_ref() {
+            Some(held) => held.read().map(drop).map_err(|e| e.context(format!("store {}", self.name))),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn size(&self, cx: Option<&StepContext>, key: &str) -> Result<Option<u64>> {
+        let found = self.call(cx, Right::Read, "looking at", key, |operator| async move {
+            operator.stat(key).await.map(|meta| meta.is_file().then(|| meta.content_length()))
+        });
+        match found {
+            Err(e) if e.kind == ErrorKind::NotFound => Ok(None),
+            other => other,
+        }
+    }
+
+    pub(super) fn list(&self, cx: Option<&StepContext>, prefix: &str) -> Result<Vec<opendal::Entry>> {
+        self.call(cx, Right::Read, "listing", prefix, |operator| async move {
+            operator.list_with(prefix).recursive(true).await
+        })
+    }
+
+    pub(super) fn delete(&self, cx: Option<&StepContext>, key: &str) -> Result<()> {
+        self.call(cx, Right::Delete, "removing", key, |operator| async move { operator.delete(key).await })
+    }
+
+    pub(super) fn open(self: &Arc<Self>, cx: Option<&StepContext>, key: &str) -> Result<Box<dyn Read + Send>> {
+        let (reader, size) = self.call(cx, Right::Read, "reading", key, |operator| async move {
+            let size = operator.stat(key).await?.content_length();
+            Ok((operator.reader(key).await?, size))
+        })?;
+        let (remote, cx, key) = (self.clone(), cx.cloned(), key.to_owned());
+        Ok(Box::new(RemoteReader { remote, cx, key, reader, size, offset: 0, chunk: bytes::Bytes::new() }))
+    }
+
+    pub(super) fn writer(
+        self: &Arc<Self>,
+        cx: Option<&StepContext>,
+        key: &str,
+        expected_bytes: Option<u64>,
+    ) -> Result<Box<dyn StoreWriter>> {
+        let parts = Parts::of(expected_bytes);
+        let at_once = parts.at_once(self.parts_at_once);
+        let identity = self.identity(Right::Write)?;
+        let writer = async { identity.operator.writer_with(key).if_not_exists(true).concurrent(at_once).await };
         Ok(Box::new(RemoteWriter {
-            store: self.name.clone(),
+            remote: self.clone(),
+            cx: cx.cloned(),
             key: key.to_owned(),
             // A backend that can look before it writes says so here already.
-            writer: match writer {
+            writer: match until(cx, Duration::ZERO, writer)? {
                 Ok(writer) => Some(writer),
-                Err(e) if taken(&e) => None,
-                Err(e) => return Err(said(&self.name, "writing", key, &e)),
+                Err(Failure::Store(e)) if taken(&e) => None,
+                Err(e) => return Err(self.error(Right::Write, "writing", key, e)),
             },
+            parts,
+            number: 0,
+            part: Vec::new(),
+            seen: Seen::default(),
             finished: false,
         }))
     }
 
-    pub(super) fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {
-        let opened = wait(async {
-            let size = self.operator.stat(key).await?.content_length();
-            Ok((self.operator.reader(key).await?, size))
-        })?;
-        let (reader, size) = opened.map_err(|e| said(&self.name, "reading", key, &e))?;
-        Ok(Box::new(RemoteReader { reader, size, offset: 0, chunk: bytes::Bytes::new() }))
+    /// Waits for a turn of so many bytes.
+    fn pace(&self, cx: Option<&StepContext>, bytes: u64) -> Result<()> {
+        let Some(pace) = &self.pace else { return Ok(()) };
+        let turn = pace.turn(bytes);
+        while Instant::now() < turn {
+            cx.map_or(Ok(()), StepContext::check)?;
+            std::thread::sleep(LOOK_INTERVAL.min(turn.saturating_duration_since(Instant::now())));
+        }
+        Ok(())
     }
+
+    /// Whether what lies there is what was sent.
+    fn is_ours(self: &Arc<Self>, cx: Option<&StepContext>, key: &str, sent: &Seen) -> Result<bool> {
+        let mut found = Seen::default();
+        let mut reader = match self.open(cx, key) {
+            Ok(reader) => reader,
+            Err(e) if e.kind == ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        let mut chunk = vec![0; 64 * 1024];
+        loop {
+            match reader.read(&mut chunk) {
+                Ok(0) => return Ok(found.is(sent)),
+                Ok(count) => found.add(&chunk[..count]),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(crate::pipeline::error_of(e)),
+            }
+        }
+    }
+}
+
+impl Identity {
+    /// Whether the store refused who we are, and what we are may have changed meanwhile: then it is worth another try.
+    fn refused(&self, e: &opendal::Error) -> bool {
+        match &self.held {
+            Some(held) if e.kind() == opendal::ErrorKind::PermissionDenied => {
+                held.refused();
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Runs a call to its end, unless the step should end before; then it may take so much longer.
+fn until<T>(
+    cx: Option<&StepContext>,
+    grace: Duration,
+    call: impl Future<Output = opendal::Result<T>>,
+) -> Result<std::result::Result<T, Failure>> {
+    wait(async {
+        let mut call = std::pin::pin!(call);
+        let mut over: Option<Instant> = None;
+        loop {
+            match tokio::time::timeout(LOOK_INTERVAL, &mut call).await {
+                Ok(result) => return result.map_err(Failure::Store),
+                Err(_) => {
+                    if let Some(Err(e)) = cx.map(StepContext::check)
+                        && over.get_or_insert_with(Instant::now).elapsed() >= grace
+                    {
+                        return Err(Failure::Step(e));
+                    }
+                }
+            }
+        }
+    })
 }
 
 fn taken(e: &opendal::Error) -> bool {
     matches!(e.kind(), opendal::ErrorKind::ConditionNotMatch | opendal::ErrorKind::AlreadyExists)
 }
 
+/// What opendal says, in our words: its own name hosts and URLs.
+fn said(store: &str, right: Right, doing: &str, key: &str, e: &opendal::Error) -> Error {
+    use opendal::ErrorKind as Of;
+    tracing::debug!(store, doing, key, "{e}");
+    let words = match e.kind() {
+        Of::NotFound => return super::no_object(store, key),
+        Of::PermissionDenied => "the store refuses it to this identity",
+        Of::ConfigInvalid => "there is no such bucket, or the store is configured wrongly",
+        Of::RateLimited => "the store takes no more requests for now",
+        Of::Unsupported => "the store can't do this",
+        _ if e.is_temporary() || error_code(&e.to_string()).is_none() => "no usable answer from the store",
+        _ => "the store answered with an error",
+    };
+    let code = error_code(&e.to_string()).map(|code| format!(" ({code})")).unwrap_or_default();
+    let error = Error::failed(format!("store {store}: {doing} {key}: {words}{code}"));
+    match e.kind() {
+        Of::PermissionDenied => error.hint(format!(
+            "look at the secrets of identity.{} (or credentials) in [environment.E.store.{store}], and at what the store allows it",
+            right.word()
+        )),
+        Of::ConfigInvalid => error.hint(format!("look at bucket, region and endpoint of [environment.E.store.{store}]")),
+        _ => error,
+    }
+}
+
+/// The protocol's own word for what is wrong, `SlowDown`.
+fn error_code(text: &str) -> Option<&str> {
+    let after = text.split_once("code: \"")?.1;
+    let code = after.split_once('"')?.0;
+    (!code.is_empty() && code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric())).then_some(code)
+}
+
+/// Length and hash of what goes by: guards against error; whoever means harm is found by the signed digests.
+#[derive(Default)]
+struct Seen {
+    bytes: u64,
+    hash: Xxh3,
+}
+
+impl Seen {
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.hash.update(bytes);
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.bytes == other.bytes && self.hash.digest128() == other.hash.digest128()
+    }
+}
+
 struct RemoteWriter {
-    store: String,
+    remote: Arc<Remote>,
+    cx: Option<StepContext>,
     key: String,
     /// None once the key is known to be taken: the rest is swallowed.
     writer: Option<opendal::Writer>,
+    parts: Parts,
+    /// Of the part that is being filled.
+    number: u64,
+    part: Vec<u8>,
+    /// What was given to us, for the case that nobody can tell whether it arrived.
+    seen: Seen,
     finished: bool,
+}
+
+impl RemoteWriter {
+    fn send(&mut self) -> Result<()> {
+        let part = std::mem::take(&mut self.part);
+        self.number += 1;
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        self.remote.pace(self.cx.as_ref(), part.len() as u64)?;
+        match until(self.cx.as_ref(), Duration::ZERO, writer.write(part))? {
+            Ok(()) => Ok(()),
+            Err(Failure::Store(e)) if taken(&e) => {
+                self.abort();
+                Ok(())
+            }
+            Err(e) => Err(self.remote.error(Right::Write, "writing", &self.key, e)),
+        }
+    }
+
+    /// What can't be aborted is not visible either: an upload that was not completed is no object.
+    fn abort(&mut self) {
+        if let Some(mut writer) = self.writer.take() {
+            // The step may be over: this has some time of its own.
+            let _ = wait(async { tokio::time::timeout(CLOSE_GRACE, writer.abort()).await });
+        }
+    }
+
+    /// What became of an upload whose last answer is missing, or is no: the answer to a first request may have been lost, and that to a
+    /// second be about the first.
+    fn decide(&mut self, failure: Failure) -> Result<Put> {
+        let (is_taken, is_sure) = match &failure {
+            Failure::Step(_) => (false, false),
+            Failure::Store(e) => {
+                use opendal::ErrorKind as Of;
+                (taken(e), matches!(e.kind(), Of::PermissionDenied | Of::ConfigInvalid | Of::Unsupported))
+            }
+        };
+        let step = matches!(failure, Failure::Step(_));
+        let error = self.remote.error(Right::Write, "writing", &self.key, failure);
+        // Whoever may not read can't look: then it counts as failed, or as taken by somebody.
+        if !is_sure && !step && self.remote.may(Right::Read) {
+            match self.remote.is_ours(self.cx.as_ref(), &self.key, &self.seen) {
+                Ok(true) => return Ok(Put::Created),
+                Ok(false) => {}
+                Err(unseen) => {
+                    return Err(error.context(format!(
+                        "what became of it can't be told, because it can't be looked at ({})",
+                        unseen.message
+                    )));
+                }
+            }
+        }
+        self.abort();
+        if is_taken { Ok(Put::Exists) } else { Err(error) }
+    }
 }
 
 impl Write for RemoteWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if let Some(writer) = &mut self.writer {
-            match wait(writer.write(bytes.to_vec())).map_err(std::io::Error::other)? {
-                Ok(()) => {}
-                Err(e) if taken(&e) => self.writer = None,
-                Err(e) => return Err(std::io::Error::other(e)),
-            }
+        let size = usize::try_from(self.parts.bytes(self.number)).map_err(std::io::Error::other)?;
+        let count = bytes.len().min(size - self.part.len());
+        self.part.extend_from_slice(&bytes[..count]);
+        self.seen.add(&bytes[..count]);
+        if self.part.len() == size {
+            self.send().map_err(std::io::Error::other)?;
         }
-        Ok(bytes.len())
+        Ok(count)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -84,43 +440,99 @@ impl Write for RemoteWriter {
 
 impl StoreWriter for RemoteWriter {
     fn finish(mut self: Box<Self>, may: &dyn Fn() -> Result<()>) -> Result<Put> {
+        if !self.part.is_empty() {
+            self.send()?;
+        }
         may()?;
-        self.finished = true;
+        let before = self.remote.retried.count();
         let Some(writer) = &mut self.writer else { return Ok(Put::Exists) };
-        match wait(writer.close())? {
+        let closed = until(self.cx.as_ref(), CLOSE_GRACE, writer.close())?;
+        self.finished = true;
+        match closed {
             Ok(_) => Ok(Put::Created),
-            Err(e) if taken(&e) => Ok(Put::Exists),
-            Err(e) => Err(said(&self.store, "writing", &self.key, &e)),
+            // Asked once, and answered.
+            Err(Failure::Store(e)) if taken(&e) && self.remote.retried.count() == before => {
+                self.abort();
+                Ok(Put::Exists)
+            }
+            Err(failure) => self.decide(failure),
         }
     }
 }
 
 impl Drop for RemoteWriter {
     fn drop(&mut self) {
-        if let (false, Some(writer)) = (self.finished, &mut self.writer) {
-            // What can't be aborted is not visible either: an upload that was not completed is no object.
-            let _ = wait(writer.abort());
+        if !self.finished {
+            self.abort();
         }
     }
 }
 
 struct RemoteReader {
+    remote: Arc<Remote>,
+    cx: Option<StepContext>,
+    key: String,
     reader: opendal::Reader,
     size: u64,
     offset: u64,
     chunk: bytes::Bytes,
 }
 
+impl RemoteReader {
+    fn next(&mut self) -> Result<()> {
+        let end = self.size.min(self.offset + CHUNK_BYTES);
+        self.remote.pace(self.cx.as_ref(), end - self.offset)?;
+        let read = |reader: opendal::Reader, from: u64| async move { reader.read(from..end).await };
+        let read_it = || until(self.cx.as_ref(), Duration::ZERO, read(self.reader.clone(), self.offset));
+        let found = match read_it()? {
+            Err(Failure::Store(e)) if self.remote.identity(Right::Read)?.refused(&e) => read_it()?,
+            other => other,
+        };
+        let chunk = found.map_err(|e| self.remote.error(Right::Read, "reading", &self.key, e))?.to_bytes();
+        if chunk.is_empty() {
+            return Err(Error::failed(format!(
+                "store {}: reading {}: it ended at {} of {} bytes",
+                self.remote.name, self.key, self.offset, self.size
+            )));
+        }
+        self.offset += chunk.len() as u64;
+        self.chunk = chunk;
+        Ok(())
+    }
+}
+
 impl Read for RemoteReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.chunk.is_empty() && self.offset < self.size {
-            let end = self.size.min(self.offset + CHUNK_BYTES as u64);
-            let read = wait(self.reader.read(self.offset..end)).map_err(std::io::Error::other)?;
-            self.chunk = read.map_err(std::io::Error::other)?.to_bytes();
-            self.offset += self.chunk.len() as u64;
+            self.next().map_err(std::io::Error::other)?;
         }
         let count = buffer.len().min(self.chunk.len());
         buffer[..count].copy_from_slice(&self.chunk.split_to(count));
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stores_own_word_is_shown_and_nothing_else_of_it() {
+        let text = r#"Unexpected at write => S3Error { code: "SlowDown", message: "http://10.0.0.1/", resource: "" }"#;
+        assert_eq!(error_code(text), Some("SlowDown"));
+        assert_eq!(error_code(r#"code: "a b""#), None);
+        assert_eq!(error_code("nothing"), None);
+    }
+
+    #[test]
+    fn a_call_ends_with_its_step() {
+        let cx = StepContext::detached("test", Duration::from_secs(60));
+        cx.cancelled.store(true, Ordering::Relaxed);
+        let never = std::future::pending::<opendal::Result<()>>();
+        match until(Some(&cx), Duration::ZERO, never).unwrap() {
+            Err(Failure::Step(e)) => assert_eq!(e.kind, ErrorKind::Cancelled),
+            _ => panic!("it should have ended"),
+        }
+        assert!(until(Some(&cx), Duration::ZERO, async { Ok(7) }).unwrap().is_ok_and(|seven| seven == 7));
     }
 }

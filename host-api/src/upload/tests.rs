@@ -13,7 +13,11 @@ fn a_copy_is_the_same_backup_elsewhere() {
     let copied = copy(&world.cx, &world.store, &world.offsite, &world.work.signing, &backup).unwrap();
     assert_eq!(copied, Backup { store: "offsite".into(), ..backup.clone() });
     assert_eq!(world.stored("offsite"), world.stored("local"));
-    assert_eq!(verify(&world.cx, &world.offsite, &world.work.signing, &copied, Depth::Content).unwrap(), []);
+    assert_eq!(
+        verify(&world.cx, &world.offsite, (&world.work.signing, &world.work.encryption), &copied, Depth::Content)
+            .unwrap(),
+        []
+    );
     // Again is fine.
     assert_eq!(copy(&world.cx, &world.store, &world.offsite, &world.work.signing, &backup).unwrap(), copied);
     assert_eq!(
@@ -68,7 +72,8 @@ fn each_depth_finds_what_it_can_see() {
     let entry = manifest(&world, &backup).sources[0].objects[0].clone();
     let path = world.path("local", &entry.key);
     let good = std::fs::read(&path).unwrap();
-    let found = |depth| verify(&world.cx, &world.store, &world.work.signing, &backup, depth).unwrap();
+    let found =
+        |depth| verify(&world.cx, &world.store, (&world.work.signing, &world.work.encryption), &backup, depth).unwrap();
 
     let mut flipped = good.clone();
     flipped[good.len() / 2] ^= 1;
@@ -92,10 +97,13 @@ fn a_check_that_could_not_run_is_an_error() {
     let world = World::new();
     let backup = world.take().unwrap();
     std::fs::rename(world.dir.path().join("local"), world.dir.path().join("away")).unwrap();
-    assert!(verify(&world.cx, &world.store, &world.work.signing, &backup, Depth::Exists).is_err());
+    assert!(
+        verify(&world.cx, &world.store, (&world.work.signing, &world.work.encryption), &backup, Depth::Exists).is_err()
+    );
     std::fs::rename(world.dir.path().join("away"), world.dir.path().join("local")).unwrap();
     world.cx.cancelled.store(true, std::sync::atomic::Ordering::Relaxed);
-    let error = verify(&world.cx, &world.store, &world.work.signing, &backup, Depth::Content).unwrap_err();
+    let error = verify(&world.cx, &world.store, (&world.work.signing, &world.work.encryption), &backup, Depth::Content)
+        .unwrap_err();
     assert_eq!(error.kind, ErrorKind::Cancelled);
 }
 
@@ -105,5 +113,32 @@ fn a_changed_manifest_is_a_finding() {
     let backup = world.take().unwrap();
     let path = world.path("local", &manifests::key("notes", &backup.id, &backup.digest));
     std::fs::write(&path, "{}").unwrap();
-    assert_eq!(verify(&world.cx, &world.store, &world.work.signing, &backup, Depth::Exists).unwrap().len(), 1);
+    assert_eq!(
+        verify(&world.cx, &world.store, (&world.work.signing, &world.work.encryption), &backup, Depth::Exists)
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn what_lies_where_nobody_may_look_is_taken_for_ours_by_a_later_attempt_alone() {
+    use crate::bindings::{Identities, Store};
+    let Some((moto, identities)) = crate::stores::testing::Moto::guarded() else { return };
+    let open = |identity| ObjectStore::open("offsite", &Store::S3(moto.store(identity))).unwrap();
+    let writer = open(Identities { write: identities.write, ..Identities::default() });
+    let reader = open(Identities { read: identities.read, ..Identities::default() });
+    let world = World::new();
+    let backup = world.take().unwrap();
+    // An earlier attempt put one object, and died.
+    let entry = manifest(&world, &backup).sources[0].objects[0].clone();
+    copy_object(&world.cx, &world.store, &writer, &entry).unwrap();
+    let first = copy(&world.cx, &world.store, &writer, &world.work.signing, &backup).unwrap_err();
+    assert_eq!(first.kind, ErrorKind::Conflict);
+    assert!(first.hint.as_deref().unwrap().contains("can't be read from here"), "{first}");
+    assert!(manifests::present(&reader, "notes").unwrap().is_empty());
+    let again = StepContext { attempt: 2, ..world.cx.clone() };
+    let copied = copy(&again, &world.store, &writer, &world.work.signing, &backup).unwrap();
+    let found = verify(&world.cx, &reader, (&world.work.signing, &world.work.encryption), &copied, Depth::Content);
+    assert_eq!(found.unwrap(), []);
 }

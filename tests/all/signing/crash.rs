@@ -6,7 +6,7 @@ use crate::support::Site;
 
 /// Runs a policy in an engine that kills itself at a place, and goes on with the run to a good end.
 #[track_caller]
-fn killed_and_resumed(site: &Site, place: &str, policy: &str, words: &[&str]) {
+pub fn killed_and_resumed(site: &Site, place: &str, policy: &str, words: &[&str]) {
     let (outcome, trail) = crate::sweep::crashing(site, place, "run", policy, words);
     assert_eq!(outcome.code, -1, "{place}: {outcome:?}");
     assert!(trail.last().is_some_and(|last| last.ends_with(place)), "it died there: {trail:?}");

@@ -1,6 +1,6 @@
 //! Signed backups through the command line: whose they are is said, and what nobody who is trusted has signed goes nowhere.
 
-mod crash;
+pub mod crash;
 mod postgres;
 mod refused;
 mod vectors;

@@ -69,7 +69,7 @@ fn a_pass_is_on_record_where_there_is_a_key_and_bytes_were_read() {
     assert!(said.contains("checked (checksum) at ") && said.contains("verified at "), "{said}");
     // For people, too.
     let words = site.lifeboat(&["backups", "verify", &id]).expect(0).stdout;
-    assert!(words.contains("whole (checksum, on record as lifeboat/checked/1)"), "{words}");
+    assert!(words.contains("whole (checksum, bytes as stored, on record as lifeboat/checked/1)"), "{words}");
 }
 
 #[test]

@@ -1,12 +1,14 @@
-//! What has to be on the machine: a compiler for guests, PostgreSQL, OpenSSH's client, the reference service.
+//! What has to be on the machine: a compiler for guests, PostgreSQL, stock tools, the reference service,
+//! an S3 for tests.
 
 mod debian;
 pub mod guests;
 mod kneo;
+mod moto;
 mod postgres;
 mod python;
-mod ssh;
 mod stamp;
+mod tools;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -21,19 +23,25 @@ pub struct Services {
     postgres: postgres::Postgres,
     newer_postgres: Option<PathBuf>,
     kneo: kneo::Kneo,
+    moto: Option<PathBuf>,
 }
 
 /// Finds or installs the services.
 ///
 /// # Errors
 ///
-/// If PostgreSQL, OpenSSH's client or a package of the reference service can't be had. A missing Python for the
+/// If PostgreSQL, a stock tool or a package of the reference service can't be had. A missing Python for the
 /// reference service is no error: see [`Services::skipped`].
 pub fn services(workspace: &Workspace) -> Result<Services> {
-    ssh::find_or_install()?;
+    tools::find_or_install()?;
     let postgres = postgres::find_or_install(workspace)?;
     let newer_postgres = postgres::find_newer(workspace, &postgres);
-    Ok(Services { postgres, newer_postgres, kneo: kneo::find_or_install(workspace)? })
+    Ok(Services {
+        postgres,
+        newer_postgres,
+        kneo: kneo::find_or_install(workspace)?,
+        moto: moto::find_or_install(workspace)?,
+    })
 }
 
 /// PostgreSQL alone.
@@ -58,15 +66,16 @@ impl Services {
         if let kneo::Kneo::At(folder) = &self.kneo {
             variables.push(("LIFEBOAT_KNEO", folder.into()));
         }
+        if let Some(folder) = &self.moto {
+            variables.push(("LIFEBOAT_MOTO", folder.into()));
+        }
         variables
     }
 
     /// What can't be tested here, and why.
-    pub fn skipped(&self) -> Option<&'static str> {
-        match self.kneo {
-            kneo::Kneo::At(_) => None,
-            kneo::Kneo::NoPython => Some(kneo::NO_PYTHON),
-        }
+    pub fn skipped(&self) -> Vec<&'static str> {
+        let kneo = matches!(self.kneo, kneo::Kneo::NoPython).then_some(kneo::NO_PYTHON);
+        kneo.into_iter().chain(self.moto.is_none().then_some(moto::NO_PYTHON)).collect()
     }
 
     /// Prints the variables as lines for a shell: `eval "$(cargo xtask setup)"`.

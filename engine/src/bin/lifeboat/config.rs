@@ -34,6 +34,7 @@ pub fn run(global: &Global, verb: Verb) -> Result<u8> {
                 }
                 environment.host()?;
                 environment.check_signing()?;
+                environment.check_encryption()?;
             }
             if global.json {
                 output::json(&serde_json::json!({"valid": true, "file": config.path()}))?;

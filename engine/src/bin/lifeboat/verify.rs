@@ -170,6 +170,8 @@ fn say(global: &Global, backup: &Backup, depth: Depth, looked: &Looked) -> Resul
     let verdict = if *whole { "whole" } else { "NOT VERIFIED" };
     let compared =
         compared.map(|(rows, files)| format!(", {rows} rows and {files} files compared")).unwrap_or_default();
+    // Digests are of stored bytes: whether they can be opened is another question.
+    let compared = if depth == "checksum" { ", bytes as stored".to_owned() } else { compared };
     let record = record.map(|kind| format!(", on record as {kind}")).unwrap_or_default();
     output::line(&format!("{} in {}: {verdict} ({depth}{compared}{record})", backup.id, backup.store))?;
     for finding in findings.iter().filter(|finding| !whole || finding.severity != Severity::Info) {

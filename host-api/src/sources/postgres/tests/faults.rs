@@ -53,7 +53,7 @@ fn connections_that_fail_say_why() {
     let over_tcp = PostgresSource {
         host: "127.0.0.1".into(),
         user: name.into(),
-        password: Some(Secret { file: Some(secret.path().into()), env: None, prefix: String::new() }),
+        password: Some(Secret { file: Some(secret.path().into()), ..Secret::default() }),
         ..server.source("known")
     };
     std::fs::write(secret.path(), "pa:ss\\w=rd\n").unwrap();

@@ -105,7 +105,7 @@ fn a_password_reaches_the_container_and_stands_in_no_arguments() {
     server.sql("postgres", &["CREATE ROLE contained SUPERUSER LOGIN PASSWORD 'hunter2:\\ x'"]);
     let secret = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(secret.path(), "hunter2:\\ x\n").unwrap();
-    let password = Some(Secret { file: Some(secret.path().into()), env: None, prefix: String::new() });
+    let password = Some(Secret { file: Some(secret.path().into()), ..Secret::default() });
     let container = Container::new();
     let source = PostgresSource {
         host: "127.0.0.1".into(),
@@ -156,7 +156,7 @@ fn everything_works_as_another_user_and_over_a_shell() {
             let source = PostgresSource {
                 host: "127.0.0.1".into(),
                 user: "sudoer".into(),
-                password: Some(Secret { file: Some(secret.path().into()), env: None, prefix: String::new() }),
+                password: Some(Secret { file: Some(secret.path().into()), ..Secret::default() }),
                 prefix: ["sudo", "-n", "-u", &user].map(str::to_owned).into(),
                 ..server.source("elsewhere")
             };
@@ -443,7 +443,7 @@ fn everything_works_in_a_real_docker() {
         PostgresSource {
             host: "127.0.0.1".into(),
             user: "docked".into(),
-            password: Some(Secret { file: Some(secret.path().into()), env: None, prefix: String::new() }),
+            password: Some(Secret { file: Some(secret.path().into()), ..Secret::default() }),
             ..over_socket.clone()
         },
     );

@@ -128,7 +128,7 @@ fn writer(path: &Path, pause: Duration) -> Writer {
         stop,
         Some(std::thread::spawn(move || {
             let conn = Connection::open(path).unwrap();
-            conn.busy_timeout(Duration::from_secs(20)).unwrap();
+            conn.busy_timeout(Duration::from_secs(120)).unwrap();
             let mut written = 0;
             while !watched.load(Ordering::Relaxed) {
                 // Two rows in one transaction: a copy with an odd number of them is torn.

@@ -1,0 +1,75 @@
+//! Manifests that were put into stores which this environment may not read: `sent/STORE/ATTEMPT.SHA256` in the engine's private space.
+//!
+//! Such a store can't be asked what became of a backup whose engine died. So its manifest is on disk here, synced, before it is put there. Where
+//! one of an attempt is found, all its objects were stored: the manifest is put again, which changes nothing if it is there. Where there is
+//! none, the attempt never came so far, and no backup of it exists.
+
+use std::path::{Path, PathBuf};
+
+use super::Backup;
+use super::manifests;
+use crate::context::StepContext;
+use crate::error::{Context, Error, Result};
+use crate::manifest::Manifest;
+use crate::stores::ObjectStore;
+
+/// How many are kept of each store: more than there are runs that wait to be gone on with. Without its own, a backup is taken again.
+const KEPT: usize = 64;
+
+/// Keeps what is about to be put.
+pub(crate) fn keep(state_dir: &Path, store: &ObjectStore, attempt: &str, digest: &str, bytes: &[u8]) -> Result<()> {
+    let directory = directory(state_dir, store);
+    crate::disk::private_dir(&directory)?;
+    let doing = || format!("keeping a manifest in {}", directory.display());
+    let mut file = tempfile::NamedTempFile::new_in(&directory).doing(doing)?;
+    std::io::Write::write_all(&mut file, bytes).doing(doing)?;
+    file.as_file().sync_all().doing(doing)?;
+    file.persist(directory.join(format!("{attempt}.{digest}"))).doing(doing)?;
+    crate::disk::sync_directory(&directory)?;
+    forget_old(&directory);
+    Ok(())
+}
+
+/// The backup that an attempt made there, made complete if its manifest did not arrive; none where it never came so far.
+pub(crate) fn complete(
+    state_dir: &Path,
+    cx: &StepContext,
+    store: &ObjectStore,
+    service: &str,
+    attempt: &str,
+) -> Result<Option<Backup>> {
+    let directory = directory(state_dir, store);
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::failed(format!("looking into {}: {e}", directory.display()))),
+    };
+    for entry in entries {
+        let path = entry.doing(|| format!("looking into {}", directory.display()))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(digest) = name.strip_prefix(attempt).and_then(|rest| rest.strip_prefix('.')) else { continue };
+        let bytes = std::fs::read(&path).doing(|| format!("reading {}", path.display()))?;
+        let (manifest, _) = Manifest::decode(&bytes, digest)?;
+        if manifest.attempt != attempt || manifest.service != service {
+            return Err(Error::failed(format!("{} is of another attempt or service", path.display())));
+        }
+        manifests::put(cx, store, &manifest, &bytes, digest)?;
+        return Ok(Some(manifests::backup(&manifest, digest, store.name())));
+    }
+    Ok(None)
+}
+
+fn directory(state_dir: &Path, store: &ObjectStore) -> PathBuf {
+    state_dir.join("sent").join(store.name())
+}
+
+/// What can't be removed takes room, and decides nothing.
+fn forget_old(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let mut found: Vec<_> =
+        entries.flatten().filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
+    found.sort();
+    for (_, path) in found.iter().rev().skip(KEPT) {
+        let _ = std::fs::remove_file(path);
+    }
+}
