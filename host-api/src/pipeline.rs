@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use crate::context::StepContext;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 pub use reading::StoreSource;
 pub(crate) use reading::{Fault, check_content, check_size, check_stored};
@@ -122,8 +122,10 @@ impl Read for Tallied {
             }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => Err(e),
             Err(e) => {
-                self.unreadable = Some(Error::new(ErrorKind::Failed, e.to_string()));
-                Err(e)
+                // Cancelled stays cancelled, and a hint is kept.
+                let e = error_of(e);
+                self.unreadable = Some(e.clone());
+                Err(std::io::Error::other(e))
             }
         }
     }

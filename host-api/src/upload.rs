@@ -106,7 +106,7 @@ fn copy_object(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, entry: &O
     cx.check()?;
     let unseen = !to.may(Right::Read);
     if unseen || to.size(&entry.key)?.is_none() {
-        let mut writer = to.writer(&entry.key)?;
+        let mut writer = to.writer_of(&entry.key, Some(entry.stored_bytes))?;
         // The writer is dropped on any failure: nothing of it appears.
         check_stored(cx, from, entry, "copy", &mut writer as &mut dyn Write).map_err(Fault::into_error)?;
         if writer.finish(&|| cx.check())? == Put::Created {

@@ -336,6 +336,7 @@ async fn one_that_panics_hides_none_of_the_others() {
 fn every_check_stands_in_the_documentation() {
     let everything = "[state-database]\nhost = \"db\"\ndatabase = \"lifeboat\"\nuser = \"lifeboat\"\n\
         [environment.e.service.s.source.db]\nkind = \"postgres\"\nhost = \"db\"\ndatabase = \"d\"\nuser = \"u\"\n\
+        scratch = { kind = \"server\", host = \"drills\", user = \"u\" }\n\
         [environment.e.store.bucket]\nkind = \"s3\"\nbucket = \"bucket\"\nregion = \"r\"\ncredentials = { default-chain = true }\n\
         [environment.e.service.s.source.file]\nkind = \"sqlite\"\npath = \"file.sqlite\"\n\
         [environment.e.service.s.control]\nkind = \"child\"\ncommand = [\"true\"]\n\

@@ -151,8 +151,14 @@ fn open_log(path: &Path) -> Result<File> {
 /// The last lines of a log, bounded and safe to print.
 pub(crate) fn log_tail(path: &Path) -> String {
     let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
+        // The directory may be another user's: no link is followed, and nothing waited for.
+        let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits();
+        let mut file = File::options().read(true).custom_flags(flags.cast_signed()).open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(std::io::Error::other("it is no file"));
+        }
+        let length = metadata.len();
         file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
         let mut bytes = Vec::new();
         file.take(TAIL_BYTES).read_to_end(&mut bytes)?;

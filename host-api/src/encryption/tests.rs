@@ -137,6 +137,13 @@ fn what_was_changed_is_refused_with_a_reason_also_where_the_manifest_was_adapted
     });
     assert!(said.contains("it is not what age writes") || said.contains("can not be opened"), "another file: {said}");
     let said = changed(|world, manifest| {
+        // Stanzas without end: the parser begins anew with each of them.
+        let path = world.path("local", &manifest.sources[0].objects[0].key);
+        let endless = format!("age-encryption.org/v1\n{}", "-> a\n\n".repeat(1024 * 1024));
+        std::fs::write(path, endless).unwrap();
+    });
+    assert!(said.contains("no header of age"), "a header without end: {said}");
+    let said = changed(|world, manifest| {
         let of = |at: usize| world.path("local", &manifest.sources[at].objects[0].key);
         let (one, two) = (std::fs::read(of(0)).unwrap(), std::fs::read(of(1)).unwrap());
         std::fs::write(of(0), two).unwrap();

@@ -1,6 +1,6 @@
 //! Back: from a store to whoever restores or checks.
 
-use std::io::{BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -287,13 +287,20 @@ fn decompress(
 }
 
 /// What the decompressor reads: an object's bytes, decrypted where they are encrypted.
+/// Longest header of age that is read: 64 recipients take some 13 KB.
+const AGE_HEADER_BYTES_MAX: u64 = 64 * 1024;
+
 type Opened = BufReader<Box<dyn Read + Send>>;
 
 /// An age header is a few hundred bytes for each recipient; it is read before the digest of the whole can be.
 fn decrypted(store: &ObjectStore, entry: &ObjectEntry, stored: &Shared, key: Option<&Key>) -> Result<Opened, Fault> {
     let Some(key) = key else { return Ok(BufReader::with_capacity(CHUNK_BYTES, Box::new(stored.clone()))) };
-    let buffered = BufReader::with_capacity(CHUNK_BYTES, stored.clone());
-    let header = age::Decryptor::new_buffered(buffered);
+    let mut buffered = BufReader::with_capacity(CHUNK_BYTES, stored.clone());
+    let head = match header(&mut buffered) {
+        Ok(head) => head,
+        Err(e) => return Err(explain_in(store.name(), entry, &mut stored.get(), &e)),
+    };
+    let header = age::Decryptor::new_buffered(std::io::Cursor::new(head).chain(buffered));
     let opened = header.and_then(|decryptor| decryptor.decrypt(key.identities()));
     match opened {
         Ok(reader) => Ok(BufReader::with_capacity(CHUNK_BYTES, Box::new(reader))),
@@ -306,6 +313,23 @@ fn decrypted(store: &ObjectStore, entry: &ObjectEntry, stored: &Shared, key: Opt
                 _ => "it is not what age writes".into(),
             };
             Err(explain_in(store.name(), entry, &mut stored.get(), &std::io::Error::other(why)))
+        }
+    }
+}
+
+/// The lines of an age header. Its parser begins anew after each line and has no limit of its own: one that never ends would keep it busy for
+/// ever, before any digest could be compared.
+fn header(reader: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    loop {
+        let from = head.len();
+        let room = AGE_HEADER_BYTES_MAX.saturating_sub(from as u64);
+        reader.by_ref().take(room).read_until(b'\n', &mut head)?;
+        if head[from..].starts_with(b"--- ") {
+            return Ok(head);
+        }
+        if !head.ends_with(b"\n") || head.len() == from {
+            return Err(std::io::Error::other("it has no header of age"));
         }
     }
 }

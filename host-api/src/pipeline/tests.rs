@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::bindings;
+use crate::error::ErrorKind;
 use crate::manifest::ObjectEntry;
 use crate::sources::{ObjectSink, ObjectSource};
 use crate::stores::ObjectStore;

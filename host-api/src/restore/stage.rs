@@ -205,7 +205,13 @@ pub(crate) fn discard(work: &Work, cx: &StepContext, candidate: &str, members: &
         cx.at(&format!("discarded {}", member.source));
     }
     for (source, driver) in work.drivers.iter().filter(|_| members.is_empty()) {
-        if let Err(e) = cx.check().and_then(|()| driver.end_attempts(cx)).and_then(|()| driver.clear(cx, candidate)) {
+        // Each by itself: what can be removed is, also where something else does not answer.
+        let removed = cx.check().and_then(|()| {
+            let ended = driver.end_attempts(cx);
+            let cleared = driver.clear(cx, candidate);
+            ended.and(cleared)
+        });
+        if let Err(e) = removed {
             kind.get_or_insert(e.kind);
             failures.push(format!("{source}: {}", e.message));
         }

@@ -3,7 +3,7 @@
 use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::context::StepContext;
 use crate::disk;
@@ -16,8 +16,12 @@ const MODE: u32 = 0o644;
 pub(super) fn begin(cx: &StepContext, service: &str, file: &Path) -> Result<()> {
     let doing = || format!("saying in {} that {service} is stopped on purpose", file.display());
     let text = serde_json::json!({"service": service, "run": cx.run, "since": crate::identifier::utc(crate::identifier::now_ms())});
-    let new = file.with_extension("new");
-    let mut out = File::options().create(true).write(true).truncate(true).mode(MODE).open(&new).doing(doing)?;
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    // The directory may be the service's user's, whose links we must not follow: what has the name is removed, and never opened.
+    disk::remove_file(&new)?;
+    let mut out = File::options().create_new(true).write(true).mode(MODE).open(&new).doing(doing)?;
     // Whatever our umask says.
     out.set_permissions(Permissions::from_mode(MODE)).doing(doing)?;
     writeln!(out, "{text}").doing(doing)?;

@@ -523,8 +523,13 @@ async fn whoever_asks_in_between_can_see_that_it_is_stopped_on_purpose() {
     assert_eq!((&text["service"], &text["run"]), (&"notes".into(), &"test".into()));
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+    // The directory may be another user's: what lies under the name in between is not followed.
+    let other = place.path().join("other");
+    std::fs::write(&other, "somebody's").unwrap();
+    std::os::unix::fs::symlink(&other, place.path().join("quiesced.new")).unwrap();
     world.host.stop(&cx(), "notes").await.unwrap();
     assert!(file.exists(), "stopped twice is stopped");
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "somebody's");
     world.host.start(&cx(), "notes").await.unwrap();
     assert!(!file.exists());
 

@@ -157,7 +157,7 @@ impl Remote {
         };
         if let Some(unreadable) = self.operators.get(right).and_then(|i| i.held.as_ref()).and_then(|h| h.take_failure())
         {
-            return unreadable.context(format!("store {}: identity.{}", self.name, right.word()));
+            return about_us(unreadable).context(format!("store {}: identity.{}", self.name, right.word()));
         }
         said(&self.name, right, doing, key, &e)
     }
@@ -168,7 +168,7 @@ impl Remote {
         }
         // Whoever may only put can't look without leaving something there. What can be told is whether there are secrets to do it with.
         match self.identity(Right::Write).or_else(|_| self.identity(Right::Delete))?.held.as_ref() {
-            Some(held) => held.read().map(drop).map_err(|e| e.context(format!("store {}", self.name))),
+            Some(held) => held.read().map(drop).map_err(|e| about_us(e).context(format!("store {}", self.name))),
             None => Ok(()),
         }
     }
@@ -352,6 +352,14 @@ impl Seen {
     }
 }
 
+/// A secret that is not there is no object that is not there.
+fn about_us(error: Error) -> Error {
+    match error.kind {
+        ErrorKind::NotFound => Error { kind: ErrorKind::Failed, ..error },
+        _ => error,
+    }
+}
+
 struct RemoteWriter {
     remote: Arc<Remote>,
     cx: Option<StepContext>,
@@ -398,7 +406,8 @@ impl RemoteWriter {
             Failure::Step(_) => (false, false),
             Failure::Store(e) => {
                 use opendal::ErrorKind as Of;
-                (taken(e), matches!(e.kind(), Of::PermissionDenied | Of::ConfigInvalid | Of::Unsupported))
+                // A refusal may be of a second request, after one whose answer was lost.
+                (taken(e), matches!(e.kind(), Of::ConfigInvalid | Of::Unsupported))
             }
         };
         let step = matches!(failure, Failure::Step(_));

@@ -213,6 +213,8 @@ impl ProvideCredential for Provider {
         let read = tokio::task::spawn_blocking(move || held.read()).await;
         match read {
             Ok(Ok(credential)) => {
+                // Readable again: what failed before is no reason for what fails next.
+                lock(&self.0.failed).take();
                 Ok(Some(Credential { expires_in: Some(Timestamp::now() + Duration::from_secs(30)), ..credential }))
             }
             Ok(Err(e)) => {

@@ -35,7 +35,7 @@ const DIRECTORY_BYTES_MAX: usize = 92;
 /// How long its end may take.
 const END_LIMIT: Duration = Duration::from_secs(30);
 /// Room beside the restored data for the server itself, its log of changes, and sorting for indexes, bytes.
-const MARGIN_BYTES: u64 = 256 * 1024 * 1024;
+const MARGIN_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
 const MAKE_DIRECTORY: &str =
     "make it, for the user that private servers run as; the configuration names it as `scratch.directory`";
@@ -51,11 +51,13 @@ const SETTINGS: &[(&str, &str)] = &[
     ("full_page_writes", "off"),
     ("wal_level", "minimal"),
     ("max_wal_senders", "0"),
-    ("max_wal_size", "4GB"),
+    ("max_wal_size", "1GB"),
     ("checkpoint_timeout", "1d"),
     ("shared_buffers", "256MB"),
     ("maintenance_work_mem", "256MB"),
     ("max_connections", "64"),
+    // A restore in few transactions locks thousands of tables in one.
+    ("max_locks_per_transaction", "1024"),
     // A restore analyses what it made, and nothing lives long enough to be vacuumed.
     ("autovacuum", "off"),
     ("jit", "off"),
@@ -93,7 +95,8 @@ impl<'a> Cluster<'a> {
                 .hint("choose a shorter `scratch.directory`"));
         }
         self.end(self.cx)?;
-        disk::require_space(parent, bytes.saturating_add(MARGIN_BYTES))?;
+        // Twice the rows as text: with their indexes, most databases take less.
+        disk::require_space(parent, bytes.saturating_mul(2).saturating_add(MARGIN_BYTES))?;
         let text = self.directory.display().to_string();
         self.run(&self.command("mkdir", &["-m", "0700", "--", &text]))?;
         self.cx.at("cluster's directory made");
@@ -143,6 +146,11 @@ impl<'a> Cluster<'a> {
         Ok(())
     }
 
+    /// Whether anything of it lies there.
+    pub fn is_there(&self) -> Result<bool> {
+        disk::exists(&self.directory)
+    }
+
     /// As a source: what tools connect to.
     pub fn binding_of_server(&self) -> PostgresSource {
         at(&self.directory, self.source, self.binding.bin_dir.as_deref())
@@ -150,14 +158,22 @@ impl<'a> Cluster<'a> {
 
     /// Ends it and removes its directory; gone already is fine.
     pub fn end(&self, cx: &StepContext) -> Result<()> {
+        // Not when the step may be another engine's by now: what lies here then is its.
+        cx.check()?;
         let data = self.directory.join("data");
-        if data.join("postmaster.pid").exists() {
+        // pg_ctl signals whatever process has the number in postmaster.pid. After a restart of the machine that may be anybody's, the live
+        // server's own: only one that answers here is told.
+        if answers(&self.directory) && data.join("postmaster.pid").exists() {
             let text = data.display().to_string();
-            let stop = self.command(&self.program("pg_ctl"), &["-D", &text, "-m", "immediate", "-w", "-s", "stop"]);
-            // One that has ended meanwhile is what is wanted, and what is left is seen next.
-            let _ = child::run(&cx.within(END_LIMIT), &stop, b"", 64 * 1024)?;
+            let seconds = END_LIMIT.as_secs().to_string();
+            let stop = ["-D", &text, "-m", "immediate", "-w", "-s", "-t", &seconds, "stop"];
+            let stop = self.command(&self.program("pg_ctl"), &stop);
+            // One that has ended meanwhile is what is wanted; one that can't be told is killed next.
+            if let Err(e) = child::run(&cx.within(END_LIMIT + Duration::from_secs(5)), &stop, b"", 64 * 1024) {
+                tracing::warn!(error = %e, "the private server {} could not be told to end", self.directory.display());
+            }
         }
-        // Whatever of it pg_ctl did not know of: one that was just being made or started when its engine died.
+        // Whatever of it pg_ctl did not know of, or could not end: one that was just being made or started when its engine died.
         let text = self.directory.display().to_string();
         leftovers::end(VARIABLE, |directory| directory == text)?;
         remove_tree(&self.directory)

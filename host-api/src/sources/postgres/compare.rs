@@ -71,7 +71,7 @@ pub(super) fn verify(
         }
     };
     check_large_objects(&mut session, facts, &mut findings)?;
-    check_sequences(&mut session, &mut findings)?;
+    check_sequences(&mut session, data_only.is_some(), &mut findings)?;
     check_catalog(&mut session, server, &mut findings)?;
     session.close()?;
     if data_only.is_none() {
@@ -264,7 +264,7 @@ fn check_large_objects(session: &mut Session<'_>, facts: &PostgresFacts, finding
     Ok(())
 }
 
-fn check_sequences(session: &mut Session<'_>, findings: &mut Vec<Finding>) -> Result<()> {
+fn check_sequences(session: &mut Session<'_>, migrated: bool, findings: &mut Vec<Finding>) -> Result<()> {
     let owned = session.rows(
         "SELECT pg_catalog.format('%I.%I', sn.nspname, s.relname), pg_catalog.format('%I.%I', tn.nspname, t.relname), \
          pg_catalog.quote_ident(a.attname) \
@@ -286,10 +286,12 @@ fn check_sequences(session: &mut Session<'_>, findings: &mut Vec<Finding>) -> Re
              WHERE m.max > s.last_value OR (m.max = s.last_value AND NOT s.is_called)"
         ))?;
         if let Some(max) = behind {
-            // A warning: values written by hand leave the source itself like this, and a restore repeats it faithfully.
+            // A warning: values written by hand leave the source itself like this, and a restore repeats it faithfully. In another structure
+            // than the source's there is no such excuse: it was not behind there.
+            let finding = if migrated { Finding::error } else { Finding::warning };
             listed(
                 findings,
-                Finding::warning(
+                finding(
                     "sequence-behind",
                     format!(
                         "sequence {sequence} is behind {table}.{column}, whose largest value is {max}: inserts will collide"

@@ -15,7 +15,6 @@ use crate::manifest::{PostgresFacts, SourceFacts, TableFacts};
 use crate::sources::{Answers, Dumped, ObjectSink, ObjectWriter, Question, Row};
 
 use super::archive::{READ_BYTES, Reader, Summary};
-use super::globals;
 use super::leftovers::{self, Attempts};
 use super::session::{Gathering, Session};
 use super::tools::Tools;
@@ -137,11 +136,8 @@ fn dump_once(
     facts.server_version_num = server;
     facts.dump_version = dump_version.to_owned();
     complete_facts(&mut facts, summary);
-    let mut objects = vec![writer.finish()?];
-    let (globals, missing) = globals::dump(tools, sink)?;
-    objects.extend(globals);
-    findings.extend(missing);
-    Ok(Dumped { started_at_ms, objects, facts: SourceFacts::Postgres(facts), answers, findings })
+    let entry = writer.finish()?;
+    Ok(Dumped { started_at_ms, objects: vec![entry], facts: SourceFacts::Postgres(facts), answers, findings })
 }
 
 fn lock_tables(session: &mut Session<'_>, server: u32, lock_wait: Duration) -> Result<(), Stopped> {

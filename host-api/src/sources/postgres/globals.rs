@@ -2,6 +2,7 @@
 //! `pg_dumpall --globals-only` writes them, without passwords. Kept beside the dump, for people: nothing of it is ever run by itself.
 
 use std::io::Write;
+use std::time::Duration;
 
 use crate::Finding;
 use crate::child;
@@ -16,6 +17,8 @@ use super::tools::Tools;
 pub const ROLE: &str = "globals";
 /// Most that is taken of it, bytes: a server with a hundred thousand roles has some 10 MB.
 pub const BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long it may take: it reads a few shared tables.
+const LIMIT: Duration = Duration::from_secs(60);
 /// How it ends; without it, it was cut off.
 const TRAILER: &str = "-- PostgreSQL database cluster dump complete";
 
@@ -45,7 +48,8 @@ fn ask(tools: &Tools<'_>) -> Result<Vec<u8>> {
     for argument in ["--globals-only", "--no-role-passwords", "-l", &tools.binding.maintenance_database] {
         spec = spec.arg(tools.word(argument));
     }
-    let (text, ended) = child::run(tools.cx, &spec, b"", BYTES_MAX)?;
+    // An extra: it does not cost the backup that waits for it.
+    let (text, ended) = child::run(&tools.cx.within(LIMIT), &spec, b"", BYTES_MAX)?;
     tools.succeeded("pg_dumpall", &ended)?;
     if !String::from_utf8_lossy(&text).contains(TRAILER) {
         return Err(Error::failed("pg_dumpall ended with exit code 0, but its text has no end"));

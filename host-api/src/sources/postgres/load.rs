@@ -71,12 +71,23 @@ fn check_psql(version: &str) -> Result<()> {
     .hint(format!("install the newest minor version of its client; at least {} or 18", first.join(", "))))
 }
 
-/// A text is code. A superuser's could leave its database, and run programs as the server's user.
+/// A text is code. A superuser's could leave its database, and run programs as the server's user; so could that of a role that may become one.
 fn check_role(tools: &Tools<'_>) -> Result<()> {
-    let query = "SELECT rolsuper, rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = session_user";
+    let query = "SELECT rolsuper, rolcreatedb, \
+        (SELECT pg_catalog.min(r.rolname::text) FROM pg_catalog.pg_roles r WHERE r.rolname <> session_user \
+         AND (r.rolsuper OR r.rolname IN ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files')) \
+         AND pg_catalog.pg_has_role(session_user, r.oid, 'MEMBER')) \
+        FROM pg_catalog.pg_roles WHERE rolname = session_user";
     let row = tools.rows(&tools.binding.maintenance_database, query)?.pop().unwrap_or_default();
     let is = |at: usize| row.get(at).cloned().flatten().as_deref() == Some("t");
     let user = &tools.binding.user;
+    if let (false, Some(Some(powerful))) = (is(0), row.get(2)) {
+        return Err(Error::refused(format!(
+            "role `{user}` may become `{}`, which can run programs or touch files of the server, and the text is code from elsewhere",
+            crate::identifier::shown(powerful)
+        ))
+        .hint("import with a source whose `user` is a member of the roles in the text, and of none that is a superuser"));
+    }
     match (is(0), is(1)) {
         (false, true) => Ok(()),
         (true, _) => Err(Error::refused(format!("role `{user}` is a superuser, and the text is code from elsewhere"))

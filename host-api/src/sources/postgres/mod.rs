@@ -245,7 +245,13 @@ impl SourceDriver for PostgresDriver {
     }
 
     fn dump(&self, cx: &StepContext, sink: &dyn ObjectSink, questions: &[Question]) -> Result<Dumped> {
-        self.work(cx, |tools| dump::dump(tools, &self.source, sink, questions))
+        self.work(cx, |tools| {
+            let mut dumped = dump::dump(tools, &self.source, sink, questions)?;
+            let (globals, missing) = globals::dump(tools, sink)?;
+            dumped.objects.extend(globals);
+            dumped.findings.extend(missing);
+            Ok(dumped)
+        })
     }
 
     fn stage(
@@ -351,6 +357,15 @@ impl SourceDriver for PostgresDriver {
         }
         self.work_on(cx, member, |tools| {
             let oid = part(&member.identity, "oid")?;
+            let was = member.identity.get("system-identifier").map_or(UNKNOWN_SYSTEM, String::as_str);
+            let is = system_identifier(tools, &tools.binding.maintenance_database)?;
+            if was != UNKNOWN_SYSTEM && is != UNKNOWN_SYSTEM && was != is {
+                return Err(Error::refused(format!(
+                    "database `{}` lies on another server than the one that is configured now",
+                    member.place
+                ))
+                .hint("configure the source, or its `scratch`, as it was; or drop that database by hand"));
+            }
             let named = tools.value(
                 &tools.binding.maintenance_database,
                 &format!("SELECT datname FROM pg_catalog.pg_database WHERE oid::text = {}", sql::literal(oid)),
@@ -367,15 +382,15 @@ impl SourceDriver for PostgresDriver {
     }
 
     fn end_attempts(&self, cx: &StepContext) -> Result<()> {
-        leftovers::end(&Tools::new(cx, &self.binding)?, leftovers::Attempts::Earlier)?;
-        match &self.binding.scratch {
+        let end = |binding: &PostgresSource| leftovers::end(&Tools::new(cx, binding)?, leftovers::Attempts::Earlier);
+        let here = end(&self.binding);
+        let elsewhere = match &self.binding.scratch {
             // Of a private server nobody knows here whose it is: with its sessions, it ends with its candidate.
             None | Some(ScratchPostgres::Cluster(_)) => Ok(()),
-            Some(ScratchPostgres::Server(server)) => {
-                let server = server.as_source(&self.binding.database);
-                leftovers::end(&Tools::new(cx, &server)?, leftovers::Attempts::Earlier)
-            }
-        }
+            Some(ScratchPostgres::Server(server)) => end(&server.as_source(&self.binding.database)),
+        };
+        // Neither keeps the other from being tried.
+        here.and(elsewhere)
     }
 
     fn clear(&self, cx: &StepContext, id: &str) -> Result<()> {
@@ -387,17 +402,24 @@ impl SourceDriver for PostgresDriver {
             )?;
             oid.map_or(Ok(()), |oid| drop_generated(tools, &name, &oid))
         };
-        match &self.binding.scratch {
-            None => {}
+        let elsewhere = match &self.binding.scratch {
+            None => Ok(()),
             Some(ScratchPostgres::Cluster(binding)) => {
-                cluster::Cluster::of(cx, binding, &self.binding, &cluster::name(id, &self.source)).end(cx)?;
+                let cluster_name = cluster::name(id, &self.source);
+                let cluster = cluster::Cluster::of(cx, binding, &self.binding, &cluster_name);
+                // It has a private server: then it has nothing on the live one, which may be what was lost.
+                if cluster.is_there()? {
+                    return cluster.end(cx);
+                }
+                cluster.end(cx)
             }
             Some(ScratchPostgres::Server(server)) => {
-                Self::work_at(cx, &server.as_source(&self.binding.database), clear)?;
+                Self::work_at(cx, &server.as_source(&self.binding.database), clear)
             }
-        }
-        // What is not known of it: whether it was to be in scratch.
-        self.work(cx, clear)
+        };
+        // What is not known of it: whether it was to be in scratch. Neither keeps the other from being tried.
+        let here = self.work(cx, clear);
+        elsewhere.and(here)
     }
 
     fn place(&self) -> Result<String> {

@@ -160,9 +160,22 @@ fn a_server_that_somebody_ended_is_said_to_be_gone_and_its_place_is_cleared() {
     let error = driver.verify(&cx(), &member, &taken.manifest, &[]).unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
     assert!(error.message.contains("is gone"), "{error}");
+
+    // After a restart of the machine, its number may be another process's of the same user: the live server's, say. It is left alone.
+    let prefix = place.binding().prefix;
+    let words = prefix.iter().map(String::as_str).chain(["env", "--default-signal=QUIT", "sleep", "600"]);
+    let words: Vec<&str> = words.collect();
+    let mut bystander = std::process::Command::new(words[0]).args(&words[1..]).spawn().unwrap();
+    let file = PathBuf::from(&member.identity["cluster"]).join("data/postmaster.pid");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (_, rest) = text.split_once('\n').unwrap();
+    std::fs::write(&file, format!("{}\n{rest}", bystander.id())).unwrap();
     // Also by an environment that has no private servers any more.
     super::driver(server.source("ended")).discard(&cx(), &member).unwrap();
     place.is_clean();
+    assert!(bystander.try_wait().unwrap().is_none(), "a stranger was signalled");
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
 }
 
 #[test]
@@ -241,7 +254,7 @@ fn what_takes_a_superuser_is_refused_until_it_is_allowed() {
 #[test]
 fn another_server_takes_scratch_candidates_and_the_live_one_none() {
     let server = server!();
-    filled(&server, "moved");
+    filled(&server, "moved_away");
     let Some(other) = PgServer::start() else { return };
     let scratch = ScratchServer {
         host: other.host.clone(),
@@ -254,17 +267,18 @@ fn another_server_takes_scratch_candidates_and_the_live_one_none() {
         bin_dir: Some(other.bin_dir.clone()),
         prefix: Vec::new(),
     };
-    let driver = driver(PostgresSource { scratch: Some(ScratchPostgres::Server(scratch)), ..server.source("moved") });
+    let driver =
+        driver(PostgresSource { scratch: Some(ScratchPostgres::Server(scratch)), ..server.source("moved_away") });
     let taken = take(&driver, &[]);
     let made = || other.sql("postgres", &["SELECT count(*) FROM pg_database WHERE datname LIKE 'lb\\_%'"]);
     // Roles are the server's: their absence is said, and not hidden by making them.
     let error = into_scratch(&cx(), &driver, &taken).unwrap_err();
-    assert!(error.message.contains("lacks roles") && error.message.contains("moved_app"), "{error}");
+    assert!(error.message.contains("lacks roles") && error.message.contains("moved_away_app"), "{error}");
     assert_eq!(made(), "0");
     // The backup has them, as a person needs them. Tablespaces need directories there, which is for that person to decide.
     assert!(error.hint.as_deref().is_some_and(|hint| hint.contains("backups globals")), "{error}");
     let globals = String::from_utf8(taken.objects.of_role("globals").unwrap()).unwrap();
-    let roles: Vec<&str> = globals.lines().filter(|l| l.contains(" ROLE ") && l.contains("moved")).collect();
+    let roles: Vec<&str> = globals.lines().filter(|l| l.contains(" ROLE ") && l.contains("moved_away")).collect();
     assert!(roles.len() >= 4, "{globals}");
     assert!(!globals.contains("PASSWORD"), "{globals}");
     other.sql("postgres", &roles);
@@ -283,6 +297,11 @@ fn another_server_takes_scratch_candidates_and_the_live_one_none() {
         server.sql("postgres", &[&format!("SELECT count(*) FROM pg_database WHERE datname = '{}'", member.place)]);
     assert_eq!(live, "1");
     server.sql("postgres", &[&format!("DROP DATABASE {}", member.place)]);
+    // A candidate that lies where the configuration of now does not look is not taken for removed.
+    let member = into_scratch(&cx(), &driver, &taken).unwrap();
+    let error = super::driver(server.source("moved_away")).discard(&cx(), &member).unwrap_err();
+    assert!(error.kind == ErrorKind::Refused && error.message.contains("another server"), "{error}");
+    driver.discard(&cx(), &member).unwrap();
     // What is to be promoted lies next to what it replaces.
     let beside = stage(&driver, &taken).unwrap();
     assert_eq!(made(), "0");

@@ -246,6 +246,14 @@ fn a_text_runs_no_program_of_ours() {
     let superuser = super::driver(server.source("hostile_import"));
     let error = inspect(&superuser, &gzip(text.as_bytes())).unwrap_err();
     assert!(error.kind == crate::ErrorKind::Refused && error.message.contains("is a superuser"), "{error}");
+    // One that may become it is as good as one.
+    for powerful in ["pg_execute_server_program", "postgres"] {
+        server.sql("postgres", &[&format!("GRANT {powerful} TO {}", source.user)]);
+        let error = inspect(&driver, text.as_bytes()).unwrap_err();
+        let named = error.message.contains(&format!("may become `{powerful}`"));
+        assert!(error.kind == crate::ErrorKind::Refused && named, "{error}");
+        server.sql("postgres", &[&format!("REVOKE {powerful} FROM {}", source.user)]);
+    }
     server.sql("postgres", &[&format!("ALTER ROLE {} NOCREATEDB", source.user)]);
     assert!(inspect(&driver, text.as_bytes()).unwrap_err().message.contains("may not create databases"));
     server.sql("postgres", &[&format!("ALTER ROLE {} CREATEDB", source.user)]);
