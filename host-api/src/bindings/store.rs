@@ -51,6 +51,10 @@ pub struct S3Store {
     pub server_side_encryption: Option<ServerSideEncryption>,
     /// The key of `aws-kms`; without it the account's own.
     pub kms_key: Option<String>,
+    /// What is sent along with each request's body, so that the store refuses what was changed on the way. A bucket with Object Lock takes
+    /// nothing without.
+    #[serde(default)]
+    pub checksum: Checksum,
     /// One identity for everything.
     pub credentials: Option<Credentials>,
     /// Or one for each right.
@@ -72,6 +76,17 @@ fn default_parts_at_once() -> usize {
 
 fn default_timeout_s() -> u64 {
     120
+}
+
+/// A checksum of what is sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Checksum {
+    /// CRC-32C.
+    #[default]
+    Crc32c,
+    /// None: for a store that knows no such header.
+    None,
 }
 
 /// How a store encrypts what it keeps.

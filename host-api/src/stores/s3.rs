@@ -13,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::remote::{Operators, Remote};
-use crate::bindings::{Credentials, Right, S3Store, Secret, ServerSideEncryption};
+use crate::bindings::{Checksum, Credentials, Right, S3Store, Secret, ServerSideEncryption};
 use crate::error::{Context, Error, Result};
 
 /// Amazon's; opendal puts the region in.
@@ -69,6 +69,9 @@ fn operator(
         .endpoint(binding.endpoint.as_deref().unwrap_or(ENDPOINT));
     if !binding.path_style {
         builder = builder.enable_virtual_host_style();
+    }
+    if binding.checksum == Checksum::Crc32c {
+        builder = builder.checksum_algorithm("crc32c");
     }
     if let Some(class) = &binding.storage_class {
         builder = builder.default_storage_class(class);

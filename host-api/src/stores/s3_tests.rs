@@ -87,6 +87,8 @@ fn secrets_that_were_renewed_are_read_again() {
 struct Scripted {
     port: u16,
     requests: Arc<Mutex<Vec<String>>>,
+    /// The checksums that came with requests.
+    checksums: Arc<Mutex<Vec<String>>>,
 }
 
 /// What a scripted server answers: a status with a body, or nothing.
@@ -98,17 +100,26 @@ impl Scripted {
         let port = listener.local_addr().unwrap().port();
         let (requests, script, number) = (Arc::default(), Arc::new(script), Arc::new(AtomicUsize::new(0)));
         let seen = Arc::clone(&requests);
+        let checksums = Arc::<Mutex<Vec<String>>>::default();
+        let sums = Arc::clone(&checksums);
         // Ends with the process: a thread that waits for connections holds nothing of anybody.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (seen, script, number) = (Arc::clone(&seen), script.clone(), number.clone());
-                std::thread::spawn(move || Self::serve(stream, &seen, &*script, &number));
+                let sums = Arc::clone(&sums);
+                std::thread::spawn(move || Self::serve(stream, &seen, &sums, &*script, &number));
             }
         });
-        Self { port, requests }
+        Self { port, requests, checksums }
     }
 
-    fn serve(stream: TcpStream, seen: &Mutex<Vec<String>>, script: &Script, number: &AtomicUsize) {
+    fn serve(
+        stream: TcpStream,
+        seen: &Mutex<Vec<String>>,
+        sums: &Mutex<Vec<String>>,
+        script: &Script,
+        number: &AtomicUsize,
+    ) {
         let mut reader = BufReader::new(stream);
         loop {
             let (mut first, mut length, mut range) = (String::new(), 0, String::new());
@@ -125,6 +136,9 @@ impl Scripted {
                 }
                 if let Some(value) = line.to_lowercase().strip_prefix("range: bytes=") {
                     range = value.trim().to_owned();
+                }
+                if let Some(value) = line.strip_prefix("x-amz-checksum-crc32c: ") {
+                    sums.lock().unwrap().push(value.trim().to_owned());
                 }
                 if line == "\r\n" {
                     break;
@@ -156,6 +170,7 @@ impl Scripted {
             path_style: true,
             ca_file: None,
             storage_class: None,
+            checksum: crate::bindings::Checksum::Crc32c,
             server_side_encryption: None,
             kms_key: None,
             credentials: None,
@@ -299,7 +314,7 @@ fn a_store_that_is_silent_is_not_waited_for_beyond_the_step() {
 #[test]
 fn a_store_that_is_away_is_said_without_its_address() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let server = Scripted { port, requests: Arc::default() };
+    let server = Scripted { port, requests: Arc::default(), checksums: Arc::default() };
     let cx = StepContext::detached("test", Duration::from_secs(60));
     let store = open(server.store(&[Right::Read])).in_step(&cx);
     let error = store.list("a/").unwrap_err();
@@ -321,4 +336,16 @@ fn a_limit_on_bytes_a_second_holds_in_both_directions() {
     store.put_if_absent("a/one", &vec![0; 4_000_000]).unwrap();
     assert_eq!(store.put_if_absent("a/two", b"2").unwrap_err().kind, ErrorKind::TimedOut);
     assert_eq!(server.count("PUT"), 1);
+}
+
+#[test]
+fn what_is_sent_carries_its_checksum_unless_that_is_not_wanted() {
+    let server = Scripted::start(|_, _| Some((200, Vec::new())));
+    let binding = server.store(&[Right::Write]);
+    let put = |binding: &S3Store| open(binding.clone()).put_if_absent("a/one", b"123456789").unwrap();
+    assert_eq!(put(&binding), Put::Created);
+    // CRC-32C of these nine bytes is e3069283, as every description of it says.
+    assert_eq!(*server.checksums.lock().unwrap(), ["4waSgw=="]);
+    put(&S3Store { checksum: crate::bindings::Checksum::None, ..binding });
+    assert_eq!(server.checksums.lock().unwrap().len(), 1);
 }

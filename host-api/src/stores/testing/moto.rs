@@ -116,6 +116,7 @@ impl Moto {
             path_style: true,
             ca_file: None,
             storage_class: None,
+            checksum: crate::bindings::Checksum::Crc32c,
             server_side_encryption: None,
             kms_key: None,
             credentials: None,
