@@ -397,20 +397,8 @@ impl Service {
         for source in self.source.values_mut() {
             match source {
                 Source::Postgres(pg) => {
-                    anchor_words(&mut pg.prefix, base);
-                    if let Some(dir) = &mut pg.bin_dir {
-                        *dir = base.join(&*dir);
-                    }
-                    // A relative socket directory would depend on who starts us where.
-                    if pg.host.starts_with("./") || pg.host.starts_with("../") {
-                        pg.host = base.join(&pg.host).display().to_string();
-                    }
-                    if let Some(roots) = &mut pg.ssl_root_cert {
-                        *roots = base.join(&*roots);
-                    }
-                    if let Some(password) = &mut pg.password {
-                        password.anchor(base);
-                    }
+                    let paths = [&mut pg.bin_dir, &mut pg.ssl_root_cert];
+                    anchor_server(&mut pg.host, paths, pg.password.as_mut(), &mut pg.prefix, base);
                     if let Some(scratch) = &mut pg.scratch {
                         scratch.anchor(base);
                     }
@@ -444,6 +432,27 @@ impl Service {
             self.source.iter().partition(|(_, s)| !matches!(s, Source::Files(_)));
         databases.into_iter().chain(files).map(|(name, _)| name).collect()
     }
+}
+
+/// What of the way to a PostgreSQL server is relative to the configuration file.
+fn anchor_server(
+    host: &mut String,
+    paths: [&mut Option<PathBuf>; 2],
+    password: Option<&mut Secret>,
+    prefix: &mut [String],
+    base: &Path,
+) {
+    // A relative socket directory would depend on who starts us where.
+    if host.starts_with("./") || host.starts_with("../") {
+        *host = base.join(&*host).display().to_string();
+    }
+    for path in paths.into_iter().flatten() {
+        *path = base.join(&*path);
+    }
+    if let Some(password) = password {
+        password.anchor(base);
+    }
+    anchor_words(prefix, base);
 }
 
 fn anchor_words(words: &mut [String], base: &Path) {
@@ -488,6 +497,30 @@ mod tests {
         let error = fill("{prot}", &values).unwrap_err();
         assert_eq!(error.hint.as_deref(), Some("known here: {port}"));
         assert!(fill("{port", &values).is_err());
+    }
+
+    #[test]
+    fn both_servers_of_a_source_are_anchored_alike_and_what_they_need_is_listed() {
+        let server = r#""host":"./run","user":"u","bin-dir":"bin","ssl-root-cert":"ca.pem","password":{"file":"pw"},"prefix":["./sh"]"#;
+        let text = format!(
+            r#"{{"source":{{"db":{{"kind":"postgres","database":"d",{server},"scratch":{{"kind":"server",{server}}}}}}}}}"#
+        );
+        let mut service: Service = serde_json::from_str(&text).unwrap();
+        service.anchor(Path::new("/etc/lb"));
+        let Source::Postgres(live) = &service.source["db"] else { panic!() };
+        let Some(ScratchPostgres::Server(drills)) = &live.scratch else { panic!() };
+        let drills = drills.as_source("d");
+        let of = |pg: &PostgresSource| {
+            let (bin, roots) = (pg.bin_dir.clone().unwrap(), pg.ssl_root_cert.clone().unwrap());
+            (pg.host.clone(), bin, roots, pg.password.clone().unwrap().file.unwrap(), pg.prefix.clone())
+        };
+        assert_eq!(of(live), of(&drills));
+        assert_eq!((live.host.as_str(), live.prefix[0].as_str()), ("/etc/lb/./run", "/etc/lb/sh"));
+        assert_eq!(
+            (service.secrets().len(), service.tls_files().len()),
+            (2, 0),
+            "behind a prefix, roots are elsewhere"
+        );
     }
 
     #[test]

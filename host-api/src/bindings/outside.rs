@@ -36,11 +36,15 @@ impl Service {
     pub fn tls_files(&self) -> Vec<(String, &Path)> {
         let mut found = Vec::new();
         for (name, source) in &self.source {
+            let Source::Postgres(postgres) = source else { continue };
             // Behind a prefix it is a file of the other side.
-            if let Source::Postgres(postgres) = source
-                && let Some(roots) = postgres.ssl_root_cert.as_deref().filter(|_| postgres.prefix.is_empty())
-            {
+            if let Some(roots) = postgres.ssl_root_cert.as_deref().filter(|_| postgres.prefix.is_empty()) {
                 found.push((format!("source {name}: TLS roots"), roots));
+            }
+            if let Some(ScratchPostgres::Server(server)) = &postgres.scratch
+                && let Some(roots) = server.ssl_root_cert.as_deref().filter(|_| server.prefix.is_empty())
+            {
+                found.push((format!("source {name}: TLS roots of the server for drills"), roots));
             }
         }
         for (name, endpoint) in &self.endpoint {

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{PostgresSource, Secret, SslMode, anchor_words, default_maintenance_database, default_postgres_port};
+use super::{
+    PostgresSource, Secret, SslMode, anchor_server, anchor_words, default_maintenance_database, default_postgres_port,
+};
 use crate::error::{Error, Result};
-use crate::sources::postgres::prefix::Prefix;
 
 /// Longest directory of clusters, bytes: a socket's path has 107, of which a cluster's own name takes some 40, and the socket's 14.
 const DIRECTORY_BYTES_MAX: usize = 50;
@@ -93,10 +94,8 @@ impl ScratchPostgres {
                 anchor_words(&mut of.prefix, base);
             }
             Self::Server(of) => {
-                of.bin_dir.iter_mut().for_each(|dir| *dir = base.join(&*dir));
-                of.ssl_root_cert.iter_mut().for_each(|roots| *roots = base.join(&*roots));
-                of.password.iter_mut().for_each(|password| password.anchor(base));
-                anchor_words(&mut of.prefix, base);
+                let paths = [&mut of.bin_dir, &mut of.ssl_root_cert];
+                anchor_server(&mut of.host, paths, of.password.as_mut(), &mut of.prefix, base);
             }
         }
     }
@@ -126,10 +125,7 @@ impl ScratchPostgres {
                     Some(_) => super::check::command("prefix", &of.prefix),
                 }
             }
-            Self::Server(of) => {
-                let prefix = Prefix::parse(&of.prefix)?;
-                if of.password.is_some() { prefix.check_password() } else { Ok(()) }
-            }
+            Self::Server(of) => of.as_source("").check(),
         }
     }
 }

@@ -454,36 +454,31 @@ impl Reader {
 }
 
 /// Reads only the header and the table of contents.
-pub fn read_head(mut from: impl Read) -> Result<Summary> {
+pub fn read_head(from: impl Read) -> Result<Summary> {
     let mut reader = Reader::new();
+    feed_head(&mut reader, from)?;
+    Ok(reader.summary)
+}
+
+/// Feeds a reader until it has the whole table of contents.
+fn feed_head(reader: &mut Reader, mut from: impl Read) -> Result<()> {
     let mut buffer = vec![0; 64 * 1024];
-    loop {
+    while reader.head().is_none() {
         let count = from.read(&mut buffer).doing(|| "reading the archive".into())?;
         if count == 0 {
             return Err(damaged("it ends within its table of contents"));
         }
         reader.feed(&buffer[..count])?;
-        if let Some(head) = reader.head() {
-            return Ok(head.clone());
-        }
     }
+    Ok(())
 }
 
 /// Reads only the header and the table of contents, entry by entry: what they say, the entries, the bytes of the header and of both.
-pub(super) fn read_entries(mut from: impl Read) -> Result<(Summary, Vec<Entry>, u64, u64)> {
+pub(super) fn read_entries(from: impl Read) -> Result<(Summary, Vec<Entry>, u64, u64)> {
     let mut reader = Reader { entries: Some(Vec::new()), ..Reader::new() };
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let count = from.read(&mut buffer).doing(|| "reading the archive".into())?;
-        if count == 0 {
-            return Err(damaged("it ends within its table of contents"));
-        }
-        reader.feed(&buffer[..count])?;
-        if reader.head().is_some() {
-            let entries = reader.entries.take().unwrap_or_default();
-            return Ok((reader.summary, entries, reader.header_bytes, reader.head_bytes));
-        }
-    }
+    feed_head(&mut reader, from)?;
+    let entries = reader.entries.take().unwrap_or_default();
+    Ok((reader.summary, entries, reader.header_bytes, reader.head_bytes))
 }
 
 /// Reads a whole archive.

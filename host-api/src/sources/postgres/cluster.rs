@@ -17,8 +17,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::leftovers;
 use crate::manifest::PostgresFacts;
 
-use super::tools::Tools;
-use super::{GENERATED_PREFIX, sql};
+use super::tools::{self, Tools};
+use super::{GENERATED_PREFIX, sanitised, short_digest, sql};
 
 /// The key of a member's identity that says that it is in a cluster of ours, and where.
 pub(super) const IDENTITY_KEY: &str = "cluster";
@@ -36,9 +36,6 @@ const DIRECTORY_BYTES_MAX: usize = 92;
 const END_LIMIT: Duration = Duration::from_secs(30);
 /// Room beside the restored data for the server itself, its log of changes, and sorting for indexes, bytes.
 const MARGIN_BYTES: u64 = 2 * 1024 * 1024 * 1024;
-
-const MAKE_DIRECTORY: &str =
-    "make it, for the user that private servers run as; the configuration names it as `scratch.directory`";
 
 /// Speed before durability: what a crash leaves is thrown away. `wal_level = minimal` spares the log for tables that are filled in the
 /// transaction that made them, which is how `pg_restore` fills them.
@@ -84,11 +81,7 @@ impl<'a> Cluster<'a> {
 
     /// Makes it anew and starts it, with the roles that the backup's objects belong to. What an earlier attempt left is removed first.
     pub fn make(&self, facts: &PostgresFacts, bytes: u64) -> Result<()> {
-        let parent = &self.binding.directory;
-        if !parent.is_dir() {
-            return Err(Error::new(ErrorKind::NotFound, format!("there is no directory {}", parent.display()))
-                .hint(MAKE_DIRECTORY));
-        }
+        self.require_parent()?;
         check_user(self.binding)?;
         if self.directory.as_os_str().len() > DIRECTORY_BYTES_MAX {
             return Err(Error::invalid(format!("{} is too long for a socket's path", self.directory.display()))
@@ -96,7 +89,7 @@ impl<'a> Cluster<'a> {
         }
         self.end(self.cx)?;
         // Twice the rows as text: with their indexes, most databases take less.
-        disk::require_space(parent, bytes.saturating_mul(2).saturating_add(MARGIN_BYTES))?;
+        disk::require_space(&self.binding.directory, bytes.saturating_mul(2).saturating_add(MARGIN_BYTES))?;
         let text = self.directory.display().to_string();
         self.run(&self.command("mkdir", &["-m", "0700", "--", &text]))?;
         self.cx.at("cluster's directory made");
@@ -181,22 +174,23 @@ impl<'a> Cluster<'a> {
 
     /// The major version of the server programs, and that those which are needed are there.
     pub fn version(&self) -> Result<u32> {
-        if !self.binding.directory.is_dir() {
-            let missing = format!("there is no directory {}", self.binding.directory.display());
-            return Err(Error::new(ErrorKind::NotFound, missing).hint(MAKE_DIRECTORY));
-        }
+        self.require_parent()?;
         let mut major = 0;
         for program in ["initdb", "pg_ctl"] {
             let (out, _) = self.run(&self.command(&self.program(program), &["--version"]))?;
-            let text = String::from_utf8_lossy(&out).into_owned();
-            // `initdb (PostgreSQL) 15.18 (Debian …)`
-            let version =
-                text.split(')').nth(1).and_then(|rest| rest.trim().split(|c: char| !c.is_ascii_digit()).next());
-            major = version.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
-                Error::failed(format!("{program} printed no version: `{}`", crate::identifier::shown(&text)))
-            })?;
+            (_, major) = tools::printed_version(program, &out)?;
         }
         Ok(major)
+    }
+
+    fn require_parent(&self) -> Result<()> {
+        let parent = &self.binding.directory;
+        if parent.is_dir() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NotFound, format!("there is no directory {}", parent.display())).hint(
+            "make it, for the user that private servers run as; the configuration names it as `scratch.directory`",
+        ))
     }
 
     fn program(&self, name: &str) -> String {
@@ -227,8 +221,7 @@ impl<'a> Cluster<'a> {
 
 /// The name of a candidate's cluster. Shorter than its database's: a socket's path has little room.
 pub(super) fn name(id: &str, source: &str) -> String {
-    let id = id.to_ascii_lowercase().replace('-', "_");
-    format!("{GENERATED_PREFIX}{id}_{:08x}", xxhash_rust::xxh3::xxh3_64(source.as_bytes()) as u32)
+    format!("{GENERATED_PREFIX}{}_{}", sanitised(id), short_digest(source))
 }
 
 /// What tools connect to in a cluster that lies there.

@@ -286,7 +286,10 @@ struct PrivateWriter {
 }
 
 impl ObjectSink for Private<'_> {
-    fn create(&self, _role: &str, _extension: &str, _expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
+    fn create(&self, role: &str, _extension: &str, _expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
+        if role != "data" {
+            return Err(Error::failed(format!("a bug: there is no place for `{role}` beside the live structure")));
+        }
         let doing = || "writing the live structure".to_owned();
         self.0.as_file().set_len(0).doing(doing)?;
         Ok(Box::new(PrivateWriter { file: self.0.reopen().doing(doing)?, bytes: 0 }))

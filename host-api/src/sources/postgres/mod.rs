@@ -101,19 +101,28 @@ impl PostgresDriver {
     /// A generated name, `lb_ID_SOURCE`: two sources of one service may lie on one server.
     fn generated(&self, id: &str) -> Result<String> {
         crate::identifier::check_id("candidate", id)?;
-        let sanitised = |text: &str| text.to_ascii_lowercase().replace('-', "_");
         let name = format!("{GENERATED_PREFIX}{}_{}", sanitised(id), sanitised(&self.source));
         // Room for the `prev_` of the database that it replaces.
         if name.len() + PREVIOUS.len() <= NAME_BYTES_MAX {
             return Ok(name);
         }
-        let digest = format!("{:08x}", xxhash_rust::xxh3::xxh3_64(self.source.as_bytes()) as u32);
+        let digest = short_digest(&self.source);
         let name = format!("{GENERATED_PREFIX}{}_{digest}", sanitised(id));
         if name.len() + PREVIOUS.len() > NAME_BYTES_MAX {
             return Err(Error::invalid(format!("`{id}` is too long for the name of a database")));
         }
         Ok(name)
     }
+}
+
+/// Text in a form that names on a server have.
+fn sanitised(text: &str) -> String {
+    text.to_ascii_lowercase().replace('-', "_")
+}
+
+/// Stands for a source's name where that is too long.
+fn short_digest(source: &str) -> String {
+    format!("{:08x}", xxhash_rust::xxh3::xxh3_64(source.as_bytes()) as u32)
 }
 
 /// What the name of a previous has in front of its candidate's: `lb_prev_ID_SOURCE`.
@@ -407,11 +416,13 @@ impl SourceDriver for PostgresDriver {
             Some(ScratchPostgres::Cluster(binding)) => {
                 let cluster_name = cluster::name(id, &self.source);
                 let cluster = cluster::Cluster::of(cx, binding, &self.binding, &cluster_name);
-                // It has a private server: then it has nothing on the live one, which may be what was lost.
-                if cluster.is_there()? {
-                    return cluster.end(cx);
+                let was_there = cluster.is_there()?;
+                let ended = cluster.end(cx);
+                // It had a private server: then it has nothing on the live one, which may be what was lost.
+                if was_there {
+                    return ended;
                 }
-                cluster.end(cx)
+                ended
             }
             Some(ScratchPostgres::Server(server)) => {
                 Self::work_at(cx, &server.as_source(&self.binding.database), clear)

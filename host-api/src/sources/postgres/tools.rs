@@ -298,14 +298,7 @@ impl<'a> Tools<'a> {
                 _ => e,
             })?;
         self.succeeded(tool, &ended)?;
-        let text = String::from_utf8_lossy(&out).into_owned();
-        let version =
-            text.split(')').nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default().to_owned();
-        let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
-        match digits.parse() {
-            Ok(major) => Ok((version, major)),
-            Err(_) => Err(Error::failed(format!("{tool} printed no version: `{}`", crate::identifier::shown(&text)))),
-        }
+        printed_version(tool, &out)
     }
 
     /// The version of a tool, which must be of the server's major version.
@@ -317,6 +310,17 @@ impl<'a> Tools<'a> {
         let server = server / 10_000;
         Err(Error::refused(format!("{tool} is version {version}, the server is PostgreSQL {server}"))
             .hint(format!("install the client tools of PostgreSQL {server} and name their directory in `bin-dir` (Debian: /usr/lib/postgresql/{server}/bin)")))
+    }
+}
+
+/// What a program of PostgreSQL printed for `--version`, `pg_dump (PostgreSQL) 15.18 (Debian …)`: the version, and its major part.
+pub(super) fn printed_version(program: &str, printed: &[u8]) -> Result<(String, u32)> {
+    let text = String::from_utf8_lossy(printed);
+    let version = text.split(')').nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
+    let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
+    match digits.parse() {
+        Ok(major) => Ok((version.to_owned(), major)),
+        Err(_) => Err(Error::failed(format!("{program} printed no version: `{}`", crate::identifier::shown(&text)))),
     }
 }
 
