@@ -98,10 +98,11 @@ pub(crate) fn take_of(
     let (mut sources, mut answers) = (Vec::new(), Answers::new());
     let mut indexes = BTreeMap::new();
     for source in order {
-        let index = SharedIndex::default();
-        let (manifest, answered, found) = dump_source(work, cx, store, &id, source, &index)
+        // Names of files are kept in memory only where something is compared with them.
+        let index = work.service.reference.values().any(|of| of.files == *source).then(SharedIndex::default);
+        let (manifest, answered, found) = dump_source(work, cx, store, &id, source, index.as_ref())
             .map_err(|e| e.context(format!("dump {}/{source}", work.name)))?;
-        indexes.insert(source.clone(), index);
+        indexes.extend(index.map(|index| (source.clone(), index)));
         cx.at(&format!("dumped {source}"));
         sources.push(manifest);
         answers.extend(answered);
@@ -150,7 +151,7 @@ fn dump_source(
     store: &Arc<ObjectStore>,
     backup: &str,
     source: &str,
-    index: &SharedIndex,
+    index: Option<&SharedIndex>,
 ) -> Result<(SourceManifest, Answers, Vec<Finding>)> {
     cx.check()?;
     let sink = StoreSink {
@@ -158,7 +159,7 @@ fn dump_source(
         prefix: format!("{}{}", manifests::objects_prefix(&work.name, backup), cx.attempt_key()),
         source: source.to_owned(),
         cx: cx.clone(),
-        index: index.clone(),
+        index: index.cloned(),
         encryption: work.encryption.clone(),
     };
     let dumped = work.driver(source)?.dump(cx, &sink, &questions::of_source(&work.service, source))?;
@@ -209,8 +210,8 @@ fn check_references(
         let index = indexes
             .get(&reference.files)
             .ok_or_else(|| Error::unknown("source", &reference.files, work.service.source.keys()))?;
-        let files = index.files().map_err(|e| e.context(format!("the index of source {}", reference.files)))?;
-        findings.extend(reference::compare(name, reference, rows, &files));
+        let compared = index.read(|files| reference::compare(name, reference, rows, files));
+        findings.extend(compared.map_err(|e| e.context(format!("the index of source {}", reference.files)))?);
     }
     Ok(())
 }

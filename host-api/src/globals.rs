@@ -28,11 +28,7 @@ impl RealHost {
             if let Some(wanted) = &wanted {
                 manifest.source(wanted)?;
             }
-            let key = work
-                .encryption
-                .key(manifest.encryption.as_ref())
-                .map_err(|e| e.context(format!("backup {}", backup.id)))?;
-            let objects = work.objects(&store, key);
+            let objects = work.objects(&store, work.key(&manifest)?);
             let mut found = Vec::new();
             for source in manifest.sources.iter().filter(|s| wanted.as_ref().is_none_or(|wanted| *wanted == s.name)) {
                 let Some(entry) = source.objects.iter().find(|object| object.role == ROLE) else { continue };

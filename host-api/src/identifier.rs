@@ -83,6 +83,11 @@ pub fn shown_long(text: &str) -> String {
     shown_up_to(text, 2_000)
 }
 
+/// As [`shown`], for what must not be cut: a line that is meant to be read whole.
+pub fn shown_whole(text: &str) -> String {
+    shown_up_to(text, usize::MAX)
+}
+
 fn shown_up_to(text: &str, chars_max: usize) -> String {
     let mut out = String::new();
     for (count, c) in text.chars().enumerate() {
@@ -111,6 +116,13 @@ mod tests {
         let second = fresh();
         assert!(first < second, "{first} {second}");
         check_id("backup", &first).unwrap();
+    }
+
+    #[test]
+    fn a_line_that_is_shown_whole_is_neither_cut_nor_steers_a_terminal() {
+        let long = format!("CREATE ROLE \"{}\"", "r".repeat(5_000));
+        assert_eq!(shown_whole(&long), long);
+        assert_eq!(shown_whole("a\u{1b}[2J\u{202e}b"), "a\\u{1b}[2J\\u{202e}b");
     }
 
     #[test]

@@ -103,8 +103,7 @@ fn export(
     catalog::require(store, backup)?;
     // An archive is code: whose it is, is settled before a byte of it is read.
     let manifest = manifests::usable(store, &work.signing, &backup.service, &backup.id, &backup.digest)?;
-    let key =
-        work.encryption.key(manifest.encryption.as_ref()).map_err(|e| e.context(format!("backup {}", backup.id)))?;
+    let key = work.key(&manifest)?;
     require_objects(cx, store, &manifest)?;
     let source = chosen(&manifest, source)?;
     let format = match work.service.source.get(source) {

@@ -56,15 +56,15 @@ impl SharedIndex {
         }
     }
 
-    /// Paths of the regular files.
-    pub(crate) fn files(&self) -> Result<BTreeSet<String>> {
+    /// Reads the paths of the regular files.
+    pub(crate) fn read<T>(&self, with: impl FnOnce(&BTreeSet<String>) -> T) -> Result<T> {
         let mut index = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !index.line.is_empty() {
             index.end_line();
         }
         match (&index.unreadable, &index.files) {
             (Some(e), _) => Err(e.clone()),
-            (None, Some(files)) => Ok(files.clone()),
+            (None, Some(files)) => Ok(with(files)),
             (None, None) => Err(Error::failed("there is none")),
         }
     }

@@ -12,6 +12,7 @@ use crate::bindings::{NamedQuery, Service};
 use crate::context::StepContext;
 use crate::encryption::{Encryption, Key};
 use crate::error::{Error, Result};
+use crate::manifest::Manifest;
 use crate::pipeline::StoreSource;
 use crate::real::RealHost;
 use crate::signing::Signing;
@@ -59,6 +60,11 @@ impl Work {
             .get(source)
             .map(|driver| &**driver)
             .ok_or_else(|| Error::unknown("source", source, self.drivers.keys()))
+    }
+
+    /// The key that opens a backup's objects; none where they are not encrypted. An error before anything is made, if there is none here.
+    pub(crate) fn key(&self, manifest: &Manifest) -> Result<Option<Key>> {
+        self.encryption.key(manifest.encryption.as_ref()).map_err(|e| e.context(format!("backup {}", manifest.id)))
     }
 
     /// Where objects are read from for this work, and with which key.

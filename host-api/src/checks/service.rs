@@ -44,6 +44,11 @@ pub(super) fn running(looker: &Looker, cx: &StepContext, name: &str) -> Result<S
     })
 }
 
+/// Whether its service in quarantine has a network of its own.
+fn is_isolated(service: &Service) -> bool {
+    service.scratch.as_ref().is_some_and(|scratch| scratch.network == Network::Isolated)
+}
+
 /// The programs that the commands of a service begin with, each by the key that it is configured under.
 fn programs(service: &Service) -> Vec<(&'static str, &str)> {
     let mut programs: Vec<(&'static str, &Vec<String>)> = Vec::new();
@@ -70,8 +75,8 @@ fn programs(service: &Service) -> Vec<(&'static str, &str)> {
     if let Some(scratch) = &service.scratch {
         programs.push(("scratch.command", &scratch.command));
     }
-    let isolated = service.scratch.as_ref().is_some_and(|scratch| scratch.network == Network::Isolated);
-    let network = network::PROGRAMS.iter().filter(|_| isolated).map(|program| ("scratch.network", *program));
+    let network =
+        network::PROGRAMS.iter().filter(|_| is_isolated(service)).map(|program| ("scratch.network", *program));
     programs.into_iter().filter_map(|(key, words)| Some((key, words.first()?.as_str()))).chain(network).collect()
 }
 
@@ -79,8 +84,7 @@ fn programs(service: &Service) -> Vec<(&'static str, &str)> {
 pub(super) fn commands(service: &Service) -> Result<Seen> {
     let values = values::live(service);
     let (mut found, mut missing, mut later) = (BTreeSet::new(), Vec::new(), Vec::new());
-    let isolated = service.scratch.as_ref().is_some_and(|scratch| scratch.network == Network::Isolated);
-    if let Some(e) = isolated.then(network::may_be_made).and_then(Result::err) {
+    if let Some(e) = is_isolated(service).then(network::may_be_made).and_then(Result::err) {
         missing.push(format!("scratch.network: {}", e.message));
     }
     for (key, program) in programs(service) {

@@ -40,8 +40,8 @@ fn server(values: &mut Values, name: &str, at: &PostgresSource) {
     values.insert(format!("user.{name}"), at.user.clone());
 }
 
-/// Of an instance on a candidate, all but `{port}`: `{scratch}`, `{place.SOURCE}` and where its server is, and `{version}` and `{current}` where a version is
-/// installed. `version`: an installed one; none: the live one.
+/// Of an instance on a candidate, all but `{port}`: `{scratch}`, `{place.SOURCE}` and where its server is, and `{version}` and `{current}` where
+/// a version is installed. `version`: an installed one; none: the live one.
 pub(crate) fn scratch(
     service: &Service,
     candidate: &Candidate,

@@ -29,8 +29,8 @@ pub struct StoreSink {
     pub source: String,
     /// The step it is done for.
     pub cx: StepContext,
-    /// Is told of the index of a directory's files.
-    pub(crate) index: SharedIndex,
+    /// Is told of the index of a directory's files, where somebody asks for it.
+    pub(crate) index: Option<SharedIndex>,
     /// Whom objects are encrypted for.
     pub(crate) encryption: Arc<Encryption>,
 }
@@ -59,7 +59,7 @@ impl ObjectSink for StoreSink {
                 compress(&cx, entry, stored, &encryption, &incoming, &returning).map_err(|e| e.context(label))
             })
             .map_err(|e| Error::failed(format!("starting a thread: {e}")))?;
-        let index = (role == "index").then(|| self.index.clone());
+        let index = self.index.clone().filter(|_| role == "index");
         index.iter().for_each(SharedIndex::begin);
         Ok(Box::new(Compressing {
             index,

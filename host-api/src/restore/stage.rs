@@ -49,8 +49,7 @@ pub(crate) fn stage(
         return Err(Error::refused(format!("service {} has no PostgreSQL source: there is no structure to keep", work.name))
             .hint("data alone are restored into the tables of a PostgreSQL database; restore the whole backup, without data-only"));
     }
-    let key =
-        work.encryption.key(manifest.encryption.as_ref()).map_err(|e| e.context(format!("backup {}", backup.id)))?;
+    let key = work.key(&manifest)?;
     // Before anything is made: half of a backup is none.
     require_objects(cx, store, &manifest)?;
 

@@ -252,12 +252,7 @@ fn the_page_on_a_compose_stack() {
 
     // Host and volume are destroyed; the off-site copy and the configuration are elsewhere.
     stack.compose(&["down", "--volumes", "--timeout", "5"]);
-    for folder in ["versions", ".lifeboat", "backups"] {
-        std::fs::remove_dir_all(kneo.site.path(folder)).unwrap();
-    }
-    for folder in ["versions", "backups"] {
-        std::fs::create_dir(kneo.site.path(folder)).unwrap();
-    }
+    kneo.lose_host();
     stack.provision();
     let listed = kneo.site.lifeboat(&["--json", "backups", "list", "--store", "offsite"]).expect(0).json();
     let backup = listed[0]["id"].as_str().unwrap().to_owned();

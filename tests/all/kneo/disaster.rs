@@ -68,16 +68,6 @@ fn end(kneo: &Kneo, outcome: &Outcome) -> (String, usize) {
     (evidence["state"].as_str().unwrap_or_default().to_owned(), remains)
 }
 
-/// Takes from the host all that a new one would not have: versions, state, local backups. `offsite` and the configuration are elsewhere.
-fn lose_host(kneo: &Kneo) {
-    for folder in ["versions", ".lifeboat", "backups"] {
-        fs::remove_dir_all(kneo.site.path(folder)).unwrap();
-    }
-    for folder in ["versions", "backups"] {
-        fs::create_dir(kneo.site.path(folder)).unwrap();
-    }
-}
-
 fn host_lost(mode: Mode) {
     let Some(mut kneo) = Kneo::running(mode, "1.2.0") else { return };
     let run = kneo.completed_run();
@@ -87,7 +77,7 @@ fn host_lost(mode: Mode) {
     let newest = kneo.completed_run();
     kneo.stop();
     let before = kneo.content();
-    lose_host(&kneo);
+    kneo.lose_host();
     kneo.supervise();
 
     let recovered = recover(&kneo, "host-lost", &[]).expect(0);
@@ -144,7 +134,7 @@ fn all_lost(mode: Mode) {
     kneo.site.run("backup", &[]).expect(0);
     kneo.stop();
     kneo.lose_database();
-    lose_host(&kneo);
+    kneo.lose_host();
     fs::remove_dir_all(kneo.site.path("live")).unwrap();
     fs::create_dir(kneo.site.path("live")).unwrap();
     kneo.supervise();

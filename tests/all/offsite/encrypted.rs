@@ -146,12 +146,11 @@ fn all_lost(mode: Mode) {
     kneo.stop();
 
     kneo.lose_database();
-    for folder in ["versions", ".lifeboat", "backups", "live", "offsite"] {
+    kneo.lose_host();
+    for folder in ["live", "offsite"] {
         fs::remove_dir_all(kneo.site.path(folder)).unwrap();
     }
-    for folder in ["versions", "backups", "live", "live/.kneo"] {
-        fs::create_dir(kneo.site.path(folder)).unwrap();
-    }
+    fs::create_dir_all(kneo.site.path("live/.kneo")).unwrap();
     fs::remove_file(kneo.site.path("signing.key")).unwrap();
     let reads = |identity: &str| {
         of(

@@ -378,6 +378,16 @@ impl Kneo {
         files
     }
 
+    /// Takes from the host all that a new one would not have: versions, state, local backups. `offsite` and the configuration are elsewhere.
+    pub fn lose_host(&self) {
+        for folder in ["versions", ".lifeboat", "backups"] {
+            std::fs::remove_dir_all(self.site.path(folder)).unwrap();
+        }
+        for folder in ["versions", "backups"] {
+            std::fs::create_dir(self.site.path(folder)).unwrap();
+        }
+    }
+
     /// Loses the database, while the service is stopped.
     pub fn lose_database(&self) {
         match &self.database {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use engine::Result;
 use engine::config::Environment;
 use engine::error::{Error, Kind};
-use host_api::StepContext;
+use host_api::{StepContext, identifier};
 use serde_json::{Value, json};
 
 use crate::backups::find;
@@ -52,16 +52,10 @@ pub async fn run(
 fn print(sql: &[u8]) -> Result<()> {
     let mut out = std::io::stdout();
     if out.is_terminal() {
-        return String::from_utf8_lossy(sql).lines().try_for_each(|line| output::line(&visible(line)));
+        return String::from_utf8_lossy(sql).lines().try_for_each(|line| output::line(&identifier::shown_whole(line)));
     }
     match out.write_all(sql).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::new(Kind::Failed, format!("stdout: {e}"))),
         _ => Ok(()),
     }
-}
-
-fn visible(line: &str) -> String {
-    line.chars()
-        .map(|c| if c.is_control() && c != '\t' { c.escape_unicode().to_string() } else { c.to_string() })
-        .collect()
 }
