@@ -28,6 +28,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("http-check.wit", include_str!("../../wit/http-check.wit")),
     ("query.wit", include_str!("../../wit/query.wit")),
     ("confirm.wit", include_str!("../../wit/confirm.wit")),
+    ("schedule.wit", include_str!("../../wit/schedule.wit")),
     ("clock.wit", include_str!("../../wit/clock.wit")),
     ("report.wit", include_str!("../../wit/report.wit")),
 ];

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use host_api::calendar::Calendar;
 use host_api::catalog::Backup;
 use host_api::plain::Import;
 use host_api::promote::{Promotion, Standing};
@@ -19,6 +20,8 @@ use crate::journal::Change;
 use crate::mixed;
 use crate::step::{Prepared, Stepper, Stop};
 
+/// How many runs of a policy a cadence sees.
+const PAST_RUNS_MAX: u32 = 100;
 /// How long looking at a set may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
 
@@ -95,6 +98,21 @@ impl Stepper {
                 let (service, name): (String, String) = (get(full, "service")?, get(full, "name")?);
                 answer(host_api::query::Query::run(&*host, &cx, &service, &name).await?)
             }
+            "schedule.terms-of" => {
+                let mut terms = host.terms(&cx, &get::<String>(full, "service")?).await?;
+                terms.unread.iter_mut().for_each(|(_, why)| *why = crate::conceal::for_guest(why));
+                answer(terms)
+            }
+            "schedule.runs" => {
+                let policy: String = get(full, "policy")?;
+                let runs = self.around.state.past_runs(&self.run.environment, &policy, PAST_RUNS_MAX).await;
+                answer(runs.map_err(|e| HostError::failed(e.to_string()))?)
+            }
+            "schedule.previous-time" => {
+                let time = calendar(full)?.at_or_before(get(full, "at-ms")?)?;
+                answer(time)
+            }
+            "schedule.next-time" => answer(calendar(full)?.after(get(full, "after-ms")?)?),
             other => Err(HostError::failed(format!("a bug: {other} is no read"))),
         }
     }
@@ -421,4 +439,8 @@ pub(crate) fn get<T: DeserializeOwned>(full: &Value, key: &str) -> Result<T, Hos
 
 pub(crate) fn answer(value: impl serde::Serialize) -> Result<Value, HostError> {
     serde_json::to_value(value).map_err(|e| HostError::failed(format!("a bug: {e}")))
+}
+
+fn calendar(full: &Value) -> Result<Calendar, HostError> {
+    Calendar::parse(&get::<String>(full, "calendar")?, &get::<String>(full, "zone")?)
 }

@@ -48,6 +48,7 @@ mod resolve;
 mod resume;
 pub mod run;
 pub mod sandbox;
+pub mod schedule;
 mod step;
 mod withheld;
 

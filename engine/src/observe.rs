@@ -5,6 +5,8 @@ use std::time::Duration;
 use host_api::Finding;
 use host_api::context::Progress;
 
+use crate::schedule::Due;
+
 /// Something that happened in a run.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -45,6 +47,8 @@ pub enum Event {
     Note(String),
     /// The policy, or the host, found something.
     Finding(Finding),
+    /// A cadence says that a policy is due.
+    Due(Due),
     /// The host settles what the run left open.
     Settling {
         /// What, in words.

@@ -1,4 +1,5 @@
-//! What a policy says to people: notes, findings, evidence, an outcome. Kept with the next record, shown at once.
+//! What a policy says: to people (notes, findings, evidence, an outcome), and of the time to come (what is due, when to wake it). Kept with the
+//! next record, shown at once.
 
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Kind, Result};
 use crate::journal::Record;
 use crate::observe::{Event, Observer};
+use crate::schedule::Due;
 
 /// What an item takes beside its words: also an empty note is written down.
 const ITEM_BYTES: usize = 64;
@@ -28,6 +30,10 @@ pub(crate) struct Said {
     pub(crate) findings: Vec<Finding>,
     /// The outcome, once said.
     pub(crate) outcome: Option<(String, String)>,
+    /// All that was said to be due.
+    pub(crate) due: Vec<Due>,
+    /// The earliest time to wake it, Unix milliseconds, if one was said.
+    pub(crate) wake_at_ms: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -35,6 +41,8 @@ enum Item {
     Note(String),
     Finding(Finding),
     Evidence(String, String),
+    Due(Due),
+    WakeAt(u64),
 }
 
 impl Said {
@@ -59,6 +67,18 @@ impl Said {
         self.outcome = Some((code.to_owned(), summary.to_owned()));
     }
 
+    pub(crate) fn due(&mut self, due: Due) {
+        self.bytes += due.duty.len() + due.policy.len() + due.parameters.len() + due.why.len() + ITEM_BYTES;
+        self.due.push(due.clone());
+        self.pending.push(Item::Due(due));
+    }
+
+    pub(crate) fn wake_at(&mut self, time_ms: u64) {
+        self.bytes += ITEM_BYTES;
+        self.wake_at_ms = Some(self.wake_at_ms.map_or(time_ms, |earlier| earlier.min(time_ms)));
+        self.pending.push(Item::WakeAt(time_ms));
+    }
+
     /// Bytes said in the whole run.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
@@ -70,7 +90,8 @@ impl Said {
             match item {
                 Item::Note(text) => observer.event(run, &Event::Note(text.clone())),
                 Item::Finding(finding) => observer.event(run, &Event::Finding(finding.clone())),
-                Item::Evidence(..) => {}
+                Item::Due(due) => observer.event(run, &Event::Due(due.clone())),
+                Item::Evidence(..) | Item::WakeAt(_) => {}
             }
         }
         self.told = self.pending.len();
@@ -95,6 +116,8 @@ impl Said {
             items.push(match item {
                 Item::Note(text) => json!({"note": text}),
                 Item::Finding(finding) => json!({"finding": finding}),
+                Item::Due(due) => json!({"due": due}),
+                Item::WakeAt(time_ms) => json!({"wake-at-ms": time_ms}),
                 Item::Evidence(name, json) => {
                     // The host's own files at the run's end have these names.
                     let name = match name.as_str() {

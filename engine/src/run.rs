@@ -22,6 +22,7 @@ use crate::resume::{gives_answer, is_question, open_step};
 use crate::sandbox::handles::Handles;
 use crate::sandbox::limits::{Breach, Limits, MemoryLimiter, breach_of};
 use crate::sandbox::linker::Guest;
+use crate::schedule::{Due, Duty};
 use crate::step::{RunIdentity, Stepper, Stop, Surroundings};
 use crate::withheld::Withheld;
 use crate::{Engine, contract};
@@ -51,6 +52,8 @@ pub struct RunOptions {
     pub actor: String,
     /// By which way, `cli`, `embedded`.
     pub channel: String,
+    /// What it is started for, if a cadence said that it is due.
+    pub duty: Option<Duty>,
     /// Where engines share the state: whether a run that began on another host may go on here.
     pub any_host: bool,
     /// Why it is taken from an engine whose lease lasts, if it is.
@@ -181,6 +184,10 @@ pub struct Ended {
     pub breach: Option<Breach>,
     /// What went wrong after the end was on record: a checkpoint or a copy that could not be written.
     pub warnings: Vec<String>,
+    /// What a cadence said is due.
+    pub due: Vec<Due>,
+    /// When a cadence wants to be asked again at the latest, Unix milliseconds.
+    pub wake_at_ms: Option<u64>,
 }
 
 impl Engine {
@@ -197,7 +204,10 @@ impl Engine {
             "world": options.world, "module-sha256": identity.module_sha256, "grants-sha256": options.grants.sha256,
             "parameters": options.parameters, "contract": contract::VERSION,
         });
-        let body = self.state().with_host(body);
+        let mut body = self.state().with_host(body);
+        if let Some(duty) = &options.duty {
+            body["duty"] = json!(duty);
+        }
         let begins = [Change::RunBegins(identity.row())];
         let clock_ms = self.state().append(&run, &options.by(), Transition::RunStarted, None, body, &begins).await?;
         self.drive(module, identity, options, claim, clock_ms, Vec::new(), false).await
@@ -375,6 +385,8 @@ impl Engine {
                 unsettled,
                 breach: None,
                 warnings: Vec::new(),
+                due: stepper.said.due,
+                wake_at_ms: stepper.said.wake_at_ms,
             });
         }
         // The policy did not come to it again, or was not called: nobody will decide it any more.
@@ -425,7 +437,9 @@ impl Engine {
         if let Err(error) = stepper.around.host.clear_spool(&run).await {
             warnings.push(format!("what the run left in the scratch space could not be removed: {error}"));
         }
-        Ok(Ended { run, status, summary, findings: stepper.said.findings, unsettled, breach: came.breach, warnings })
+        let said = stepper.said;
+        let (findings, due, wake_at_ms) = (said.findings, said.due, said.wake_at_ms);
+        Ok(Ended { run, status, summary, findings, unsettled, breach: came.breach, warnings, due, wake_at_ms })
     }
 }
 

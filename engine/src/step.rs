@@ -321,6 +321,12 @@ impl Stepper {
                     ));
                 }
             }
+            "schedule.due" => match serde_json::from_value(full.clone()) {
+                Ok(due) => self.said.due(due),
+                // What the sandbox lifted has the contract's types.
+                Err(error) => unreachable!("schedule.due: {error}"),
+            },
+            "schedule.wake-at" => self.said.wake_at(full["time-ms"].as_u64().unwrap_or_default()),
             "report.evidence" => self.said.evidence(text(&full["name"]), text(&full["json"])),
             "report.outcome" => self.said.outcome(text(&full["code"]), text(&full["summary"])),
             other => unreachable!("{other} is not pure"),

@@ -12,6 +12,7 @@ mod control;
 mod install;
 mod objectives;
 mod outside;
+mod prunes;
 mod scratch_postgres;
 mod store;
 
@@ -34,6 +35,7 @@ pub use control::{ChildControl, CommandControl, ComposeControl, Control, Kuberne
 pub(crate) use install::IMAGE_FILE;
 pub use install::Install;
 pub use objectives::Objectives;
+pub use prunes::Prunes;
 pub use scratch_postgres::{ScratchCluster, ScratchPostgres, ScratchServer};
 pub use store::{Checksum, Credentials, DirectoryStore, Identities, Right, S3Store, ServerSideEncryption, Store};
 
@@ -77,6 +79,9 @@ pub struct Service {
     /// What was promised of it, and `lifeboat check` holds it against.
     #[serde(default)]
     pub objectives: Objectives,
+    /// What it removes of its own data by itself, by a name for each kind: what a backup older than that holds of it is removed again.
+    #[serde(default)]
+    pub prunes: BTreeMap<String, Prunes>,
 }
 
 /// A source of data.
@@ -418,6 +423,7 @@ impl Service {
             anchor_words(&mut scratch.command, base);
             scratch.secret.values_mut().for_each(|s| s.anchor(base));
         }
+        self.prunes.values_mut().for_each(|prunes| prunes.anchor(base));
         for endpoint in self.endpoint.values_mut() {
             endpoint.header.values_mut().for_each(|s| s.anchor(base));
             for path in [&mut endpoint.ca_file, &mut endpoint.client_identity_file].into_iter().flatten() {

@@ -13,6 +13,7 @@
 //! | words | [`bindings`] (what an environment says), [`context`], [`error`], [`identifier`] |
 
 pub mod bindings;
+pub mod calendar;
 pub mod catalog;
 pub mod checks;
 pub mod child;
@@ -29,6 +30,7 @@ pub mod identifier;
 mod leftovers;
 pub mod manifest;
 pub mod note;
+pub mod notification;
 pub mod pipeline;
 pub mod plain;
 pub mod probe;
@@ -38,6 +40,7 @@ mod questions;
 pub mod real;
 mod reference;
 pub mod restore;
+pub mod schedule;
 pub mod scratch;
 pub mod service;
 pub mod signing;
@@ -66,6 +69,7 @@ pub trait Primitives:
     + delete::Delete
     + http_check::HttpCheck
     + query::Query
+    + schedule::Schedule
     + plain::Plain
     + probe::Probe
 {
@@ -82,6 +86,8 @@ impl<T> Primitives for T where
         + delete::Delete
         + http_check::HttpCheck
         + query::Query
+        + schedule::Schedule
+        + schedule::Schedule
         + plain::Plain
         + probe::Probe
 {

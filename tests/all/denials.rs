@@ -24,6 +24,7 @@ fn grant(call: &engine::calls::Call) -> String {
 fn guest_of(call: &str) -> (&'static str, &'static str) {
     match call {
         "delete.apply" | "confirm.request-delete" => ("deny-delete", "retention"),
+        name if name.starts_with("schedule.") => ("deny-cadence", "cadence"),
         _ => ("deny-all", "upgrade"),
     }
 }
@@ -95,7 +96,7 @@ fn every_call_that_is_not_pure_is_denied_without_its_grant_and_on_record() {
 fn the_same_calls_are_not_denied_with_their_grant() {
     let mut site = Site::notes();
     site.serve_some_notes();
-    for (module, world) in [("deny-all", "upgrade"), ("deny-delete", "retention")] {
+    for (module, world) in [("deny-all", "upgrade"), ("deny-delete", "retention"), ("deny-cadence", "cadence")] {
         let interfaces = &engine::contract::contract().worlds[world];
         let all: Vec<String> =
             deniable().filter(|c| interfaces.contains(c.name.split_once('.').unwrap().0)).map(grant).collect();

@@ -279,7 +279,8 @@ fn a_set_that_is_half_promoted_can_be_undone_after_its_run_was_abandoned() {
 
     // The machine comes up again: nothing starts on a set of two times.
     site.stop_serving();
-    let mut serve = site.command(&["serve", "--start", "notes"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut serve =
+        site.command(&["serve", "--no-schedule", "--start", "notes"]).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
     BufReader::new(serve.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
     assert!(Command::new("kill").arg(serve.id().to_string()).status().unwrap().success());

@@ -64,7 +64,7 @@ impl Demo {
         }
         fs::copy(root.join("releases/1.0.0/notes"), root.join("versions/1.0.0@by-hand/notes"))?;
         std::os::unix::fs::symlink("1.0.0@by-hand", root.join("versions/current"))?;
-        for policy in ["backup", "drill", "upgrade", "rollback", "restore"] {
+        for policy in ["backup", "drill", "upgrade", "rollback", "restore", "cadence"] {
             let file = format!("{policy}.wasm");
             fs::copy(workspace.packed_policies().join(&file), root.join("policies").join(&file))?;
         }
@@ -76,7 +76,7 @@ impl Demo {
 
     fn serve(&self) -> Result<Serve> {
         title("the service, version 1.0.0, as a child of `lifeboat serve`");
-        let child = self.command(&["serve", "--start", "notes"]).stdin(Stdio::null()).spawn()?;
+        let child = self.command(&["serve", "--no-schedule", "--start", "notes"]).stdin(Stdio::null()).spawn()?;
         let serve = Serve(child);
         for _ in 0..200 {
             if self.http("GET", "/readyz", "").is_ok_and(|answer| answer.contains("\"ready\":true")) {

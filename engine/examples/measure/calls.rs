@@ -52,6 +52,7 @@ impl Calls {
             host: self.host.clone(),
             actor: "bench".into(),
             channel: "embedded".into(),
+            duty: None,
             any_host: false,
             cancelled: Arc::new(AtomicBool::new(false)),
         }

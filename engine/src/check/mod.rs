@@ -18,6 +18,7 @@
 //! | `plan` | which checks an environment has, and which of them are chosen |
 //! | `around` | what several checks need and is read once: backups, the state |
 //! | `of_state`, `of_backups`, `of_drills` | what the state, the stores and the drills say, held against objectives: pure |
+//! | [`status`] | a line a service, out of the same |
 //! | `inventory` | every kind of state with its backup, and what no backup holds |
 //! | [`host_api::checks`] | the world |
 //!
@@ -30,6 +31,7 @@ mod of_backups;
 mod of_drills;
 mod of_state;
 mod plan;
+pub mod status;
 mod words;
 
 use std::sync::Arc;
@@ -44,6 +46,7 @@ use crate::error::{Error, Kind, Result};
 use around::Around;
 pub use inventory::Inventory;
 use plan::Named;
+pub use words::lasting;
 
 /// Checks that look at the same time: a server with few connections, or a small machine, must not suffer from being looked at.
 const AT_ONCE: usize = 8;

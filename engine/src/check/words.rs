@@ -1,7 +1,7 @@
 //! Times in words.
 
 /// `12 s`, `5 min`, `3 h 20 min`, `2 d 4 h` of milliseconds.
-pub(super) fn lasting(ms: u64) -> String {
+pub fn lasting(ms: u64) -> String {
     let s = ms / 1000;
     let two = |first: u64, one: &str, second: u64, other: &str| match second {
         0 => format!("{first} {one}"),

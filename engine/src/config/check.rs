@@ -163,7 +163,7 @@ impl EnvironmentBinding {
             named("policy", name)?;
             self.check_policy(policy).map_err(|e| e.context(format!("policy {name}")))?;
         }
-        Ok(())
+        self.serve.check(&self.policy)
     }
 
     fn check_policy(&self, policy: &PolicyBinding) -> Result<()> {
@@ -210,7 +210,8 @@ impl EnvironmentBinding {
         let mut queries: Vec<&str> = self.service.values().flat_map(|s| s.query.keys().map(String::as_str)).collect();
         queries.sort_unstable();
         queries.dedup();
-        known("query", grant.named("query"), queries)
+        known("query", grant.named("query"), queries)?;
+        known("policy", grant.named("policy"), self.policy.keys().map(String::as_str).collect())
     }
 }
 

@@ -5,6 +5,7 @@
 mod approval;
 mod check;
 mod encryption;
+mod serving;
 mod signing;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,8 @@ use toml::Spanned;
 
 pub use approval::{ApprovalBinding, ApproverBinding};
 pub use encryption::EncryptionBinding;
+pub(crate) use serving::CADENCE_WORLD;
+pub use serving::{NotifyBinding, Occasion, ServeBinding};
 pub use signing::SigningBinding;
 
 use crate::audit::CheckpointStore;
@@ -96,6 +99,9 @@ pub struct EnvironmentBinding {
     /// Its policies by name.
     #[serde(default)]
     pub policy: BTreeMap<String, PolicyBinding>,
+    /// What `lifeboat serve` does here by itself.
+    #[serde(default)]
+    pub serve: ServeBinding,
     /// What must be there though no backup holds it, and where it is kept besides: a path (which covers what is below it), `$NAME` of a
     /// variable, `role NAME`, or `database NAME on HOST:PORT`; and words for people.
     #[serde(default)]
@@ -187,6 +193,7 @@ impl Config {
             environment.approver.values_mut().for_each(|a| a.anchor(&base));
             environment.signing.iter_mut().for_each(|s| s.anchor(&base));
             environment.encryption.iter_mut().for_each(|e| e.anchor(&base));
+            environment.serve.anchor(&base);
             environment.kept = crate::check::inventory::anchored(&environment.kept, &base);
         }
         let config = Self { file, path, text };
@@ -279,6 +286,7 @@ impl Environment<'_> {
             host: self.host()? as Arc<dyn Primitives>,
             actor: actor(),
             channel: channel.to_owned(),
+            duty: None,
             any_host: self.binding.any_host,
             took_over: None,
             cancelled: Arc::new(AtomicBool::new(false)),
@@ -300,6 +308,7 @@ impl Environment<'_> {
             host: self.host()? as Arc<dyn Primitives>,
             actor: actor(),
             channel: "cli".into(),
+            duty: None,
             any_host: self.binding.any_host,
             took_over: None,
             cancelled: Arc::new(AtomicBool::new(false)),
@@ -323,8 +332,13 @@ impl PolicyBinding {
 
     /// Parameters: those of the configuration, over them those of the command line, checked against the policy's schema.
     pub fn parameters(&self, description: &Description, words: &[String]) -> Result<Map<String, Value>> {
+        self.parameters_with(description, policy::from_words(description, words)?)
+    }
+
+    /// The same with values instead of words.
+    pub fn parameters_with(&self, description: &Description, over: Map<String, Value>) -> Result<Map<String, Value>> {
         let mut parameters = self.parameters.clone();
-        parameters.extend(policy::from_words(description, words)?);
+        parameters.extend(over);
         policy::validate(description, parameters)
     }
 }

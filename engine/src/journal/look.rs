@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::database::{Row, cells};
 use super::record::{Record, Stand, Transition};
-use super::rows::{ApprovalRow, ApprovalState, CandidateRow, ObligationRow, PromotionRow, RunFilter, RunRow};
+use super::rows::{ApprovalRow, ApprovalState, CandidateRow, ObligationRow, PastRun, PromotionRow, RunFilter, RunRow};
 use super::state::State;
 use crate::error::{Error, Kind, Result};
 
@@ -53,6 +53,34 @@ impl State {
             )
             .await?;
         rows.iter().map(run).collect()
+    }
+
+    /// The newest runs of a policy in an environment, with what they were started for, newest first.
+    pub async fn past_runs(&self, environment: &str, policy: &str, limit: u32) -> Result<Vec<PastRun>> {
+        let rows = self
+            .rows(
+                "select run.id, status, started_ms, ended_ms, line from run
+                 join log on log.run = run.id and log.kind = 'run-started'
+                 where environment = $1 and policy = $2 order by started_ms desc, run.id desc limit $3",
+                cells![environment, policy, u64::from(limit)],
+            )
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let begun: Value = serde_json::from_str(row.text(4)?)
+                    .map_err(|_| Error::new(Kind::Journal, "the first record of a run is not JSON"))?;
+                let word = |value: &Value| value.as_str().map(str::to_owned);
+                Ok(PastRun {
+                    id: row.string(0)?,
+                    duty: word(&begun["duty"]["name"]),
+                    slot_ms: begun["duty"]["slot-ms"].as_u64(),
+                    status: row.string(1)?,
+                    started_ms: row.number(2)?,
+                    ended_ms: row.optional_number(3)?,
+                    service: word(&begun["parameters"]["service"]),
+                })
+            })
+            .collect()
     }
 
     /// Whether a person asked for a run's end.

@@ -30,7 +30,7 @@ pub(crate) use lease::Lease;
 pub use postgres::PostgresState;
 pub use record::{By, Record, Stand, Transition};
 pub use rows::{
-    ApprovalRow, ApprovalState, CandidateRow, Change, ObligationRow, PromotionRow, RunFilter, RunRow, Salt,
+    ApprovalRow, ApprovalState, CandidateRow, Change, ObligationRow, PastRun, PromotionRow, RunFilter, RunRow, Salt,
 };
 pub(crate) use standing::{Drilled, OpenRun};
 pub use state::State;

@@ -2,6 +2,7 @@
 
 use host_api::promote::Promotion;
 use host_api::restore::{Candidate, Verification};
+use serde::Serialize;
 use serde_json::Value;
 
 /// What a run's digests of withheld values begin with, 32 random bytes: without it, a short value could be guessed from its digest.
@@ -44,6 +45,26 @@ pub struct RunFilter {
     pub policy: Option<String>,
     /// At most so many, the newest.
     pub limit: Option<u32>,
+}
+
+/// A run with what it was started for: the contract's `schedule.past-run`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PastRun {
+    /// Its id.
+    pub id: String,
+    /// The duty it was started for; none if a person started it.
+    pub duty: Option<String>,
+    /// The slot of that duty, Unix milliseconds.
+    pub slot_ms: Option<u64>,
+    /// `running`, `parked`, or how it ended.
+    pub status: String,
+    /// Unix milliseconds.
+    pub started_ms: u64,
+    /// Unix milliseconds.
+    pub ended_ms: Option<u64>,
+    /// The service it was told to work on, by its parameter `service`.
+    pub service: Option<String>,
 }
 
 /// A candidate and what is known of it.

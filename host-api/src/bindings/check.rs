@@ -27,6 +27,9 @@ impl Service {
         if let Some(control) = &self.control {
             control.check(self.install.is_some()).map_err(|e| e.context("control"))?;
         }
+        for (name, prunes) in &self.prunes {
+            prunes.check(self.control.as_ref()).map_err(|e| e.context(format!("prunes.{name}")))?;
+        }
         self.objectives.check().map_err(|e| e.context("objectives"))
     }
 }

@@ -30,6 +30,7 @@ use crate::context::StepContext;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 pub use key::check_key;
+pub(crate) use s3::roots as trusted_roots;
 
 /// A named place for objects. Objects are written once, whole, and never changed.
 #[derive(Clone)]

@@ -114,7 +114,7 @@ fn client(binding: &S3Store) -> Result<reqwest::Client> {
 }
 
 /// The roots of a file, or the machine's. None at all is no error: an endpoint without TLS needs none.
-fn roots(file: Option<&Path>) -> Result<rustls::RootCertStore> {
+pub(crate) fn roots(file: Option<&Path>) -> Result<rustls::RootCertStore> {
     let mut roots = rustls::RootCertStore::empty();
     match file {
         Some(path) => {

@@ -21,6 +21,7 @@ wit_bindgen::generate!({
             import lifeboat:recovery/query@0.1.0;
             import lifeboat:recovery/report@0.1.0;
             import lifeboat:recovery/restore@0.1.0;
+            import lifeboat:recovery/schedule@0.1.0;
             import lifeboat:recovery/scratch@0.1.0;
             import lifeboat:recovery/service@0.1.0;
             import lifeboat:recovery/upload@0.1.0;

@@ -42,7 +42,8 @@ pub mod time;
 
 pub use bindings::lifeboat::recovery::types::{Approval, Backup, Candidate, Promotion};
 pub use bindings::lifeboat::recovery::{
-    catalog, clock, confirm, delete, dump, http_check, promote, query, report, restore, scratch, service, upload,
+    catalog, clock, confirm, delete, dump, http_check, promote, query, report, restore, schedule, scratch, service,
+    upload,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use finding::Finding;

@@ -19,5 +19,6 @@ mod disaster;
 mod drill;
 mod plain;
 mod restore;
+mod scheduled;
 mod sweep;
 mod upgrade;

@@ -10,7 +10,7 @@ use crate::support::wait_until;
 /// Starts it with its words in a file.
 fn serve(host: &Host<'_>, log: &str) -> Paused {
     let log = fs::File::create(host.site.path(log)).unwrap();
-    Paused::spawned(host.verb(&["serve"]).stdout(Stdio::null()).stderr(log).spawn().unwrap(), true)
+    Paused::spawned(host.verb(&["serve", "--no-schedule"]).stdout(Stdio::null()).stderr(log).spawn().unwrap(), true)
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_run_that_serve_gave_up_is_free_for_whoever_is_on_the_same_host() {
     let more = format!("{grant}\"dump.take service=book store=offsite\", ");
     second.configure(&[(grant, &more)]);
     let log = fs::File::create(book.site.path("serve.log")).unwrap();
-    let serving = second.verb(&["serve"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+    let serving = second.verb(&["serve", "--no-schedule"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
     let serving = Paused::spawned(serving, false);
     let cannot = format!("error: run {run} does not go on: ");
     wait_until("serve says so", || fs::read_to_string(book.site.path("serve.log")).unwrap().contains(&cannot));

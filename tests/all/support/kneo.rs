@@ -81,7 +81,7 @@ impl Kneo {
         for folder in ["backups", "offsite", "live", "policies", "secrets"] {
             std::fs::create_dir_all(site.path(folder)).unwrap();
         }
-        for name in ["backup", "drill", "upgrade", "rollback", "restore", "disaster-recovery"] {
+        for name in ["backup", "drill", "upgrade", "rollback", "restore", "disaster-recovery", "cadence"] {
             std::fs::copy(policy(name), site.path("policies").join(format!("{name}.wasm"))).unwrap();
         }
         // In place of pip: a link to what the set-up has installed.

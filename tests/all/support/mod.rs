@@ -104,7 +104,7 @@ impl Site {
         }
         fs::copy(binaries.join("notes-1"), site.path("versions/1.0.0@by-hand/notes")).unwrap();
         std::os::unix::fs::symlink("1.0.0@by-hand", site.path("versions/current")).unwrap();
-        for name in ["backup", "drill", "upgrade", "rollback", "restore"] {
+        for name in ["backup", "drill", "upgrade", "rollback", "restore", "cadence"] {
             fs::copy(policy(name), site.path("policies").join(format!("{name}.wasm"))).unwrap();
         }
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/notes/lifeboat.toml");
@@ -128,6 +128,29 @@ impl Site {
         serve.wait().unwrap();
         // So that the next one is waited for, and not taken for this one.
         let _ = fs::remove_file(self.path(".lifeboat/serve.sock"));
+    }
+
+    /// Sends a signal to `lifeboat serve`, `-HUP`.
+    pub fn signal_serve(&self, signal: &str) {
+        let serve = self.serve.as_ref().expect("it was started").id().to_string();
+        assert!(Command::new("kill").args([signal, &serve]).status().unwrap().success());
+    }
+
+    /// Kills it; the services that are its children live on.
+    pub fn kill_serve(&mut self) {
+        let mut serve = self.serve.take().expect("it was started");
+        serve.kill().unwrap();
+        serve.wait().unwrap();
+    }
+
+    /// Waits until it has ended by itself; its exit code.
+    pub fn serve_ended(&mut self) -> Option<i32> {
+        self.serve.take().expect("it was started").wait().unwrap().code()
+    }
+
+    /// What it has said.
+    pub fn serve_log(&self) -> String {
+        fs::read_to_string(self.path("serve.log")).unwrap_or_default()
     }
 
     /// A path below the site.
@@ -159,14 +182,27 @@ impl Site {
         self.write("lifeboat.toml", &format!("{before}\n{text}"));
     }
 
-    /// Starts `lifeboat serve` with these services.
+    /// Starts `lifeboat serve` with these services, and nothing that starts by itself.
     pub fn serve(&mut self, services: &[&str]) {
-        let mut arguments = vec!["serve"];
+        let command = self.command(&["serve", "--no-schedule"]);
+        self.serve_as(command, services);
+    }
+
+    /// The same, with the cadences.
+    pub fn serve_on_schedule(&mut self, services: &[&str]) {
+        let command = self.command(&["serve"]);
+        self.serve_as(command, services);
+    }
+
+    /// The same, as a command that was made.
+    pub fn serve_as(&mut self, mut command: Command, services: &[&str]) {
         for service in services {
-            arguments.extend(["--start", service]);
+            command.args(["--start", service]);
         }
-        let log = fs::File::create(self.path("serve.log")).unwrap();
-        let child = self.command(&arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        // One that was killed has left it.
+        let _ = fs::remove_file(self.path(".lifeboat/serve.sock"));
+        let log = fs::File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let child = self.serve.insert(child);
         let root = self.root.path();
         wait_until("lifeboat serve listens", || root.join(".lifeboat/serve.sock").exists());

@@ -17,6 +17,7 @@ mod runs;
 mod serve;
 mod service;
 mod signing;
+mod status;
 mod terminal;
 mod timeline;
 mod verify;
@@ -95,10 +96,12 @@ enum Verb {
     Keys(keys::Verb),
     /// Whether a backup, a drill and a recovery would work now, and what was promised is kept. Only looks.
     Check(check::Arguments),
+    /// A line a service: what would be lost now, what is proven, what comes next. Only looks.
+    Status(status::Arguments),
     /// The configuration.
     #[command(subcommand)]
     Config(config::Verb),
-    /// Supervise the services that are children of lifeboat, until stopped.
+    /// Supervise the services that are children of lifeboat, and start what the environment's cadences say is due, until stopped.
     Serve(serve::Arguments),
 }
 
@@ -156,6 +159,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Audit(verb) => audit::run(&global, verb).await,
         Verb::Keys(verb) => keys::run(&global, verb),
         Verb::Check(arguments) => check::run(&global, arguments).await,
+        Verb::Status(arguments) => status::run(&global, arguments).await,
         Verb::Config(verb) => config::run(&global, verb),
         Verb::Serve(arguments) => serve::run(&global, arguments).await,
     }

@@ -2,6 +2,7 @@
 
 use engine::Result;
 use engine::journal::{Record, Transition};
+use engine::schedule::Due;
 use host_api::identifier;
 use serde_json::Value;
 
@@ -43,6 +44,11 @@ fn words(kind: Transition, body: &Value, took_ms: u64) -> Vec<String> {
             lines.push(output::finding(&finding));
         } else if let Some(name) = item["evidence"].as_str() {
             lines.push(format!("evidence {name}"));
+        } else if let Ok(due) = serde_json::from_value::<Due>(item["due"].clone()) {
+            let (policy, duty) = (identifier::shown(&due.policy), identifier::shown(&due.duty));
+            lines.push(format!("due: {policy} ({duty}): {}", identifier::shown_long(&due.why)));
+        } else if let Some(at_ms) = item["wake-at-ms"].as_u64() {
+            lines.push(format!("asked again by {}", identifier::utc(at_ms)));
         }
     }
     let call = || {

@@ -1,19 +1,32 @@
-//! `lifeboat serve`: owns the services that are its children, so that they live on when a command ends.
+//! `lifeboat serve`: owns the services that are its children, so that they live on when a command ends; goes on with runs whose engine died;
+//! asks the cadences and starts what is due.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+mod board;
+mod manager;
+mod notifying;
+mod scheduling;
+mod taking_up;
+mod web;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use engine::Result;
+use engine::config::Config;
 use engine::error::{Error, Kind};
 use engine::journal::ObligationRow;
-use engine::{Engine, Result};
+use engine::schedule::Scheduler;
 use host_api::StepContext;
 use host_api::control::supervisor::Supervisor;
 use host_api::real::RealHost;
 use host_api::service::ServiceControl;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot, watch};
 
+use self::board::Board;
+use self::notifying::Notifier;
+use self::scheduling::{Tells, Unattended};
+use self::taking_up::{LOOK_INTERVAL, TakesUp, UnderWay, leave};
 use crate::{Global, output};
 
 /// Arguments of `serve`.
@@ -25,86 +38,13 @@ pub struct Arguments {
     /// Leave alone the runs whose engine died; otherwise they go on.
     #[arg(long)]
     no_resume: bool,
+    /// Ask no cadence, and start nothing that is due.
+    #[arg(long)]
+    no_schedule: bool,
 }
 
 /// How long a service's start may take here; its own limit is usually shorter.
 const START_LIMIT: Duration = Duration::from_secs(600);
-
-/// The run that was taken up and is not over, and what ends the work of the host for it.
-type UnderWay = Arc<Mutex<Option<(String, Arc<AtomicBool>)>>>;
-
-/// How often runs are looked for whose engine died on another host.
-const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Goes on with runs of an environment whose engine died. Nobody is asked: a run that wants consent waits for it, as without a terminal.
-struct TakesUp {
-    global: Global,
-    environment: String,
-    /// Opened at the first look, and kept where more looks follow: an SQLite state that is kept open is never written back from its
-    /// write-ahead log, with what runs withheld in it.
-    engine: Option<Engine>,
-    shared: bool,
-    /// What could not go on: said once, and left as it is.
-    passed_over: Vec<String>,
-    under_way: UnderWay,
-}
-
-impl TakesUp {
-    /// All that there are now.
-    async fn all(&mut self) {
-        loop {
-            match self.one().await {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => {
-                    output::say(&format!("error: runs whose engine died can't be looked for: {error}"));
-                    break;
-                }
-            }
-        }
-        if !self.shared {
-            self.engine = None;
-        }
-    }
-
-    /// The oldest one; false if there is none.
-    async fn one(&mut self) -> Result<bool> {
-        let config = self.global.load()?;
-        let environment = config.environment(Some(&self.environment))?;
-        let engine = match &mut self.engine {
-            Some(engine) => engine,
-            none => none.insert(crate::run::unattended(&config, self.global.json).await?),
-        };
-        let Some(claim) = engine.claim_interrupted(&self.environment, &self.passed_over).await? else {
-            return Ok(false);
-        };
-        let run = claim.run().to_owned();
-        output::say(&format!("serve: run {run} was interrupted; going on with it"));
-        let cancelled = Arc::<AtomicBool>::default();
-        let set = |now| *self.under_way.lock().expect("no panic while held") = now;
-        set(Some((run.clone(), cancelled.clone())));
-        let came = crate::run::go_on(&self.global, engine, &environment, claim, &cancelled).await;
-        set(None);
-        match came {
-            Ok(code) => output::say(&format!("serve: run {run} came to exit code {code}")),
-            Err(error) => {
-                output::say(&format!("error: run {run} does not go on: {error}"));
-                self.passed_over.push(run);
-            }
-        }
-        Ok(true)
-    }
-}
-
-/// Leaves a run that was taken up where it is, when serving ends: the services it may want to start end too, so to cancel it would end it with
-/// less than the next engine can do. It is as if this one had died, so nothing of it goes on record; what its step is doing ends.
-fn leave(under_way: &UnderWay) {
-    let Some((run, cancelled)) = under_way.lock().expect("no panic while held").take() else { return };
-    cancelled.store(true, Ordering::Relaxed);
-    output::say(&format!(
-        "serve: run {run} is left as it is; the next `lifeboat serve` goes on with it, or `lifeboat runs resume {run}`"
-    ));
-}
 
 /// Refuses to start a service behind the back of a run that has stopped it and is not over, and on a set that a promotion left mixed.
 async fn may_start(global: &Global, host: &RealHost, environment: &str, service: &str) -> Result<()> {
@@ -121,9 +61,10 @@ async fn may_start(global: &Global, host: &RealHost, environment: &str, service:
     Ok(engine::mixed::refuse_start(&state, host, &cx, environment, service).await?)
 }
 
-/// Serves until SIGINT or SIGTERM; then leaves a run that it took up where it is, and stops its children.
+/// Serves until SIGINT or SIGTERM; then starts nothing more, lets runs under way end, leaves what does not, and stops its children. SIGHUP reads
+/// the configuration again.
 pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
-    let config = global.load()?;
+    let config = Arc::new(global.load()?);
     let environment = config.environment(global.env.as_deref())?;
     let host = environment.host()?;
     for name in &arguments.start {
@@ -131,6 +72,26 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
             return Err(Error::unknown("service", name, environment.binding.service.keys().map(String::as_str)));
         }
     }
+    let board = Arc::new(Board::default());
+    // Before anything is started: a port that is taken is seen now, not when monitoring misses us.
+    let web = match environment.binding.serve.listen {
+        Some(address) => Some(web::listen(address).await?),
+        None => None,
+    };
+    let (configs, configured) = watch::channel(config.clone());
+    let (stop, stopped) = watch::channel(false);
+    let (ready, is_ready) = oneshot::channel::<()>();
+    let scheduling = tokio::spawn(schedule(
+        global.clone(),
+        environment.name.clone(),
+        configured.clone(),
+        board.clone(),
+        is_ready,
+        stopped.clone(),
+        arguments.no_schedule,
+    ));
+    let answering = web.map(|web| tokio::spawn(web.answer(environment.name.clone(), configured, board.clone())));
+    let reloading = tokio::spawn(reload_on_hangup(global.clone(), environment.name.clone(), configs));
     let socket = config.state_directory().join("serve.sock");
     let (failed, mut failure) = tokio::sync::oneshot::channel::<Error>();
     let (under_way, stopping) = (UnderWay::default(), Arc::new(Notify::new()));
@@ -171,6 +132,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
                     }
                 }
             }
+            let _ = ready.send(());
             // Only where engines share the state: of one of our own, whoever sees a run interrupted is at hand.
             if resume && shared {
                 loop {
@@ -204,7 +166,10 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
             _ = terminated => {}
             Ok(error) = &mut failure => failed_to_start = Some(error),
         }
+        manager::tell("STOPPING=1");
         // Before the services end: a run that sees its service end would go on record as failed.
+        let _ = stop.send(true);
+        let _ = scheduling.await;
         stopping.notify_one();
         // A panic in it was told when it happened.
         let _ = (&mut starting).await;
@@ -213,9 +178,72 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let served = Supervisor::serve(environment.binding.service.clone(), socket, shutdown).await;
     // Where it could not serve at all.
     starting.abort();
+    reloading.abort();
+    answering.inspect(tokio::task::JoinHandle::abort);
     served?;
     match failed_to_start {
         Some(error) => Err(error),
         None => Ok(0),
     }
+}
+
+/// Once all that is to be started is, tells the service manager so, and asks the cadences until it is to stop.
+async fn schedule(
+    global: Global,
+    environment: String,
+    configured: watch::Receiver<Arc<Config>>,
+    board: Arc<Board>,
+    is_ready: oneshot::Receiver<()>,
+    mut stopped: watch::Receiver<bool>,
+    no_schedule: bool,
+) {
+    tokio::select! {
+        ready = is_ready => if ready.is_err() { return },
+        _ = stopped.wait_for(|stop| *stop) => return,
+    }
+    board.is_ready();
+    manager::tell("READY=1");
+    let _watchdog = manager::watchdog(board.clone());
+    let stop = async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    if no_schedule {
+        return stop.await;
+    }
+    let opens = Arc::new(Unattended { quiet: global.json });
+    let notifier = Notifier::new(&environment, configured.clone(), board.clone());
+    let tells = Arc::new(Tells::new(board, notifier.clone()));
+    let clock = Arc::new(host_api::identifier::now_ms);
+    Scheduler::new(&environment, configured, opens, tells, clock).run(stop).await;
+    notifier.rest().await;
+}
+
+/// Reads the configuration again at each SIGHUP. One that is not valid changes nothing.
+async fn reload_on_hangup(global: Global, environment: String, configs: watch::Sender<Arc<Config>>) {
+    let Ok(mut hangup) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        manager::reloading();
+        let loaded =
+            global.load().and_then(|config| config.environment(Some(&environment)).map(|_| ()).map(|()| config));
+        match loaded {
+            Ok(config) => {
+                let before = configs.borrow().clone();
+                if services(&before, &environment) != services(&config, &environment) {
+                    output::say(
+                        "serve: services that are children of this process keep the configuration that it began with",
+                    );
+                }
+                configs.send_replace(Arc::new(config));
+                output::say("serve: the configuration was read again");
+            }
+            Err(error) => {
+                output::say(&format!("error: the configuration is NOT taken, the one before stays in force: {error}"));
+            }
+        }
+        manager::tell("READY=1");
+    }
+}
+
+fn services(config: &Config, environment: &str) -> Option<serde_json::Value> {
+    serde_json::to_value(&config.environment(Some(environment)).ok()?.binding.service).ok()
 }

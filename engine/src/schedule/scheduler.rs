@@ -1,0 +1,353 @@
+//! The loop that wakes cadences and starts what is due.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use host_api::checks::Clock;
+use host_api::identifier;
+use serde_json::Map;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use super::due::Due;
+use super::queue::Queue;
+use crate::Engine;
+use crate::config::{CADENCE_WORLD, Config};
+use crate::error::{Error, Kind, Result};
+use crate::run::Ended;
+
+/// A cadence is asked again at least so often, whatever it said.
+const WAKE_MAX_MS: u64 = 24 * 3_600_000;
+/// Where it did not say when.
+const WAKE_DEFAULT_MS: u64 = 3_600_000;
+/// At most so often.
+const WAKE_MIN_MS: u64 = 200;
+/// One that could not be asked is asked again after so long; doubled up to [`RETRY_MAX_MS`].
+const RETRY_MS: u64 = 15_000;
+const RETRY_MAX_MS: u64 = 900_000;
+/// The clock on the wall is looked at this often: it may be set, and the machine may have slept.
+const LOOK: Duration = Duration::from_secs(20);
+/// A clock that is this far from where it should be was set.
+const JUMP_MS: u64 = 5_000;
+/// How long a cadence that is being asked may go on when serving is to end.
+const ASKING: Duration = Duration::from_secs(10);
+/// How many earlier runs are looked through for one of the same duty.
+const PAST_RUNS: u32 = 100;
+/// Who stands on the records of what starts by itself.
+const CHANNEL: &str = "serve";
+
+/// Opens engines for the scheduler.
+#[async_trait]
+pub trait Opens: Send + Sync {
+    /// An engine on the configuration's state that asks nobody: what wants consent waits for it.
+    async fn engine(&self, config: &Config) -> Result<Engine>;
+}
+
+/// Something that a scheduler did, or did not do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Happened<'a> {
+    /// It looked at the clock, as it does at least three times a minute.
+    Turns,
+    /// A cadence is being asked, which may take as long as its deadline lets it.
+    Asks(&'a str),
+    /// A cadence was asked.
+    Asked {
+        /// Its name.
+        cadence: &'a str,
+        /// What it came to.
+        ended: &'a Result<Ended>,
+        /// When it is asked again at the latest, Unix milliseconds.
+        next_ms: u64,
+    },
+    /// What it said is due is not started.
+    NotStarted {
+        /// What.
+        due: &'a Due,
+        /// Why not.
+        why: &'a Error,
+    },
+    /// A run begins.
+    Starts(&'a Due),
+    /// It ended, waits, or could not be begun.
+    Ended {
+        /// What it was started for.
+        due: &'a Due,
+        /// How it came out.
+        ended: &'a Result<Ended>,
+    },
+    /// The clock was set, or the machine slept: cadences are asked at once.
+    ClockJumped {
+        /// By how much, milliseconds; negative: back.
+        by_ms: i64,
+    },
+    /// Serving ends, and this run is left as it is: the next engine goes on with it.
+    Left(&'a Due),
+}
+
+/// Hears what happened; cheap, never blocks.
+pub trait Watcher: Send + Sync {
+    /// Something happened.
+    fn happened(&self, what: &Happened<'_>);
+}
+
+/// Wakes the cadences of one environment, and starts what they say is due.
+pub struct Scheduler {
+    environment: String,
+    configs: watch::Receiver<Arc<Config>>,
+    opens: Arc<dyn Opens>,
+    watcher: Arc<dyn Watcher>,
+    clock: Clock,
+    engine: Option<Arc<Engine>>,
+    queue: Queue,
+    /// When each cadence is asked next, and how often in a row it could not be.
+    wakes: BTreeMap<String, (u64, u32)>,
+    running: JoinSet<(Due, Option<Result<Ended>>)>,
+    leaving: Arc<Notify>,
+    cancels: BTreeMap<String, Arc<AtomicBool>>,
+}
+
+impl Scheduler {
+    /// One for an environment of a configuration, which may be replaced while it works.
+    pub fn new(
+        environment: &str,
+        configs: watch::Receiver<Arc<Config>>,
+        opens: Arc<dyn Opens>,
+        watcher: Arc<dyn Watcher>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            environment: environment.to_owned(),
+            configs,
+            opens,
+            watcher,
+            clock,
+            engine: None,
+            queue: Queue::default(),
+            wakes: BTreeMap::new(),
+            running: JoinSet::new(),
+            leaving: Arc::new(Notify::new()),
+            cancels: BTreeMap::new(),
+        }
+    }
+
+    /// Works until `stop` comes. Then nothing more is started; what is under way may go on for `finish-within-s`, and is left as it is after
+    /// that, as if this process had died: to cancel it would end it with less than the next engine can do.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
+        let mut seen = (Instant::now(), (self.clock)());
+        loop {
+            self.watcher.happened(&Happened::Turns);
+            let now_ms = (self.clock)();
+            let expected_ms = seen.1.saturating_add(millis(seen.0.elapsed()));
+            seen = (Instant::now(), now_ms);
+            if now_ms.abs_diff(expected_ms) > JUMP_MS {
+                let by_ms = i64::try_from(i128::from(now_ms) - i128::from(expected_ms)).unwrap_or(i64::MAX);
+                self.watcher.happened(&Happened::ClockJumped { by_ms });
+                self.wakes.values_mut().for_each(|(at_ms, _)| *at_ms = 0);
+            }
+            {
+                let mut asking = std::pin::pin!(self.ask_those_that_are_due());
+                let stopped = tokio::select! {
+                    () = &mut asking => false,
+                    () = &mut stop => true,
+                };
+                if stopped {
+                    // A question is over in a moment, and a run that was begun should have its end on record.
+                    let _ = tokio::time::timeout(ASKING, asking).await;
+                    break;
+                }
+            }
+            self.start_what_can_be().await;
+            // An SQLite state that is kept open is never written back from its write-ahead log, with what runs withheld in it.
+            if self.running.is_empty() && !self.configs.borrow().state_is_shared() {
+                self.engine = None;
+            }
+            let wakes = self.wakes.values().map(|(at_ms, _)| *at_ms).chain(self.queue.wakes_at_ms()).min();
+            let wait =
+                wakes.map_or(LOOK, |at_ms| Duration::from_millis(at_ms.saturating_sub((self.clock)())).min(LOOK));
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                Some(ended) = self.running.join_next() => self.took_end(ended),
+                Ok(()) = self.configs.changed() => self.wakes.values_mut().for_each(|(at_ms, _)| *at_ms = 0),
+                () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => {}
+            }
+        }
+        self.finish().await;
+    }
+
+    /// The environment's cadences whose time has come, one after the other.
+    async fn ask_those_that_are_due(&mut self) {
+        let config = self.configs.borrow_and_update().clone();
+        let names: Vec<String> = match config.environment(Some(&self.environment)) {
+            Ok(environment) => {
+                let is_cadence = |world: &str| world == CADENCE_WORLD;
+                let policies = environment.binding.policy.iter();
+                policies
+                    .filter(|(_, policy)| is_cadence(policy.world.get_ref()))
+                    .map(|(name, _)| name.clone())
+                    .collect()
+            }
+            // A configuration that was reloaded without it.
+            Err(_) => Vec::new(),
+        };
+        self.wakes.retain(|name, _| names.contains(name));
+        for name in names {
+            let (at_ms, failures) = self.wakes.get(&name).copied().unwrap_or_default();
+            if at_ms > (self.clock)() {
+                continue;
+            }
+            self.watcher.happened(&Happened::Asks(&name));
+            let ended = self.ask(&config, &name).await;
+            let now_ms = (self.clock)();
+            let next = match &ended {
+                Ok(ended) if ended.status.exit_code() != 20 => {
+                    let said = ended.wake_at_ms.unwrap_or(now_ms.saturating_add(WAKE_DEFAULT_MS));
+                    (said.clamp(now_ms.saturating_add(WAKE_MIN_MS), now_ms.saturating_add(WAKE_MAX_MS)), 0)
+                }
+                _ => {
+                    let after = RETRY_MS.saturating_mul(1 << failures.min(16)).min(RETRY_MAX_MS);
+                    (now_ms.saturating_add(after), failures.saturating_add(1))
+                }
+            };
+            self.watcher.happened(&Happened::Asked { cadence: &name, ended: &ended, next_ms: next.0 });
+            if let Ok(ended) = ended {
+                self.take(&config, &name, ended.due);
+            }
+            self.wakes.insert(name, next);
+        }
+    }
+
+    async fn ask(&mut self, config: &Config, name: &str) -> Result<Ended> {
+        let engine = self.engine(config).await?;
+        let environment = config.environment(Some(&self.environment))?;
+        let binding = environment.policy(name)?;
+        let module = engine.load(&binding.read_module()?)?;
+        let parameters = binding.parameters_with(&module.inspected.description, Map::new())?;
+        let options = environment.run_options(name, &binding, parameters, CHANNEL)?;
+        engine.run(&module, options).await
+    }
+
+    async fn engine(&mut self, config: &Config) -> Result<Arc<Engine>> {
+        if let Some(engine) = &self.engine {
+            return Ok(engine.clone());
+        }
+        Ok(self.engine.insert(Arc::new(self.opens.engine(config).await?)).clone())
+    }
+
+    /// Queues what a cadence says is due, as far as the environment lets it.
+    fn take(&mut self, config: &Config, cadence: &str, due: Vec<Due>) {
+        let Ok(environment) = config.environment(Some(&self.environment)) else { return };
+        let mut taken = Vec::new();
+        for due in due {
+            let of = || -> Result<Option<String>> {
+                let over = due.parameters()?;
+                if !environment.binding.serve.may_start(&due.policy) {
+                    let why = format!("{} may not start {}", cadence, identifier::shown(&due.policy));
+                    return Err(Error::new(Kind::PolicyRefused, why).hint(format!(
+                        "if it may: [environment.{}.serve] may-start = [\"{}\"]",
+                        self.environment,
+                        identifier::shown(&due.policy)
+                    )));
+                }
+                let binding = environment.policy(&due.policy)?;
+                let service = over.get("service").or_else(|| binding.parameters.get("service"));
+                Ok(service.and_then(|service| service.as_str()).map(str::to_owned))
+            };
+            match of() {
+                Ok(service) => taken.push((due, service)),
+                Err(why) => self.watcher.happened(&Happened::NotStarted { due: &due, why: &why }),
+            }
+        }
+        self.queue.replace(cadence, taken);
+    }
+
+    async fn start_what_can_be(&mut self) {
+        while let Some(due) = self.queue.next((self.clock)()) {
+            if let Err(why) = self.start(&due).await {
+                self.watcher.happened(&Happened::NotStarted { due: &due, why: &why });
+                self.queue.ended(&due.duty);
+            }
+        }
+    }
+
+    async fn start(&mut self, due: &Due) -> Result<()> {
+        let config = self.configs.borrow().clone();
+        let engine = self.engine(&config).await?;
+        for past in engine.state().past_runs(&self.environment, &due.policy, PAST_RUNS).await? {
+            if past.duty.as_deref() != Some(&due.duty) {
+                continue;
+            }
+            if past.ended_ms.is_none() {
+                let why = format!("run {} for the same duty is not over: it is {}", past.id, past.status);
+                return Err(Error::new(Kind::LockHeld, why).hint(format!("lifeboat runs show {}", past.id)));
+            }
+            if past.slot_ms == Some(due.slot_ms) && matches!(past.status.as_str(), "ok" | "nothing-to-do") {
+                return Err(Error::new(Kind::LockHeld, format!("run {} has done it", past.id)));
+            }
+        }
+        let environment = config.environment(Some(&self.environment))?;
+        let binding = environment.policy(&due.policy)?;
+        let module = engine.load(&binding.read_module()?)?;
+        let parameters = binding.parameters_with(&module.inspected.description, due.parameters()?)?;
+        let mut options = environment.run_options(&due.policy, &binding, parameters, CHANNEL)?;
+        options.duty = Some(due.duty());
+        self.cancels.insert(due.duty.clone(), options.cancelled.clone());
+        self.watcher.happened(&Happened::Starts(due));
+        let (due, leaving) = (due.clone(), self.leaving.clone());
+        self.running.spawn(async move {
+            let mut work = Box::pin(async move { engine.run(&module, options).await });
+            let ended = tokio::select! {
+                ended = &mut work => Some(ended),
+                // Left where it is, as by a kill, and not dropped: an instance in quarantine ends with its host, and the run could not go on.
+                () = leaving.notified() => {
+                    std::mem::forget(work);
+                    None
+                }
+            };
+            (due, ended)
+        });
+        Ok(())
+    }
+
+    fn took_end(&mut self, ended: std::result::Result<(Due, Option<Result<Ended>>), tokio::task::JoinError>) {
+        // A task that panicked was told when it did; its duty stays under way until serving ends, which is what the run on record does too.
+        let Ok((due, ended)) = ended else { return };
+        self.queue.ended(&due.duty);
+        self.cancels.remove(&due.duty);
+        match &ended {
+            Some(ended) => self.watcher.happened(&Happened::Ended { due: &due, ended }),
+            None => self.watcher.happened(&Happened::Left(&due)),
+        }
+        // What is due is another matter now.
+        self.wakes.values_mut().for_each(|(at_ms, _)| *at_ms = 0);
+    }
+
+    async fn finish(&mut self) {
+        self.queue.clear();
+        let config = self.configs.borrow().clone();
+        let within = config.environment(Some(&self.environment)).map_or(0, |e| e.binding.serve.finish_within_s);
+        let end = tokio::time::Instant::now() + Duration::from_secs(within);
+        while let Ok(Some(ended)) = tokio::time::timeout_at(end, self.running.join_next()).await {
+            self.took_end(ended);
+        }
+        // What the host does for them ends with the flag; they themselves are not asked any more, so nothing of it goes on record.
+        self.leaving.notify_waiters();
+        while let Some(ended) = self.running.join_next().await {
+            if let Ok((due, None)) = &ended
+                && let Some(cancelled) = self.cancels.get(&due.duty)
+            {
+                cancelled.store(true, Ordering::Relaxed);
+            }
+            self.took_end(ended);
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
