@@ -91,6 +91,7 @@ pub const CALLS: &[Call] = &[
 pub const BY_HAND: &[Call] = &[
     call("backups.export", Class::Read, &["service", "store"]),
     call("backups.import", Class::Effect, &["service", "store"]),
+    call("policy.pin", Class::Effect, &[]),
 ];
 
 /// The row of a call.

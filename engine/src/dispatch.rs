@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::consent::{delete_subject, promote_subject, promotion_subject};
 use crate::journal::Change;
 use crate::mixed;
+use crate::policy::lock::Accepted;
 use crate::step::{Prepared, Stepper, Stop};
 
 /// How many runs of a policy a cadence sees.
@@ -310,6 +311,13 @@ impl Stepper {
                 let options: dump::Options = get(full, "options")?;
                 (answer(host.take(&cx, &service, &store, &options).await?)?, Vec::new())
             }
+            "policy.pin" => {
+                let (path, accepted): (PathBuf, Accepted) = (get(full, "lock")?, get(full, "accepted")?);
+                let environment = self.run.environment.clone();
+                let written = blocking(move || accepted.write(&path, &environment)).await;
+                written.map_err(|e| HostError::failed(e.to_string()))?;
+                (Value::Null, Vec::new())
+            }
             "backups.import" => {
                 let (import, id): (Import, String) = (get(full, "import")?, get(prepared, "candidate")?);
                 (answer(host.import(&cx, &id, &import).await?)?, Vec::new())
@@ -439,6 +447,11 @@ pub(crate) fn get<T: DeserializeOwned>(full: &Value, key: &str) -> Result<T, Hos
 
 pub(crate) fn answer(value: impl serde::Serialize) -> Result<Value, HostError> {
     serde_json::to_value(value).map_err(|e| HostError::failed(format!("a bug: {e}")))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> crate::Result<T> + Send + 'static) -> crate::Result<T> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|_| Err(crate::Error::new(crate::error::Kind::Failed, "a bug: the step's thread panicked")))
 }
 
 fn calendar(full: &Value) -> Result<Calendar, HostError> {

@@ -10,7 +10,7 @@
 //! let environment = config.environment(Some("staging"))?;
 //! let engine = config.builder()?.build().await?;
 //! let binding = environment.policy("backup")?;
-//! let module = engine.load(&binding.read_module()?)?;
+//! let module = engine.load(&environment.admit("backup", &binding)?.bytes)?;
 //! let parameters = binding.parameters(&module.inspected.description, &["service=notes".into()])?;
 //! let options = environment.run_options("backup", &binding, parameters, "embedded")?;
 //! let ended = engine.run(&module, options).await?;
@@ -43,6 +43,7 @@ mod obligations;
 pub mod observe;
 pub mod policy;
 pub mod probe;
+pub mod rehearse;
 pub mod reporting;
 mod resolve;
 mod resume;

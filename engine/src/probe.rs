@@ -47,10 +47,11 @@ pub(crate) fn way(call: &str) -> Option<Way> {
         "dump.take" | "backups.import" | "service.install" | "http-check.check" => Way::Look,
         // A record's name is its step's; a copy's objects are compared byte by byte; a candidate's parts have their names only when whole;
         // statements that park do the same twice as once, each time as one transaction;
-        // a process of an instance is ended before the next; a service that is stopped, or runs, is; a time that has passed has.
+        // a process of an instance is ended before the next; a service that is stopped, or runs, is; a time that has passed has;
+        // what was accepted is accepted.
         "catalog.hold" | "catalog.unhold" | "upload.copy" | "upload.attest" | "restore.stage" | "restore.verify"
         | "restore.park" | "restore.discard" | "scratch.start" | "scratch.stop" | "service.stop" | "service.start"
-        | "clock.sleep-until" => Way::Repeat,
+        | "clock.sleep-until" | "policy.pin" => Way::Repeat,
         // Identities of databases and files; a tombstone.
         "promote.promote" | "promote.undo" | "promote.drop-previous" | "delete.apply" => Way::Complete,
         "confirm.request-promote"

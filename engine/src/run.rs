@@ -54,6 +54,8 @@ pub struct RunOptions {
     pub channel: String,
     /// What it is started for, if a cadence said that it is due.
     pub duty: Option<Duty>,
+    /// Answered beforehand, with no world behind it: see [`Engine::rehearse`].
+    pub rehearsed: bool,
     /// Where engines share the state: whether a run that began on another host may go on here.
     pub any_host: bool,
     /// Why it is taken from an engine whose lease lasts, if it is.
@@ -332,6 +334,7 @@ impl Engine {
             last_detail: None,
             under_way: Arc::new(()),
             any_host: options.any_host,
+            rehearsed: options.rehearsed,
             began_on: None,
             late: false,
             run,

@@ -21,3 +21,4 @@ mod shared;
 mod signing;
 mod support;
 mod sweep;
+mod trust;

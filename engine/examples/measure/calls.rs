@@ -53,6 +53,7 @@ impl Calls {
             actor: "bench".into(),
             channel: "embedded".into(),
             duty: None,
+            rehearsed: false,
             any_host: false,
             cancelled: Arc::new(AtomicBool::new(false)),
         }

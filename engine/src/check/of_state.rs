@@ -27,11 +27,15 @@ const NO_STATE: &str = "there is no state yet: nothing has run here, or it was l
 pub(super) async fn modules(around: &Arc<Around>) -> Seen {
     let this = around.clone();
     let looked = tokio::task::spawn_blocking(move || {
-        let policies = &this.binding().policy;
+        let environment = match this.config.environment(Some(&this.environment)) {
+            Ok(environment) => environment,
+            Err(error) => return (0, vec![error.message]),
+        };
+        let policies = &environment.binding.policy;
         let mut wrong = Vec::new();
         for (name, binding) in policies {
             let fits = || -> Result<()> {
-                let inspected = policy::inspect(&binding.read_module()?)?;
+                let inspected = environment.admit(name, binding)?.inspected;
                 crate::run::check_world(&inspected, name, binding.world.get_ref())?;
                 policy::validate_partial(&inspected.description, &binding.parameters)
             };

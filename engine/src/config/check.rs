@@ -155,6 +155,7 @@ impl EnvironmentBinding {
         self.approval_rules()?;
         self.signing()?;
         self.encryption()?;
+        self.modules.rule()?;
         if let Some((place, _)) = self.kept.iter().find(|(_, words)| words.trim().is_empty()) {
             return Err(Error::new(Kind::Configuration, format!("kept: nothing is said of {place}"))
                 .hint("say where it is kept besides, in words for whoever looks for it; or leave it out"));

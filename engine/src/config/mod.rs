@@ -5,6 +5,7 @@
 mod approval;
 mod check;
 mod encryption;
+mod modules;
 mod serving;
 mod signing;
 
@@ -22,6 +23,7 @@ use toml::Spanned;
 
 pub use approval::{ApprovalBinding, ApproverBinding};
 pub use encryption::EncryptionBinding;
+pub use modules::{Admitted, ModulesBinding, SignerBinding};
 pub(crate) use serving::CADENCE_WORLD;
 pub use serving::{NotifyBinding, Occasion, ServeBinding};
 pub use signing::SigningBinding;
@@ -90,6 +92,9 @@ pub struct EnvironmentBinding {
     pub signing: Option<SigningBinding>,
     /// Whom its backups are encrypted for, and the key to read them with.
     pub encryption: Option<EncryptionBinding>,
+    /// Whose signatures modules need, and whether they must have been accepted.
+    #[serde(default)]
+    pub modules: ModulesBinding,
     /// Its services by name.
     #[serde(default)]
     pub service: BTreeMap<String, Service>,
@@ -219,6 +224,11 @@ impl Config {
         &self.path
     }
 
+    /// Where it is kept which modules were accepted: beside the file, under its name.
+    pub fn lock_path(&self) -> PathBuf {
+        self.path.with_extension("lock")
+    }
+
     /// Its text, for messages with spans.
     pub fn text(&self) -> &str {
         &self.text
@@ -287,6 +297,7 @@ impl Environment<'_> {
             actor: actor(),
             channel: channel.to_owned(),
             duty: None,
+            rehearsed: false,
             any_host: self.binding.any_host,
             took_over: None,
             cancelled: Arc::new(AtomicBool::new(false)),
@@ -309,6 +320,7 @@ impl Environment<'_> {
             actor: actor(),
             channel: "cli".into(),
             duty: None,
+            rehearsed: false,
             any_host: self.binding.any_host,
             took_over: None,
             cancelled: Arc::new(AtomicBool::new(false)),

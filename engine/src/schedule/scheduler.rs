@@ -226,7 +226,7 @@ impl Scheduler {
         let engine = self.engine(config).await?;
         let environment = config.environment(Some(&self.environment))?;
         let binding = environment.policy(name)?;
-        let module = engine.load(&binding.read_module()?)?;
+        let module = engine.load(&environment.admit(name, &binding)?.bytes)?;
         let parameters = binding.parameters_with(&module.inspected.description, Map::new())?;
         let options = environment.run_options(name, &binding, parameters, CHANNEL)?;
         engine.run(&module, options).await
@@ -292,7 +292,7 @@ impl Scheduler {
         }
         let environment = config.environment(Some(&self.environment))?;
         let binding = environment.policy(&due.policy)?;
-        let module = engine.load(&binding.read_module()?)?;
+        let module = engine.load(&environment.admit(&due.policy, &binding)?.bytes)?;
         let parameters = binding.parameters_with(&module.inspected.description, due.parameters()?)?;
         let mut options = environment.run_options(&due.policy, &binding, parameters, CHANNEL)?;
         options.duty = Some(due.duty());

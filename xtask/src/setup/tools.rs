@@ -1,5 +1,5 @@
 //! Stock tools that tests use as a person would: OpenSSH's `ssh-keygen` and `ssh-agent` make the signatures that tests approve with, `age` and
-//! `zstd` open an encrypted backup without us.
+//! `zstd` open an encrypted backup without us, `minisign` signs modules and verifies our signatures.
 
 use anyhow::{Result, bail};
 
@@ -7,8 +7,12 @@ use super::is_root;
 use crate::command::Run;
 
 /// Debian's packages, with what of each is used.
-const PACKAGES: [(&str, &[&str]); 3] =
-    [("openssh-client", &["ssh-keygen", "ssh-agent"]), ("age", &["age", "age-keygen"]), ("zstd", &["zstd"])];
+const PACKAGES: [(&str, &[&str]); 4] = [
+    ("openssh-client", &["ssh-keygen", "ssh-agent"]),
+    ("age", &["age", "age-keygen"]),
+    ("zstd", &["zstd"]),
+    ("minisign", &["minisign"]),
+];
 
 /// Finds them, or installs the packages.
 ///

@@ -2,7 +2,6 @@
 
 use clap::Subcommand;
 use engine::Result;
-use engine::policy::inspect;
 
 use crate::{Global, output};
 
@@ -25,8 +24,7 @@ pub fn run(global: &Global, verb: Verb) -> Result<u8> {
                 let environment = config.environment(Some(&name))?;
                 for (policy, binding) in &environment.binding.policy {
                     let context = format!("environment {name}: policy {policy}");
-                    let found =
-                        binding.read_module().and_then(|bytes| inspect(&bytes)).map_err(|e| e.context(&context))?;
+                    let found = environment.admit(policy, binding).map_err(|e| e.context(&context))?.inspected;
                     engine::run::check_world(&found, policy, binding.world.get_ref())
                         .map_err(|e| e.context(&context))?;
                     engine::policy::validate_partial(&found.description, &binding.parameters)

@@ -7,11 +7,14 @@ mod candidates;
 mod check;
 mod config;
 mod globals;
+mod inspect;
 mod keys;
+mod modules;
 mod output;
 mod plain;
 mod policy;
 mod promotions;
+mod rehearsal;
 mod run;
 mod runs;
 mod serve;
@@ -155,7 +158,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Candidates(verb) => candidates::run(&global, verb).await,
         Verb::Promotions(verb) => promotions::run(&global, verb).await,
         Verb::Service(verb) => service::run(&global, verb).await,
-        Verb::Policy(verb) => policy::run(&global, verb),
+        Verb::Policy(verb) => policy::run(&global, verb).await,
         Verb::Audit(verb) => audit::run(&global, verb).await,
         Verb::Keys(verb) => keys::run(&global, verb),
         Verb::Check(arguments) => check::run(&global, arguments).await,

@@ -4,24 +4,99 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use engine::Result;
-use engine::calls::Class;
-use engine::config::PolicyBinding;
 use engine::error::{Error, Kind};
-use engine::policy::{Inspected, inspect, pack};
-use host_api::identifier;
-use serde_json::{Value, json};
+use engine::policy::pack;
+use serde_json::json;
 
-use crate::{Global, output};
+use crate::{Global, inspect, modules, output, rehearsal};
 
 /// Verbs of `policy`.
 #[derive(Subcommand)]
 pub enum Verb {
     /// The environment's policies.
     List,
-    /// What a module says of itself, imports and is granted; nothing of it is run.
+    /// What a module says of itself, imports and is granted, who signed it, and what it used when it was run; nothing of it is run now.
     Inspect {
         /// A file, or a policy's name in the environment.
         module: String,
+        /// Only its interface, as WIT.
+        #[arg(long, conflicts_with = "json")]
+        wit: bool,
+    },
+    /// What one module can do that another can't; nothing of either is run. Exit codes: 0 the same, 3 less, 12 more.
+    Diff {
+        /// A file, or a policy's name in the environment.
+        before: String,
+        /// The other.
+        after: String,
+    },
+    /// Run a module on scenarios: answers that are written down, with no world behind it. Exit code 5: it came to something else.
+    Test {
+        /// The packed module.
+        module: PathBuf,
+        /// Scenarios: TOML with `parameters`, a `[[call]]` for each call with its `answer` or `error`, and what to `expect`.
+        #[arg(required = true)]
+        scenarios: Vec<PathBuf>,
+    },
+    /// Write what a run on record asked and was answered as a scenario, to be changed and tested with.
+    Scenario {
+        /// The run.
+        run: String,
+    },
+    /// Run a module over what earlier runs were answered, and show where it would have gone another way. Exit code 5: it would.
+    Replay {
+        /// The packed module.
+        module: PathBuf,
+        /// The policy whose runs they are; otherwise the one of the module's own name.
+        #[arg(long)]
+        policy: Option<String>,
+        /// These runs; otherwise the newest.
+        #[arg(long, num_args = 1.., value_name = "RUN")]
+        runs: Vec<String>,
+        /// At most so many of the newest.
+        #[arg(long, default_value_t = 10)]
+        limit: u32,
+    },
+    /// Whether a module fits an environment: its world, its parameters there, its signatures. Exit code 12: it does not.
+    Check {
+        /// The packed module.
+        module: PathBuf,
+        /// The policy that it would be; otherwise the one of its own name.
+        #[arg(long)]
+        policy: Option<String>,
+    },
+    /// Make a key that modules are signed with: FILE, which has no password, and FILE.pub. `minisign -G` makes such keys too.
+    Key {
+        /// The secret key's file; made with mode 0600.
+        file: PathBuf,
+    },
+    /// Sign a module, in minisign's format: MODULE.minisig, or MODULE.NAME.minisig for a further signature.
+    Sign {
+        /// The packed module.
+        module: PathBuf,
+        /// A secret key of minisign.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// A file with the key's password, if it has one.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        /// Whose signature it is, where there are several.
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// Who has signed a module, and whether that is enough here.
+    Verify {
+        /// A file, or a policy's name in the environment.
+        module: String,
+    },
+    /// Accept modules and grants as they are now: from then on the environment runs these and no others. What needs more than was accepted
+    /// takes --accept. On record.
+    Pin {
+        /// Policies; all of the environment, if none is named.
+        policies: Vec<String>,
+        /// Accept also what needs more than before.
+        #[arg(long)]
+        accept: bool,
     },
     /// Make a policy: a component with its description.
     Pack {
@@ -37,14 +112,28 @@ pub enum Verb {
 }
 
 /// Runs the verb.
-pub fn run(global: &Global, verb: Verb) -> Result<u8> {
+pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
     match verb {
+        Verb::Inspect { module, wit } => return inspect::run(global, &module, wit).await,
+        Verb::Diff { before, after } => return modules::diff(global, &before, &after),
+        Verb::Test { module, scenarios } => return rehearsal::test(global, &module, &scenarios).await,
+        Verb::Scenario { run } => return rehearsal::scenario(global, &run).await,
+        Verb::Replay { module, policy, runs, limit } => {
+            return rehearsal::replay(global, &module, policy.as_deref(), &runs, limit).await;
+        }
+        Verb::Check { module, policy } => return rehearsal::check(global, &module, policy.as_deref()),
+        Verb::Key { file } => return modules::key(global, &file),
+        Verb::Sign { module, key, password_file, name } => {
+            return modules::sign(global, &module, &key, password_file.as_deref(), name.as_deref());
+        }
+        Verb::Verify { module } => return modules::verify(global, &module),
+        Verb::Pin { policies, accept } => return modules::pin(global, policies, accept).await,
         Verb::List => {
             let config = global.load()?;
             let environment = config.environment(global.env.as_deref())?;
             let mut rows = Vec::new();
             for (name, binding) in &environment.binding.policy {
-                let state = binding.read_module().and_then(|bytes| inspect(&bytes));
+                let state = environment.admit(name, binding).map(|admitted| admitted.inspected);
                 rows.push(match &state {
                     Ok(found) => vec![
                         name.clone(),
@@ -71,21 +160,6 @@ pub fn run(global: &Global, verb: Verb) -> Result<u8> {
                 output::table(&["policy", "world", "version", "sha256", "summary"], &rows)?;
             }
         }
-        Verb::Inspect { module } => {
-            // A name of the environment, unless a file is named.
-            let (bytes, binding) = if Path::new(&module).is_file() {
-                let bytes = std::fs::read(&module).map_err(|e| Error::new(Kind::Usage, format!("{module}: {e}")))?;
-                (bytes, None)
-            } else if module.contains(['/', '.']) {
-                return Err(Error::new(Kind::PolicyRefused, format!("{}: no such file", identifier::shown(&module))));
-            } else {
-                let config = global.load()?;
-                let environment = config.environment(global.env.as_deref())?;
-                let binding = environment.policy(&module)?;
-                (binding.read_module()?, Some(binding))
-            };
-            show(global, &inspect(&bytes)?, binding.as_ref())?;
-        }
         Verb::Pack { module, description, output: path } => {
             let read = |path: &Path| {
                 std::fs::read(path).map_err(|e| Error::new(Kind::Usage, format!("{}: {e}", path.display())))
@@ -109,68 +183,4 @@ pub fn run(global: &Global, verb: Verb) -> Result<u8> {
         }
     }
     Ok(0)
-}
-
-fn show(global: &Global, found: &Inspected, binding: Option<&PolicyBinding>) -> Result<()> {
-    let description = &found.description;
-    let grants: Vec<&str> = binding.iter().flat_map(|b| b.grants.iter().map(|g| g.get_ref().as_str())).collect();
-    let granted = |call: &str| {
-        let (interface, function) = call.split_once('.').unwrap_or_default();
-        let parsed = grants.iter().filter_map(|line| engine::grants::Grant::parse(line).ok());
-        parsed.into_iter().any(|g| g.interface == interface && (g.function == "*" || g.function == function))
-    };
-    if global.json {
-        let imports: Vec<Value> = found
-            .imports
-            .iter()
-            .map(|i| json!({
-                "call": i.name, "destructive": i.destructive, "declared": description.capabilities.contains(&i.name),
-                "granted": binding.is_some().then(|| granted(&i.name)),
-            }))
-            .collect();
-        return output::json(&json!({
-            "sha256": found.sha256, "bytes": found.bytes, "description": description, "imports": imports,
-            "grants": binding.is_some().then_some(&grants), "limits": binding.map(|b| &b.limits),
-        }));
-    }
-    output::line(&format!(
-        "{} {} · world {} · {}",
-        description.name,
-        description.version,
-        description.world,
-        output::bytes(found.bytes as u64)
-    ))?;
-    output::line(&format!("sha256 {}", found.sha256))?;
-    output::line(&identifier::shown_long(&description.summary))?;
-    output::line("\nit can call (nothing else reaches it: no files, sockets, clock, environment or randomness):")?;
-    let rows: Vec<_> = found
-        .imports
-        .iter()
-        .map(|i| {
-            let pure = engine::calls::find(&i.name).is_some_and(|c| c.class == Class::Pure);
-            vec![
-                format!("  {}", i.name),
-                if i.destructive { "DESTRUCTIVE, takes an approval" } else { "" }.into(),
-                match binding {
-                    _ if pure => "harmless, always allowed".into(),
-                    Some(_) if granted(&i.name) => "granted".into(),
-                    Some(_) => "not granted: denied".into(),
-                    None => String::new(),
-                },
-            ]
-        })
-        .collect();
-    output::table(&["  call", "", if binding.is_some() { "here" } else { "" }], &rows)?;
-    let unused: Vec<_> =
-        description.capabilities.iter().filter(|c| !found.imports.iter().any(|i| i.name == **c)).collect();
-    for capability in unused {
-        output::line(&format!("  {capability} is declared, but not imported"))?;
-    }
-    if binding.is_some() {
-        output::line("\ngrants:")?;
-        for line in &grants {
-            output::line(&format!("  {line}"))?;
-        }
-    }
-    Ok(())
 }

@@ -53,11 +53,11 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let config = global.load()?;
     let environment = config.environment(global.env.as_deref())?;
     let binding = environment.policy(policy)?;
-    let bytes = binding.read_module()?;
     if arguments.help {
-        help(policy, &binding, &inspect(&bytes)?.description)?;
+        help(policy, &binding, &inspect(&binding.read_module()?)?.description)?;
         return Ok(0);
     }
+    let bytes = environment.admit(policy, &binding)?.bytes;
     let engine = engine(&config, &environment, arguments.yes, arguments.quiet || global.json).await?;
     let module = engine.load(&bytes)?;
     let parameters = binding.parameters(&module.inspected.description, &arguments.parameters)?;
@@ -111,7 +111,7 @@ pub async fn go_on(
 /// What a run began with, as the configuration has it now.
 fn beginnings(engine: &Engine, environment: &Environment<'_>, row: &RunRow) -> Result<(Module, RunOptions)> {
     let binding = environment.policy(&row.policy)?;
-    let module = engine.load(&binding.read_module()?)?;
+    let module = engine.load(&environment.admit(&row.policy, &binding)?.bytes)?;
     let options = environment.run_options(&row.policy, &binding, serde_json::Map::new(), "cli")?;
     Ok((module, options))
 }

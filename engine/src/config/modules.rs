@@ -1,0 +1,118 @@
+//! `[environment.NAME.modules]`: whose signatures modules need here, and whether what is run must have been accepted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Environment, PolicyBinding};
+use crate::error::{Error, Kind, Result};
+use crate::policy::lock::{Lock, Pin};
+use crate::policy::signatures::{Rule, Signer, Verdict};
+use crate::policy::{Inspected, inspect};
+
+/// Whose signatures modules need. Without it, unsigned ones are taken.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ModulesBinding {
+    /// Whose signatures count, by name.
+    #[serde(default)]
+    pub signer: BTreeMap<String, SignerBinding>,
+    /// All of these must have signed.
+    #[serde(default)]
+    pub all_of: Vec<String>,
+    /// At least so many of the signers must have; one, if there are signers and nothing else is said.
+    pub at_least: Option<usize>,
+    /// Only what `lifeboat.lock` has accepted is run, also where nothing of the environment is pinned yet.
+    #[serde(default)]
+    pub pinned: bool,
+}
+
+/// Someone whose signature on modules counts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SignerBinding {
+    /// A public key of minisign: the line that begins with `RW`.
+    pub key: String,
+    /// Which policies it may sign, by their own names; all, if it is left out.
+    #[serde(default)]
+    pub policies: Vec<String>,
+    /// From when on its signatures count no more: `2027-12-31T00:00:00Z`.
+    pub not_after: Option<String>,
+}
+
+impl ModulesBinding {
+    /// The rule, checked.
+    pub fn rule(&self) -> Result<Rule> {
+        let wrong = |why: String| Error::new(Kind::Configuration, format!("modules: {why}"));
+        let mut rule = Rule::default();
+        for (name, binding) in &self.signer {
+            host_api::identifier::check_name("signer", name).map_err(|e| wrong(e.to_string()))?;
+            let mut signer = Signer::parse(&binding.key).map_err(|e| e.context(format!("modules: signer {name}")))?;
+            signer.policies = binding.policies.iter().cloned().collect();
+            if let Some(time) = &binding.not_after {
+                let at_ms = host_api::identifier::parse_time_ms(time);
+                signer.not_after_ms = Some(at_ms.ok_or_else(|| {
+                    wrong(format!("signer {name}: `{}` is no time", host_api::identifier::shown(time)))
+                        .hint("2027-12-31T00:00:00Z")
+                })?);
+            }
+            rule.signers.insert(name.clone(), signer);
+        }
+        if let Some(unknown) = self.all_of.iter().find(|name| !self.signer.contains_key(*name)) {
+            let known = self.signer.keys().map(String::as_str);
+            return Err(Error::unknown("signer", unknown, known).context("modules: all-of"));
+        }
+        rule.all_of = self.all_of.iter().cloned().collect();
+        let none_said = usize::from(!self.signer.is_empty() && self.all_of.is_empty());
+        rule.at_least = self.at_least.unwrap_or(none_said);
+        if rule.at_least > self.signer.len() {
+            return Err(wrong(format!(
+                "at-least is {}, and there are {} signers: no module could ever be run",
+                rule.at_least,
+                self.signer.len()
+            )));
+        }
+        Ok(rule)
+    }
+}
+
+/// A module that may be run here.
+pub struct Admitted {
+    /// Its bytes: those that were looked at, and that are compiled.
+    pub bytes: Vec<u8>,
+    /// What it says and imports.
+    pub inspected: Inspected,
+    /// What there is of it now, to be held against what was accepted.
+    pub pin: Pin,
+    /// What came of each signature.
+    pub verdicts: Vec<Verdict>,
+}
+
+impl Environment<'_> {
+    /// A policy's module, if its signatures and what was accepted let it be run. Nothing of it is compiled before.
+    pub fn admit(&self, name: &str, policy: &PolicyBinding) -> Result<Admitted> {
+        let admitted = self.examine(policy).map_err(|e| e.context(format!("policy {name}")))?;
+        let lock = Lock::read(&self.config.lock_path())?;
+        let must = self.binding.modules.pinned || lock.as_ref().is_some_and(|lock| lock.covers(&self.name));
+        if must {
+            lock.unwrap_or_default().check(&self.name, name, &admitted.pin)?;
+        }
+        Ok(admitted)
+    }
+
+    /// The same, whatever was accepted.
+    pub fn examine(&self, policy: &PolicyBinding) -> Result<Admitted> {
+        let bytes = policy.read_module()?;
+        let inspected = inspect(&bytes)?;
+        let rule = self.binding.modules.rule()?;
+        let now_ms = host_api::identifier::now_ms();
+        let verdicts = match rule.signers.is_empty() {
+            true => Vec::new(),
+            false => rule.verdicts(&policy.module, &bytes, &inspected.description, now_ms)?,
+        };
+        let signers = rule.admit(&verdicts)?;
+        let lines: BTreeSet<String> = policy.grants.iter().map(|line| line.get_ref().clone()).collect();
+        let pin = Pin::of(&inspected, signers, &policy.grants()?, lines);
+        Ok(Admitted { bytes, inspected, pin, verdicts })
+    }
+}
