@@ -105,8 +105,9 @@ impl Stepper {
                 answer(terms)
             }
             "schedule.runs" => {
-                let policy: String = get(full, "policy")?;
-                let runs = self.around.state.past_runs(&self.run.environment, &policy, PAST_RUNS_MAX).await;
+                let (policy, duty): (String, Option<String>) = (get(full, "policy")?, get(full, "duty")?);
+                let (state, environment) = (&self.around.state, &self.run.environment);
+                let runs = state.past_runs(environment, &policy, duty.as_deref(), PAST_RUNS_MAX).await;
                 answer(runs.map_err(|e| HostError::failed(e.to_string()))?)
             }
             "schedule.previous-time" => {

@@ -11,6 +11,7 @@ use crate::journal::{Change, Record, Transition};
 use crate::policy::Module;
 use crate::resume::gives_answer;
 use crate::run::{Ended, RunOptions, Status, check_world, identity};
+use crate::withheld::in_words;
 
 /// How the end of a run begins that asked something else than what is on record.
 const NONDETERMINISM: &str = "nondeterminism";
@@ -39,14 +40,15 @@ pub struct Rehearsed {
     pub elsewhere: Option<String>,
 }
 
-/// The answers of a run on record, in the order in which it was given them.
+/// The answers of a run on record, in the order in which it was given them. Values of the service that the record withholds are gone: words stand
+/// in their place, the same for the same value.
 pub fn answers_of(records: &[Record]) -> Vec<Answer> {
     let given = records.iter().filter(|record| gives_answer(record.kind));
     given
         .map(|record| Answer {
             call: record.body["request"]["call"].as_str().unwrap_or_default().to_owned(),
             arguments: Some(record.body["request"]["arguments"].clone()),
-            result: record.body["result"].clone(),
+            result: in_words(&record.body["result"]),
             at_ms: record.time_ms,
         })
         .collect()

@@ -137,6 +137,18 @@ impl Withheld {
     }
 }
 
+/// A value on record with words in the place of each digest, the same that stand for it in texts: what a policy is given where the value is gone.
+pub(crate) fn in_words(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => match fields.get(MARK).and_then(Value::as_str).filter(|_| fields.len() == 1) {
+            Some(digest) => json!(format!("({MARK} {})", digest.get(..WORD_DIGITS).unwrap_or(digest))),
+            None => fields.iter().map(|(name, field)| (name.clone(), in_words(field))).collect(),
+        },
+        Value::Array(items) => items.iter().map(in_words).collect(),
+        other => other.clone(),
+    }
+}
+
 /// Hexadecimal SHA-256 of salt and value.
 fn digest(salt: &Salt, value: &str) -> String {
     hex::encode(Sha256::new().chain_update(salt.0).chain_update(value).finalize())

@@ -16,6 +16,7 @@ mod notes;
 mod obligations;
 mod offsite;
 mod plain;
+mod rehearsed;
 mod scheduled;
 mod shared;
 mod signing;

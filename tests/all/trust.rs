@@ -188,7 +188,7 @@ fn a_difference_is_told_by_its_direction() {
 fn a_module_is_read_through_before_it_is_run_and_after() {
     let site = signing();
     let file = site.lifeboat(&["policy", "inspect", "policies/restore.wasm"]).expect(0).stdout;
-    for words in ["promote.promote", "DESTRUCTIVE, takes an approval", "parameters: ", "made with: ", "rustc"] {
+    for words in ["promote.promote", "DESTRUCTIVE, takes an approval", "parameters: ", "made with: ", "wit-component"] {
         assert!(file.contains(words), "{words}: {file}");
     }
     let wit = site.lifeboat(&["policy", "inspect", "policies/restore.wasm", "--wit"]).expect(0).stdout;

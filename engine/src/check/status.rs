@@ -235,7 +235,9 @@ async fn of_cadences(around: &Around, state: &State, service: &str) -> Result<Ve
         if policy.world.get_ref() != CADENCE_WORLD {
             continue;
         }
-        let Some(run) = state.past_runs(&around.environment, cadence, 1).await?.into_iter().next() else { continue };
+        let Some(run) = state.past_runs(&around.environment, cadence, None, 1).await?.into_iter().next() else {
+            continue;
+        };
         if run.service.as_deref().is_some_and(|of| of != service) {
             continue;
         }

@@ -55,17 +55,30 @@ impl State {
         rows.iter().map(run).collect()
     }
 
-    /// The newest runs of a policy in an environment, with what they were started for, newest first.
-    pub async fn past_runs(&self, environment: &str, policy: &str, limit: u32) -> Result<Vec<PastRun>> {
+    /// The newest runs of a policy in an environment, with what they were started for, newest first; with `duty`, only those that were started
+    /// for it.
+    pub async fn past_runs(
+        &self,
+        environment: &str,
+        policy: &str,
+        duty: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<PastRun>> {
+        // Lines are canonical JSON, so this is how it stands in them.
+        let like = duty.map(|duty| {
+            format!("%\"duty\":{{\"name\":{},%", Value::from(duty).to_string().replace(['\\', '%', '_'], "_"))
+        });
         let rows = self
             .rows(
                 "select run.id, status, started_ms, ended_ms, line from run
                  join log on log.run = run.id and log.kind = 'run-started'
-                 where environment = $1 and policy = $2 order by started_ms desc, run.id desc limit $3",
-                cells![environment, policy, u64::from(limit)],
+                 where environment = $1 and policy = $2 and ($3 is null or line like $3)
+                 order by started_ms desc, run.id desc limit $4",
+                cells![environment, policy, like.as_deref(), u64::from(limit)],
             )
             .await?;
-        rows.iter()
+        let runs = rows
+            .iter()
             .map(|row| {
                 let begun: Value = serde_json::from_str(row.text(4)?)
                     .map_err(|_| Error::new(Kind::Journal, "the first record of a run is not JSON"))?;
@@ -80,7 +93,9 @@ impl State {
                     service: word(&begun["parameters"]["service"]),
                 })
             })
-            .collect()
+            .collect::<Result<Vec<_>>>()?;
+        // What has a meaning of its own in a pattern was left open in it.
+        Ok(runs.into_iter().filter(|run| duty.is_none() || run.duty.as_deref() == duty).collect())
     }
 
     /// Whether a person asked for a run's end.

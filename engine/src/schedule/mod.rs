@@ -8,4 +8,4 @@ mod queue;
 mod scheduler;
 
 pub use due::{Due, Duty};
-pub use scheduler::{Happened, Opens, Scheduler, Watcher};
+pub use scheduler::{Happened, Opens, Scheduler, Watcher, has_answered};

@@ -17,7 +17,7 @@ use super::queue::Queue;
 use crate::Engine;
 use crate::config::{CADENCE_WORLD, Config};
 use crate::error::{Error, Kind, Result};
-use crate::run::Ended;
+use crate::run::{Ended, Status};
 
 /// A cadence is asked again at least so often, whatever it said.
 const WAKE_MAX_MS: u64 = 24 * 3_600_000;
@@ -205,7 +205,7 @@ impl Scheduler {
             let ended = self.ask(&config, &name).await;
             let now_ms = (self.clock)();
             let next = match &ended {
-                Ok(ended) if ended.status.exit_code() != 20 => {
+                Ok(ended) if has_answered(ended) => {
                     let said = ended.wake_at_ms.unwrap_or(now_ms.saturating_add(WAKE_DEFAULT_MS));
                     (said.clamp(now_ms.saturating_add(WAKE_MIN_MS), now_ms.saturating_add(WAKE_MAX_MS)), 0)
                 }
@@ -278,10 +278,7 @@ impl Scheduler {
     async fn start(&mut self, due: &Due) -> Result<()> {
         let config = self.configs.borrow().clone();
         let engine = self.engine(&config).await?;
-        for past in engine.state().past_runs(&self.environment, &due.policy, PAST_RUNS).await? {
-            if past.duty.as_deref() != Some(&due.duty) {
-                continue;
-            }
+        for past in engine.state().past_runs(&self.environment, &due.policy, Some(&due.duty), PAST_RUNS).await? {
             if past.ended_ms.is_none() {
                 let why = format!("run {} for the same duty is not over: it is {}", past.id, past.status);
                 return Err(Error::new(Kind::LockHeld, why).hint(format!("lifeboat runs show {}", past.id)));
@@ -346,6 +343,11 @@ impl Scheduler {
             self.took_end(ended);
         }
     }
+}
+
+/// Whether a cadence has come to an answer, whatever it found: one that failed has decided nothing.
+pub fn has_answered(ended: &Ended) -> bool {
+    matches!(ended.status, Status::Ok | Status::PartlyDone | Status::NothingToDo | Status::VerificationFailed)
 }
 
 fn millis(duration: Duration) -> u64 {

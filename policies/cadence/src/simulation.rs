@@ -95,8 +95,9 @@ impl World for Simulated {
         Ok(backups.filter(|(_, proven)| !verified || *proven).map(|(taken, _)| *taken).max())
     }
 
-    fn runs(&mut self, policy: &str) -> Result<Vec<Past>> {
-        Ok(self.runs.get(policy).into_iter().flatten().rev().take(100).cloned().collect())
+    fn runs(&mut self, policy: &str, duty: Option<&str>) -> Result<Vec<Past>> {
+        let of = self.runs.get(policy).into_iter().flatten().rev();
+        Ok(of.filter(|run| duty.is_none() || run.duty.as_deref() == duty).take(100).cloned().collect())
     }
 
     fn previous(&mut self, calendar: &str, at_ms: u64) -> Result<Option<u64>> {

@@ -85,14 +85,12 @@ struct Slots {
 
 /// Where a duty of a service stands.
 pub fn look(world: &mut impl World, service: &str, duty: &Duty, terms: &Terms, now_ms: u64) -> Result<Standing> {
-    let runs = world.runs(&duty.policy)?;
-    let ours =
-        |run: &&Past| run.duty.as_deref() == Some(&duty.name) && run.service.as_deref().is_none_or(|s| s == service);
-    let runs_ours: Vec<&Past> = runs.iter().filter(ours).collect();
+    let ours = world.runs(&duty.policy, Some(&duty.name))?;
+    let ours: Vec<&Past> = ours.iter().collect();
     let mut odd = Vec::new();
-    let done_ms = proof(world, service, duty, &runs, &runs_ours, now_ms, &mut odd)?;
-    let slots = slots(world, service, duty, terms, done_ms, &runs_ours, now_ms)?;
-    let state = state(duty, &slots, done_ms, &runs_ours, now_ms);
+    let done_ms = proof(world, service, duty, &ours, now_ms, &mut odd)?;
+    let slots = slots(world, service, duty, terms, done_ms, &ours, now_ms)?;
+    let state = state(duty, &slots, done_ms, &ours, now_ms);
     let Slots { slot_ms, next_ms, interval_ms, .. } = slots;
     Ok(Standing { duty: duty.name.clone(), slot_ms, done_ms, next_ms, interval_ms, state, odd })
 }
@@ -102,7 +100,6 @@ fn proof(
     world: &mut impl World,
     service: &str,
     duty: &Duty,
-    runs: &[Past],
     ours: &[&Past],
     now_ms: u64,
     odd: &mut Vec<(&'static str, String)>,
@@ -128,7 +125,9 @@ fn proof(
         },
         (Proof::Drill, _) => {
             let of_it = |run: &&Past| run.is_good() && run.service.as_deref().is_none_or(|s| s == service);
-            Ok(runs.iter().filter(of_it).map(|run| run.started_ms).max())
+            let by_anyone = world.runs(&duty.policy, None)?;
+            let newest = by_anyone.iter().filter(of_it).map(|run| run.started_ms).max();
+            Ok(newest.max(ours.iter().filter(|run| run.is_good()).map(|run| run.started_ms).max()))
         }
         _ => Ok(by_run()),
     }

@@ -34,8 +34,8 @@ pub struct Terms {
 pub trait World {
     /// When the newest backup in a store was taken; with `verified`, the newest that was proven.
     fn newest(&mut self, store: &str, verified: bool) -> Result<Option<u64>>;
-    /// The newest runs of a policy, newest first.
-    fn runs(&mut self, policy: &str) -> Result<Vec<Past>>;
+    /// The newest runs of a policy, or those that were started for a duty; newest first.
+    fn runs(&mut self, policy: &str, duty: Option<&str>) -> Result<Vec<Past>>;
     /// The newest time of a calendar at or before a time.
     fn previous(&mut self, calendar: &str, at_ms: u64) -> Result<Option<u64>>;
     /// The first one after it.
@@ -65,7 +65,7 @@ impl World for Host<'_> {
         Ok(catalog::latest(self.service, store, verified)?.map(|backup| backup.taken_at_ms()))
     }
 
-    fn runs(&mut self, policy: &str) -> Result<Vec<Past>> {
+    fn runs(&mut self, policy: &str, duty: Option<&str>) -> Result<Vec<Past>> {
         let past = |run: schedule::PastRun| Past {
             id: run.id(),
             duty: run.duty(),
@@ -75,7 +75,7 @@ impl World for Host<'_> {
             ended_ms: run.ended_ms(),
             service: run.service(),
         };
-        Ok(schedule::runs(policy)?.into_iter().map(past).collect())
+        Ok(schedule::runs(policy, duty)?.into_iter().map(past).collect())
     }
 
     fn previous(&mut self, calendar: &str, at_ms: u64) -> Result<Option<u64>> {

@@ -113,7 +113,7 @@ async fn here<'c>(
 /// Its newest runs, and the calls that it made in them.
 async fn past(config: &Config, environment: &str, policy: &str) -> Result<(Vec<PastRun>, BTreeSet<String>)> {
     let Some(state) = config.state_to_look_at().await? else { return Ok(Default::default()) };
-    let runs = state.past_runs(environment, policy, RUNS).await?;
+    let runs = state.past_runs(environment, policy, None, RUNS).await?;
     let mut used = BTreeSet::new();
     for run in &runs {
         for record in state.records(&run.id).await? {

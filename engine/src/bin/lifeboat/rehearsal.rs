@@ -301,7 +301,7 @@ pub async fn replay(global: &Global, file: &Path, policy: Option<&str>, runs: &[
     let chosen: Vec<String> = match runs.is_empty() {
         false => runs.to_vec(),
         true => state
-            .past_runs(&environment, policy, limit)
+            .past_runs(&environment, policy, None, limit)
             .await?
             .into_iter()
             .filter(|run| run.ended_ms.is_some())

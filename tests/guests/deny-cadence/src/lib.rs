@@ -48,7 +48,7 @@ impl Parameters {
             "catalog.get" => drop(catalog::get(service, store, &self.oldest()?.id())?),
             "catalog.latest" => drop(catalog::latest(service, store, false)?),
             "schedule.terms-of" => drop(schedule::terms_of(service)?),
-            "schedule.runs" => drop(schedule::runs(policy)?),
+            "schedule.runs" => drop(schedule::runs(policy, None)?),
             "schedule.previous-time" => drop(schedule::previous_time("0 3 * * *", "UTC", clock::now())?),
             "schedule.next-time" => drop(schedule::next_time("0 3 * * *", "UTC", clock::now())?),
             "schedule.due" => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use engine::Result;
 use engine::config::{Config, NotifyBinding, Occasion};
 use engine::run::{Ended, Status};
-use engine::schedule::{Due, Happened};
+use engine::schedule::{Due, Happened, has_answered};
 use host_api::Severity;
 use host_api::identifier::{now_ms, shown_long, utc};
 use tokio::sync::{Semaphore, watch};
@@ -65,6 +65,10 @@ impl Notifier {
             Happened::Asked { cadence, ended: Err(error), .. } => {
                 let about = About { policy: cadence, summary: error.to_string(), ..About::default() };
                 self.tell(Occasion::Unasked, about);
+            }
+            Happened::Asked { cadence, ended: Ok(ended), .. } if !has_answered(ended) => {
+                let (run, status, summary) = (ended.run.as_str(), ended.status.word(), ended.summary.clone());
+                self.tell(Occasion::Unasked, About { policy: cadence, run, status, summary, ..About::default() });
             }
             Happened::Asked { cadence, ended: Ok(ended), .. } => self.found(cadence, ended),
             _ => {}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use engine::config::Config;
-use engine::schedule::{Due, Happened, Opens, Watcher};
+use engine::schedule::{Due, Happened, Opens, Watcher, has_answered};
 use engine::{Engine, Result};
 use host_api::Severity;
 use host_api::identifier::{now_ms, shown, shown_long, utc};
@@ -59,10 +59,19 @@ impl Watcher for Tells {
                     let asked = inner.cadences.entry((*cadence).to_owned()).or_default();
                     (asked.at_ms, asked.next_ms) = (now_ms(), *next_ms);
                     (asked.errors, asked.warnings) = (count(Severity::Error), count(Severity::Warning));
-                    asked.failures += u64::from(ended.is_err());
+                    asked.failures += u64::from(!ended.as_ref().is_ok_and(has_answered));
                 });
                 match ended {
-                    Ok(ended) => output::say(&format!("serve: {cadence}: {}", shown_long(&ended.summary))),
+                    Ok(ended) if has_answered(ended) => {
+                        output::say(&format!("serve: {cadence}: {}", shown_long(&ended.summary)));
+                    }
+                    Ok(ended) => output::say(&format!(
+                        "error: {cadence} has not answered, and is asked again at {}: {}: {} (run {})",
+                        utc(*next_ms),
+                        ended.status.word(),
+                        shown_long(&ended.summary),
+                        ended.run
+                    )),
                     Err(error) => output::say(&format!(
                         "error: {cadence} can't be asked, and is asked again at {}: {error}",
                         utc(*next_ms)
