@@ -111,10 +111,13 @@ impl Stepper {
                 answer(runs.map_err(|e| HostError::failed(e.to_string()))?)
             }
             "schedule.previous-time" => {
-                let time = calendar(full)?.at_or_before(get(full, "at-ms")?)?;
-                answer(time)
+                let (calendar, at_ms) = (calendar(full)?, get(full, "at-ms")?);
+                answer(reckoned(move || calendar.at_or_before(at_ms)).await?)
             }
-            "schedule.next-time" => answer(calendar(full)?.after(get(full, "after-ms")?)?),
+            "schedule.next-time" => {
+                let (calendar, after_ms) = (calendar(full)?, get(full, "after-ms")?);
+                answer(reckoned(move || calendar.after(after_ms)).await?)
+            }
             other => Err(HostError::failed(format!("a bug: {other} is no read"))),
         }
     }
@@ -453,6 +456,15 @@ pub(crate) fn answer(value: impl serde::Serialize) -> Result<Value, HostError> {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> crate::Result<T> + Send + 'static) -> crate::Result<T> {
     let ended = tokio::task::spawn_blocking(work).await;
     ended.unwrap_or_else(|_| Err(crate::Error::new(crate::error::Kind::Failed, "a bug: the step's thread panicked")))
+}
+
+/// A calendar that is written to be slow holds up nobody else.
+async fn reckoned<T: Send + 'static>(
+    work: impl FnOnce() -> host_api::Result<T> + Send + 'static,
+) -> host_api::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(HostError::failed("a bug: the step's thread panicked")))
 }
 
 fn calendar(full: &Value) -> Result<Calendar, HostError> {

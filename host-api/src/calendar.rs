@@ -28,6 +28,10 @@ impl Calendar {
         if calendar.len() > CALENDAR_BYTES_MAX {
             return Err(Error::invalid(format!("a calendar has at most {CALENDAR_BYTES_MAX} bytes")));
         }
+        // A seventh would be the year.
+        if calendar.split_whitespace().count() > 6 {
+            return Err(Error::invalid(format!("calendar `{}` has more than six fields", shown(calendar))));
+        }
         let cron = Cron::from_str(calendar).map_err(|e| {
             Error::invalid(format!("calendar `{}`: {e}", shown(calendar)))
                 .hint("minute, hour, day of the month, month, day of the week: `30 3 * * *`, `0 * * * *`, `0 4 1 * *`")
@@ -48,7 +52,13 @@ impl Calendar {
             from = from.checked_sub(jiff::Span::new().hours(span)).map_err(|_| out_of_range(time_ms))?;
             let mut newest = None;
             let mut cursor = from.timestamp();
+            let mut looked = 0_u32;
             while let Some(next) = self.first_after(cursor)? {
+                looked += 1;
+                if looked > TIMES_MAX {
+                    return Err(Error::invalid("the calendar has too many times in too small a part of the year")
+                        .hint("every second of one month, say: leave the month out, or the seconds"));
+                }
                 if next.as_millisecond() > i64::try_from(time_ms).map_err(|_| out_of_range(time_ms))? {
                     break;
                 }
@@ -88,6 +98,9 @@ impl Calendar {
         Ok(time.ok_or_else(|| out_of_range(time_ms))?.to_zoned(self.zone.clone()))
     }
 }
+
+/// Times that are gone through at most: those of a day with one each second.
+const TIMES_MAX: u32 = 100_000;
 
 /// Hours to go back, each from where the one before ended: close ones first, because a calendar of every second has 86,400 times a day.
 const BACK: [i64; 6] = [1, 23, 24 * 31, 24 * 366, 24 * 366 * 4, 24 * 366 * 8];
@@ -174,5 +187,9 @@ mod tests {
         let calendar = Calendar::parse("0 3 * * *", "UTC").unwrap();
         assert!(calendar.after(u64::MAX).is_err());
         assert!(calendar.at_or_before(u64::MAX).is_err());
+        assert!(Calendar::parse("0 0 3 * * * 2027", "UTC").is_err());
+        // Every second of January, asked for in March.
+        let slow = Calendar::parse("* * * * 1 *", "UTC").unwrap();
+        assert!(slow.at_or_before(ms("2026-03-01T00:00:00Z")).unwrap_err().message.contains("too many times"));
     }
 }

@@ -119,6 +119,8 @@ pub struct EnvironmentBinding {
 pub struct PolicyBinding {
     /// The module's file.
     pub module: PathBuf,
+    /// What the module calls itself, if not as the policy is called here; it counts where modules must be signed.
+    pub module_name: Option<String>,
     /// The world it is given.
     pub world: Spanned<String>,
     /// What it may do, a line each.
@@ -331,10 +333,8 @@ impl Environment<'_> {
 impl PolicyBinding {
     /// The module's bytes.
     pub fn read_module(&self) -> Result<Vec<u8>> {
-        std::fs::read(&self.module).map_err(|e| {
-            Error::new(Kind::PolicyRefused, format!("module {}: {e}", self.module.display()))
-                .hint("`cargo xtask policies` builds the ones that come with lifeboat")
-        })
+        policy::read_bounded(&self.module, policy::BYTES_MAX as u64)
+            .map_err(|e| e.context("module").hint("`cargo xtask policies` builds the ones that come with lifeboat"))
     }
 
     /// The grants.

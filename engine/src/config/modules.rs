@@ -56,6 +56,9 @@ impl ModulesBinding {
                         .hint("2027-12-31T00:00:00Z")
                 })?);
             }
+            if let Some((other, _)) = rule.signers.iter().find(|(_, other)| other.key_number() == signer.key_number()) {
+                return Err(wrong(format!("signers {other} and {name} have one key")));
+            }
             rule.signers.insert(name.clone(), signer);
         }
         if let Some(unknown) = self.all_of.iter().find(|name| !self.signer.contains_key(*name)) {
@@ -91,7 +94,7 @@ pub struct Admitted {
 impl Environment<'_> {
     /// A policy's module, if its signatures and what was accepted let it be run. Nothing of it is compiled before.
     pub fn admit(&self, name: &str, policy: &PolicyBinding) -> Result<Admitted> {
-        let admitted = self.examine(policy).map_err(|e| e.context(format!("policy {name}")))?;
+        let admitted = self.examine(name, policy).map_err(|e| e.context(format!("policy {name}")))?;
         let lock = Lock::read(&self.config.lock_path())?;
         let must = self.binding.modules.pinned || lock.as_ref().is_some_and(|lock| lock.covers(&self.name));
         if must {
@@ -101,10 +104,21 @@ impl Environment<'_> {
     }
 
     /// The same, whatever was accepted.
-    pub fn examine(&self, policy: &PolicyBinding) -> Result<Admitted> {
+    pub fn examine(&self, name: &str, policy: &PolicyBinding) -> Result<Admitted> {
         let bytes = policy.read_module()?;
-        let inspected = inspect(&bytes)?;
         let rule = self.binding.modules.rule()?;
+        rule.precheck(&policy.module, &bytes)?;
+        let inspected = inspect(&bytes)?;
+        // A good signature is one of a module of this name. Under another name it is that other module.
+        let expected = policy.module_name.as_deref().unwrap_or(name);
+        if !rule.is_open() && inspected.description.name != expected {
+            let is = &inspected.description.name;
+            return Err(Error::new(
+                Kind::PolicyRefused,
+                format!("the module is refused: it is {is}, and {expected} was to be run"),
+            )
+            .hint(format!("if it is meant: module-name = \"{is}\" in [environment.{}.policy.{name}]", self.name)));
+        }
         let now_ms = host_api::identifier::now_ms();
         let verdicts = match rule.signers.is_empty() {
             true => Vec::new(),

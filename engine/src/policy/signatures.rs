@@ -59,6 +59,11 @@ pub struct Verdict {
 }
 
 impl Signer {
+    /// What signatures name the key by.
+    pub fn key_number(&self) -> &[u8] {
+        self.key.keynum()
+    }
+
     /// Reads a public key as minisign writes it: its line of base64, or the whole file.
     pub fn parse(key: &str) -> Result<Self> {
         let line = key.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
@@ -99,15 +104,10 @@ impl Rule {
     pub fn admit(&self, verdicts: &[Verdict]) -> Result<BTreeSet<String>> {
         let counting = verdicts.iter().filter(|verdict| verdict.refused.is_none());
         let signed: BTreeSet<String> = counting.filter_map(|verdict| verdict.signer.clone()).collect();
-        let missing: Vec<&str> =
-            self.all_of.iter().filter(|name| !signed.contains(*name)).map(String::as_str).collect();
-        if missing.is_empty() && signed.len() >= self.at_least {
+        if self.all_of.is_subset(&signed) && signed.len() >= self.at_least {
             return Ok(signed);
         }
-        let wanted = match missing.is_empty() {
-            true => format!("{} of {} must have signed it", self.at_least, names(self.signers.keys())),
-            false => format!("{} must have signed it", missing.join(", ")),
-        };
+        let wanted = self.wanted(&signed);
         let found = match verdicts {
             [] => "there is no signature beside it".to_owned(),
             verdicts => verdicts
@@ -126,6 +126,50 @@ impl Rule {
             .hint("lifeboat policy verify MODULE says more; lifeboat policy sign MODULE --key FILE signs"))
     }
 
+    /// An error unless at least one signature beside a module is good for its bytes: those of a stranger are not even parsed.
+    pub fn precheck(&self, module: &Path, bytes: &[u8]) -> Result<()> {
+        if self.is_open() {
+            return Ok(());
+        }
+        let good = |file: &PathBuf| {
+            self.read(file).is_ok_and(|(_, signer, signature)| {
+                minisign::verify(&signer.key, &signature, Cursor::new(bytes), true, false, false).is_ok()
+            })
+        };
+        let files = files_beside(module)?;
+        if files.iter().any(good) {
+            return Ok(());
+        }
+        let why = if files.is_empty() {
+            "there is no signature beside it"
+        } else {
+            "no signature beside it is good for these bytes"
+        };
+        Err(Error::new(Kind::PolicyRefused, format!("the module is refused: {}; {why}", self.wanted(&BTreeSet::new())))
+            .hint("lifeboat policy verify MODULE says more; lifeboat policy sign MODULE --key FILE signs"))
+    }
+
+    /// Who would have to sign, besides those who have.
+    fn wanted(&self, signed: &BTreeSet<String>) -> String {
+        let missing: Vec<&str> =
+            self.all_of.iter().filter(|name| !signed.contains(*name)).map(String::as_str).collect();
+        match missing.is_empty() {
+            true => format!("{} of {} must have signed it", self.at_least, names(self.signers.keys())),
+            false => format!("{} must have signed it", missing.join(", ")),
+        }
+    }
+
+    /// A signature, and whose key it was made with.
+    fn read(&self, file: &Path) -> std::result::Result<(&String, &Signer, SignatureBox), String> {
+        let bytes = super::read_bounded(file, SIGNATURE_BYTES_MAX).map_err(|e| e.message)?;
+        let text = String::from_utf8(bytes).map_err(|_| "it is no signature of minisign".to_owned())?;
+        let signature = SignatureBox::from_string(&text).map_err(|_| "it is no signature of minisign".to_owned())?;
+        match self.signers.iter().find(|(_, signer)| signer.key.keynum() == signature.keynum()) {
+            Some((name, signer)) => Ok((name, signer, signature)),
+            None => Err("its key is none of those that are trusted here".into()),
+        }
+    }
+
     /// The signer, or why it does not count, and whose key it was made with.
     fn judge(
         &self,
@@ -134,17 +178,7 @@ impl Rule {
         description: &Description,
         now_ms: u64,
     ) -> std::result::Result<String, (Option<String>, String)> {
-        let none = |why: &str| (None, why.to_owned());
-        let size = std::fs::metadata(file).map_err(|e| none(&format!("it can't be read: {e}")))?.len();
-        if size > SIGNATURE_BYTES_MAX {
-            return Err(none("it is too long for a signature"));
-        }
-        let text = std::fs::read_to_string(file).map_err(|e| none(&format!("it can't be read: {e}")))?;
-        let signature = SignatureBox::from_string(&text).map_err(|_| none("it is no signature of minisign"))?;
-        let Some((name, signer)) = self.signers.iter().find(|(_, signer)| signer.key.keynum() == signature.keynum())
-        else {
-            return Err(none("its key is none of those that are trusted here"));
-        };
+        let (name, signer, signature) = self.read(file).map_err(|why| (None, why))?;
         let of = |why: String| (Some(name.clone()), why);
         minisign::verify(&signer.key, &signature, Cursor::new(bytes), true, false, false)
             .map_err(|_| of("it is not good for these bytes".into()))?;
@@ -386,7 +420,7 @@ mod tests {
     #[test]
     fn what_lies_beside_a_module_and_is_no_signature_is_said() {
         let signed = Signed::new();
-        for (text, says) in [("hello", "no signature of minisign"), (&*"x".repeat(5_000), "too long")] {
+        for (text, says) in [("hello", "no signature of minisign"), (&*"x".repeat(5_000), "more than 4096 bytes")] {
             std::fs::write(signed.folder.path().join("backup.wasm.minisig"), text).unwrap();
             signed.refused(says);
         }

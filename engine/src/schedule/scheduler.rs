@@ -1,6 +1,6 @@
 //! The loop that wakes cadences and starts what is due.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use host_api::checks::Clock;
 use host_api::identifier;
 use serde_json::Map;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::due::Due;
@@ -34,6 +34,8 @@ const LOOK: Duration = Duration::from_secs(20);
 const JUMP_MS: u64 = 5_000;
 /// How long a cadence that is being asked may go on when serving is to end.
 const ASKING: Duration = Duration::from_secs(10);
+/// A question that takes longer is ended: what it is about would have changed meanwhile.
+const ASKING_MAX: Duration = Duration::from_secs(300);
 /// How many earlier runs are looked through for one of the same duty.
 const PAST_RUNS: u32 = 100;
 /// Who stands on the records of what starts by itself.
@@ -106,8 +108,14 @@ pub struct Scheduler {
     /// When each cadence is asked next, and how often in a row it could not be.
     wakes: BTreeMap<String, (u64, u32)>,
     running: JoinSet<(Due, Option<Result<Ended>>)>,
-    leaving: Arc<Notify>,
+    /// Whether what is under way is to be left.
+    leaving: watch::Sender<bool>,
     cancels: BTreeMap<String, Arc<AtomicBool>>,
+    /// Questions that are under way, by cadence.
+    asking: JoinSet<(String, Result<Ended>)>,
+    asked: BTreeSet<String>,
+    /// Whose a task is, if it ends by a panic: a cadence, or a duty.
+    tasks: HashMap<tokio::task::Id, String>,
 }
 
 impl Scheduler {
@@ -129,8 +137,11 @@ impl Scheduler {
             queue: Queue::default(),
             wakes: BTreeMap::new(),
             running: JoinSet::new(),
-            leaving: Arc::new(Notify::new()),
+            leaving: watch::channel(false).0,
             cancels: BTreeMap::new(),
+            asking: JoinSet::new(),
+            asked: BTreeSet::new(),
+            tasks: HashMap::new(),
         }
     }
 
@@ -149,30 +160,21 @@ impl Scheduler {
                 self.watcher.happened(&Happened::ClockJumped { by_ms });
                 self.wakes.values_mut().for_each(|(at_ms, _)| *at_ms = 0);
             }
-            {
-                let mut asking = std::pin::pin!(self.ask_those_that_are_due());
-                let stopped = tokio::select! {
-                    () = &mut asking => false,
-                    () = &mut stop => true,
-                };
-                if stopped {
-                    // A question is over in a moment, and a run that was begun should have its end on record.
-                    let _ = tokio::time::timeout(ASKING, asking).await;
-                    break;
-                }
-            }
+            self.ask_those_that_are_due().await;
             self.start_what_can_be().await;
             // An SQLite state that is kept open is never written back from its write-ahead log, with what runs withheld in it.
-            if self.running.is_empty() && !self.configs.borrow().state_is_shared() {
+            if self.running.is_empty() && self.asking.is_empty() && !self.configs.borrow().state_is_shared() {
                 self.engine = None;
             }
-            let wakes = self.wakes.values().map(|(at_ms, _)| *at_ms).chain(self.queue.wakes_at_ms()).min();
+            let wakes = self.wakes.iter().filter(|(name, _)| !self.asked.contains(*name)).map(|(_, (at_ms, _))| *at_ms);
+            let wakes = wakes.chain(self.queue.wakes_at_ms()).min();
             let wait =
                 wakes.map_or(LOOK, |at_ms| Duration::from_millis(at_ms.saturating_sub((self.clock)())).min(LOOK));
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                Some(ended) = self.running.join_next() => self.took_end(ended),
+                Some(ended) = self.running.join_next_with_id() => self.took_end(ended),
+                Some(answered) = self.asking.join_next_with_id() => self.took_answer(answered),
                 Ok(()) = self.configs.changed() => self.wakes.values_mut().for_each(|(at_ms, _)| *at_ms = 0),
                 () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => {}
             }
@@ -180,7 +182,7 @@ impl Scheduler {
         self.finish().await;
     }
 
-    /// The environment's cadences whose time has come, one after the other.
+    /// Asks the environment's cadences whose time has come, each in a task of its own: one that hangs is in nobody's way.
     async fn ask_those_that_are_due(&mut self) {
         let config = self.configs.borrow_and_update().clone();
         let names: Vec<String> = match config.environment(Some(&self.environment)) {
@@ -195,41 +197,99 @@ impl Scheduler {
             // A configuration that was reloaded without it.
             Err(_) => Vec::new(),
         };
-        self.wakes.retain(|name, _| names.contains(name));
+        let gone: Vec<String> = self.wakes.keys().filter(|name| !names.contains(name)).cloned().collect();
+        for name in gone {
+            self.wakes.remove(&name);
+            self.queue.replace(&name, Vec::new());
+        }
         for name in names {
-            let (at_ms, failures) = self.wakes.get(&name).copied().unwrap_or_default();
-            if at_ms > (self.clock)() {
+            let (at_ms, _) = self.wakes.get(&name).copied().unwrap_or_default();
+            if at_ms > (self.clock)() || self.asked.contains(&name) {
                 continue;
             }
+            // Asked again at once where it is wanted meanwhile; otherwise what it says decides.
+            self.wakes.entry(name.clone()).or_default().0 = u64::MAX;
             self.watcher.happened(&Happened::Asks(&name));
-            let ended = self.ask(&config, &name).await;
-            let now_ms = (self.clock)();
-            let next = match &ended {
-                Ok(ended) if has_answered(ended) => {
-                    let said = ended.wake_at_ms.unwrap_or(now_ms.saturating_add(WAKE_DEFAULT_MS));
-                    (said.clamp(now_ms.saturating_add(WAKE_MIN_MS), now_ms.saturating_add(WAKE_MAX_MS)), 0)
+            match self.ask(&config, &name).await {
+                Ok(()) => {
+                    self.asked.insert(name);
                 }
-                _ => {
-                    let after = RETRY_MS.saturating_mul(1 << failures.min(16)).min(RETRY_MAX_MS);
-                    (now_ms.saturating_add(after), failures.saturating_add(1))
-                }
-            };
-            self.watcher.happened(&Happened::Asked { cadence: &name, ended: &ended, next_ms: next.0 });
-            if let Ok(ended) = ended {
-                self.take(&config, &name, ended.due);
+                Err(error) => self.answered(&config, &name, Err(error)),
             }
-            self.wakes.insert(name, next);
         }
     }
 
-    async fn ask(&mut self, config: &Config, name: &str) -> Result<Ended> {
+    async fn ask(&mut self, config: &Config, name: &str) -> Result<()> {
         let engine = self.engine(config).await?;
         let environment = config.environment(Some(&self.environment))?;
         let binding = environment.policy(name)?;
         let module = engine.load(&environment.admit(name, &binding)?.bytes)?;
         let parameters = binding.parameters_with(&module.inspected.description, Map::new())?;
         let options = environment.run_options(name, &binding, parameters, CHANNEL)?;
-        engine.run(&module, options).await
+        let (of, name) = (name.to_owned(), name.to_owned());
+        let cancelled = options.cancelled.clone();
+        let task = self.asking.spawn(async move {
+            let mut run = std::pin::pin!(engine.run(&module, options));
+            let ended = tokio::select! {
+                ended = &mut run => ended,
+                () = tokio::time::sleep(ASKING_MAX) => {
+                    cancelled.store(true, Ordering::Relaxed);
+                    run.await
+                }
+            };
+            (name, ended)
+        });
+        self.tasks.insert(task.id(), of);
+        Ok(())
+    }
+
+    fn took_answer(
+        &mut self,
+        answered: std::result::Result<(tokio::task::Id, (String, Result<Ended>)), tokio::task::JoinError>,
+    ) {
+        let (name, ended) = match answered {
+            Ok((id, (name, ended))) => {
+                self.tasks.remove(&id);
+                (name, ended)
+            }
+            Err(error) => {
+                let Some(name) = self.tasks.remove(&error.id()) else { return };
+                (name, Err(Error::new(Kind::Failed, "a bug: asking it came to no end")))
+            }
+        };
+        self.asked.remove(&name);
+        let config = self.configs.borrow().clone();
+        self.answered(&config, &name, ended);
+    }
+
+    /// What a cadence has said, or why it has not.
+    fn answered(&mut self, config: &Config, name: &str, ended: Result<Ended>) {
+        let now_ms = (self.clock)();
+        let (wanted_ms, failures) = self.wakes.get(name).copied().unwrap_or((u64::MAX, 0));
+        let next = match &ended {
+            Ok(ended) if has_answered(ended) => {
+                let said = ended.wake_at_ms.unwrap_or(now_ms.saturating_add(WAKE_DEFAULT_MS));
+                (said.clamp(now_ms.saturating_add(WAKE_MIN_MS), now_ms.saturating_add(WAKE_MAX_MS)), 0)
+            }
+            _ => {
+                let after = RETRY_MS.saturating_mul(1 << failures.min(16)).min(RETRY_MAX_MS);
+                (now_ms.saturating_add(after), failures.saturating_add(1))
+            }
+        };
+        // Something has happened while it was asked: what it says is of before.
+        let next = if wanted_ms == u64::MAX {
+            next
+        } else {
+            (wanted_ms.max(now_ms.saturating_add(WAKE_MIN_MS)).min(next.0), next.1)
+        };
+        self.watcher.happened(&Happened::Asked { cadence: name, ended: &ended, next_ms: next.0 });
+        let due = match ended {
+            Ok(ended) if has_answered(&ended) => ended.due,
+            // What it said before it failed is no answer.
+            _ => Vec::new(),
+        };
+        self.take(config, name, due);
+        self.wakes.insert(name.to_owned(), next);
     }
 
     async fn engine(&mut self, config: &Config) -> Result<Arc<Engine>> {
@@ -271,6 +331,9 @@ impl Scheduler {
             if let Err(why) = self.start(&due).await {
                 self.watcher.happened(&Happened::NotStarted { due: &due, why: &why });
                 self.queue.ended(&due.duty);
+                // It is due all the same: the cadences are asked again soon, and not only at the next slot.
+                let again_ms = (self.clock)().saturating_add(RETRY_MS);
+                self.wakes.values_mut().for_each(|(at_ms, _)| *at_ms = again_ms.min(*at_ms));
             }
         }
     }
@@ -288,6 +351,10 @@ impl Scheduler {
             }
         }
         let environment = config.environment(Some(&self.environment))?;
+        // It may have been taken from there since it was said.
+        if !environment.binding.serve.may_start(&due.policy) {
+            return Err(Error::new(Kind::PolicyRefused, format!("{} may not be started any more", due.policy)));
+        }
         let binding = environment.policy(&due.policy)?;
         let module = engine.load(&environment.admit(&due.policy, &binding)?.bytes)?;
         let parameters = binding.parameters_with(&module.inspected.description, due.parameters()?)?;
@@ -295,25 +362,42 @@ impl Scheduler {
         options.duty = Some(due.duty());
         self.cancels.insert(due.duty.clone(), options.cancelled.clone());
         self.watcher.happened(&Happened::Starts(due));
-        let (due, leaving) = (due.clone(), self.leaving.clone());
-        self.running.spawn(async move {
+        let (due, mut leaving) = (due.clone(), self.leaving.subscribe());
+        let duty = due.duty.clone();
+        let task = self.running.spawn(async move {
             let mut work = Box::pin(async move { engine.run(&module, options).await });
             let ended = tokio::select! {
                 ended = &mut work => Some(ended),
                 // Left where it is, as by a kill, and not dropped: an instance in quarantine ends with its host, and the run could not go on.
-                () = leaving.notified() => {
+                _ = leaving.wait_for(|leave| *leave) => {
                     std::mem::forget(work);
                     None
                 }
             };
             (due, ended)
         });
+        self.tasks.insert(task.id(), duty);
         Ok(())
     }
 
-    fn took_end(&mut self, ended: std::result::Result<(Due, Option<Result<Ended>>), tokio::task::JoinError>) {
-        // A task that panicked was told when it did; its duty stays under way until serving ends, which is what the run on record does too.
-        let Ok((due, ended)) = ended else { return };
+    fn took_end(
+        &mut self,
+        ended: std::result::Result<(tokio::task::Id, (Due, Option<Result<Ended>>)), tokio::task::JoinError>,
+    ) {
+        let (due, ended) = match ended {
+            Ok((id, ended)) => {
+                self.tasks.remove(&id);
+                ended
+            }
+            Err(error) => {
+                // It was told when it happened; the run on record has no end, and is gone on with.
+                if let Some(duty) = self.tasks.remove(&error.id()) {
+                    self.queue.ended(&duty);
+                    self.cancels.remove(&duty);
+                }
+                return;
+            }
+        };
         self.queue.ended(&due.duty);
         self.cancels.remove(&due.duty);
         match &ended {
@@ -328,14 +412,16 @@ impl Scheduler {
         self.queue.clear();
         let config = self.configs.borrow().clone();
         let within = config.environment(Some(&self.environment)).map_or(0, |e| e.binding.serve.finish_within_s);
+        // A question is over in a moment, and a run that was begun should have its end on record.
+        let _ = tokio::time::timeout(ASKING, async { while self.asking.join_next().await.is_some() {} }).await;
         let end = tokio::time::Instant::now() + Duration::from_secs(within);
-        while let Ok(Some(ended)) = tokio::time::timeout_at(end, self.running.join_next()).await {
+        while let Ok(Some(ended)) = tokio::time::timeout_at(end, self.running.join_next_with_id()).await {
             self.took_end(ended);
         }
         // What the host does for them ends with the flag; they themselves are not asked any more, so nothing of it goes on record.
-        self.leaving.notify_waiters();
-        while let Some(ended) = self.running.join_next().await {
-            if let Ok((due, None)) = &ended
+        self.leaving.send_replace(true);
+        while let Some(ended) = self.running.join_next_with_id().await {
+            if let Ok((_, (due, None))) = &ended
                 && let Some(cancelled) = self.cancels.get(&due.duty)
             {
                 cancelled.store(true, Ordering::Relaxed);

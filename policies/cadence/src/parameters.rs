@@ -134,6 +134,12 @@ impl Parameters {
                     format!("duty {} covers `{covered}`, which is no duty", duty.name),
                 ));
             }
+            // Otherwise two could wait for each other for ever.
+            let covers = |name: &String| duties.iter().any(|other| other.name == *name && !other.covers.is_empty());
+            if let Some(covered) = duty.covers.iter().find(|name| covers(name)) {
+                let why = format!("duty {} covers `{covered}`, which covers others itself", duty.name);
+                return Err(Error::new(ErrorKind::Invalid, why));
+            }
         }
         Ok(duties)
     }

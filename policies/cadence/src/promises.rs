@@ -59,9 +59,10 @@ pub fn hold(
     }
     for (duty, standing) in duties.iter().zip(standings) {
         late(duty, standing, now_ms, &mut held);
-        let odd =
-            standing.odd.iter().map(|(rule, words)| Finding::warning(rule, format!("{}: {words}", standing.duty)));
-        held.findings.extend(odd);
+        held.findings.extend(standing.odd.iter().map(|(rule, words)| {
+            let words = format!("{}: {words}", standing.duty);
+            if *rule == "unread" { Finding::error(rule, words) } else { Finding::warning(rule, words) }
+        }));
     }
     Ok(held)
 }
@@ -89,6 +90,11 @@ fn recovery_point(
         let of = duties.iter().zip(standings).filter(|(duty, _)| !readable && duty.proof == Proof::Backup);
         of.filter_map(|(_, standing)| standing.done_ms).max()
     });
+    if newest_ms.is_none() && !readable {
+        let words = "whether there is a backup can't be told: a store can't be looked at, and no run is on record that took one";
+        held.findings.push(Finding::error("rpo", words).fix("lifeboat check --only store backup"));
+        return;
+    }
     let Some(newest_ms) = newest_ms else {
         held.findings.push(
             Finding::error(
@@ -189,6 +195,10 @@ fn late(duty: &Duty, standing: &Standing, now_ms: u64, held: &mut Held) {
         let words =
             format!("{}: run {run} has been {status} for {since}, and nothing else is started for it", duty.name);
         held.findings.push(Finding::warning("waits", words).fix(format!("lifeboat runs show {run}")));
+    }
+    if let (None, State::Again { failures, status, .. }) = (standing.done_ms, &standing.state) {
+        let words = format!("{} was never done: tried {failures} times, the last one is {status}", duty.name);
+        held.findings.push(Finding::error("late", words).fix(format!("lifeboat runs list --policy {}", duty.policy)));
     }
     let Some((done_ms, interval_ms)) = standing.done_ms.zip(standing.interval_ms.filter(|interval| *interval > 0))
     else {

@@ -104,7 +104,9 @@ fn proof(
     now_ms: u64,
     odd: &mut Vec<(&'static str, String)>,
 ) -> Result<Option<u64>> {
-    let by_run = || ours.iter().filter(|run| run.is_good()).filter_map(|run| run.slot_ms).max();
+    // What a clock that was ahead has written says nothing of now.
+    let been = |time_ms: &u64| *time_ms <= now_ms.saturating_add(CLOCKS_MS);
+    let by_run = || ours.iter().filter(|run| run.is_good()).filter_map(|run| run.slot_ms).filter(been).max();
     match (duty.proof, &duty.store) {
         (Proof::Backup, Some(store)) => match world.newest(store, false) {
             Ok(Some(taken_ms)) if taken_ms > now_ms.saturating_add(CLOCKS_MS) => {
@@ -116,18 +118,19 @@ fn proof(
                 Ok(by_run())
             }
             Ok(newest) => Ok(newest),
-            // A store that may only be written to from here: what was put there, the runs say.
-            Err(error) if may_not_look(&error) => {
-                odd.push(("unread-store", format!("{store} can't be looked at, so what runs said counts: {error}")));
+            // A store that may only be written to from here, or that is away: what was put there, the runs say. One object in it that can't be
+            // read must not keep the next backup from being taken.
+            Err(error) => {
+                let rule = if may_not_look(&error) { "unread-store" } else { "unread" };
+                odd.push((rule, format!("{store} can't be looked at, so what runs said counts: {error}")));
                 Ok(by_run())
             }
-            Err(error) => Err(error.context(format!("duty {}", duty.name))),
         },
         (Proof::Drill, _) => {
             let of_it = |run: &&Past| run.is_good() && run.service.as_deref().is_none_or(|s| s == service);
             let by_anyone = world.runs(&duty.policy, None)?;
-            let newest = by_anyone.iter().filter(of_it).map(|run| run.started_ms).max();
-            Ok(newest.max(ours.iter().filter(|run| run.is_good()).map(|run| run.started_ms).max()))
+            let newest = by_anyone.iter().filter(of_it).map(|run| run.started_ms).filter(been).max();
+            Ok(newest.max(ours.iter().filter(|run| run.is_good()).map(|run| run.started_ms).filter(been).max()))
         }
         _ => Ok(by_run()),
     }
@@ -166,8 +169,10 @@ fn slots(
         (None, every_s) => {
             let every_ms = every_s.unwrap_or_default().saturating_mul(1_000);
             // Never done: since the first try, so that all tries are of one slot.
-            let first_try = || ours.iter().filter_map(|run| run.slot_ms).min().unwrap_or(now_ms);
-            let next_ms = done_ms.map_or_else(first_try, |done| done.saturating_add(every_ms)).saturating_add(late_ms);
+            let first_try =
+                || ours.iter().filter_map(|run| run.slot_ms).filter(|slot| *slot <= now_ms).min().unwrap_or(now_ms);
+            let after = |done: u64| done.saturating_add(every_ms).saturating_add(late_ms);
+            let next_ms = done_ms.map_or_else(first_try, after);
             let due = next_ms <= now_ms;
             Slots {
                 slot_ms: due.then_some(next_ms),

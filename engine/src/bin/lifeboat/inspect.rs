@@ -207,7 +207,8 @@ fn show_here(found: &Inspected, here: &Here<'_>) -> Result<()> {
     output::line(match (here.pinned, &here.admitted) {
         (true, Ok(_)) => "  accepted as it is (lifeboat.lock)",
         (true, Err(_)) => "  something else was accepted (lifeboat.lock)",
-        (false, _) => "  not pinned: whatever the file holds is run",
+        (false, Ok(_)) => "  not pinned: whatever the file holds is run",
+        (false, Err(_)) => "  not pinned",
     })?;
     output::line("  grants:")?;
     for line in &here.binding.grants {

@@ -201,11 +201,17 @@ pub async fn pin(global: &Global, policies: Vec<String>, accept: bool) -> Result
     let mut pins: BTreeMap<String, Pin> = BTreeMap::new();
     let (mut rows, mut more) = (Vec::new(), Vec::new());
     for (name, binding) in &chosen {
-        let admitted = environment.examine(binding).map_err(|e| e.context(format!("policy {name}")))?;
+        let admitted = environment.examine(name, binding).map_err(|e| e.context(format!("policy {name}")))?;
         run::check_world(&admitted.inspected, name, binding.world.get_ref())?;
         let now = admitted.pin;
         let change = match lock.pin(&environment.name, name) {
-            None => "new".to_owned(),
+            None => {
+                // Where others were accepted, one that came since was not.
+                if lock.covers(&environment.name) {
+                    more.push(format!("{name}: it is new"));
+                }
+                "new".to_owned()
+            }
             Some(before) if *before == now => "as it was".to_owned(),
             Some(before) => {
                 let needs = now.more_than(before);

@@ -65,7 +65,7 @@ struct Call {
     /// So long after its beginning, milliseconds; as the one before, if nothing is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     after_ms: Option<u64>,
-    /// What it must be asked with; anything, if nothing is said.
+    /// What it must be asked with, as a table or as JSON; anything, if nothing is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     arguments: Option<Value>,
     /// The answer, as JSON: what the call gives.
@@ -117,7 +117,14 @@ impl Scenario {
                 (Some(_), Some(_)) => return Err(wrong("it has an answer and an error".into())),
             };
             at_ms = call.after_ms.map_or(at_ms, |after| begins_ms.saturating_add(after));
-            answers.push(Answer { call: call.name.clone(), arguments: call.arguments.clone(), result, at_ms });
+            let arguments = match &call.arguments {
+                // TOML has no null, and JSON does.
+                Some(Value::String(text)) => {
+                    Some(serde_json::from_str(text).map_err(|e| wrong(format!("its arguments are no JSON: {e}")))?)
+                }
+                other => other.clone(),
+            };
+            answers.push(Answer { call: call.name.clone(), arguments, result, at_ms });
         }
         Ok(answers)
     }
@@ -258,7 +265,7 @@ pub async fn scenario(global: &Global, run: &str) -> Result<u8> {
         Call {
             name: answer.call,
             after_ms: Some(answer.at_ms.saturating_sub(begun.time_ms)),
-            arguments: answer.arguments,
+            arguments: answer.arguments.map(|arguments| Value::String(arguments.to_string())),
             answer: ok.filter(|value| !value.is_null()).map(|value| value.to_string()),
             error: err.map(|error| match error {
                 Value::Object(case) => case.iter().next().map_or_else(String::new, |(kind, words)| {
@@ -281,6 +288,31 @@ pub async fn scenario(global: &Global, run: &str) -> Result<u8> {
         .map_err(|e| Error::new(Kind::Failed, format!("it can't be written as a scenario: {e}")))?;
     output::line(text.trim_end())?;
     Ok(0)
+}
+
+/// How it ends otherwise than on record: its status, the rules of its findings, what it says is due.
+fn otherwise(rehearsed: &Rehearsed, status: &str, records: &[Record]) -> Vec<String> {
+    let ended = &rehearsed.ended;
+    let mut found = Vec::new();
+    if ended.status.word() != status {
+        found.push(format!("it comes out {}, and came out {status}", ended.status.word()));
+    }
+    let of = |what: &str, field: &str| -> Vec<String> {
+        said(records, what).filter_map(|item| item[field].as_str().map(str::to_owned)).collect()
+    };
+    let mut compare = |what: &str, then: Vec<String>, now: Vec<String>| {
+        if then != now {
+            found.push(format!("{what}: {} now, and {} then", words(&now), words(&then)));
+        }
+    };
+    let sorted = |mut rules: Vec<String>| {
+        rules.sort_unstable();
+        rules
+    };
+    let now = ended.findings.iter().map(|finding| finding.rule.clone()).collect();
+    compare("findings", sorted(of("finding", "rule")), sorted(now));
+    compare("due", of("due", "duty"), ended.due.iter().map(|due| due.duty.clone()).collect());
+    found
 }
 
 fn said<'r>(records: &'r [Record], what: &'r str) -> impl Iterator<Item = &'r Value> {
@@ -323,8 +355,8 @@ pub async fn replay(global: &Global, file: &Path, policy: Option<&str>, runs: &[
         let rehearsed = bench.engine.rehearse(&module, options, &answers, records[0].time_ms).await?;
         let mut elsewhere: Vec<String> = rehearsed.elsewhere.iter().cloned().collect();
         elsewhere.extend(rehearsed.beyond.iter().map(|call| format!("it goes on to ask for {call}")));
-        if elsewhere.is_empty() && rehearsed.ended.status.word() != row.status {
-            elsewhere.push(format!("it comes out {}, and came out {}", rehearsed.ended.status.word(), row.status));
+        if elsewhere.is_empty() {
+            elsewhere.extend(otherwise(&rehearsed, &row.status, &records));
         }
         if !global.json {
             let word = if elsewhere.is_empty() { "the same" } else { "ELSEWHERE" };

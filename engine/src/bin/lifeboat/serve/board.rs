@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use host_api::identifier::now_ms;
+use tokio::sync::watch;
 
 /// A scheduler that has not turned for so long hangs; a question to a cadence may take longer.
 const TURN_MAX_MS: u64 = 120_000;
@@ -13,6 +14,7 @@ const ASKING_MAX_MS: u64 = 3_900_000;
 #[derive(Default)]
 pub struct Board {
     inner: Mutex<Inner>,
+    became_ready: watch::Sender<bool>,
 }
 
 /// What is on it.
@@ -64,6 +66,13 @@ impl Board {
     /// Everything that is to be started is.
     pub fn is_ready(&self) {
         self.note(|inner| inner.ready_since_ms = Some(now_ms()));
+        self.became_ready.send_replace(true);
+    }
+
+    /// Waits for that.
+    pub async fn ready(&self) {
+        // It is sent to as long as the board is there.
+        let _ = self.became_ready.subscribe().wait_for(|ready| *ready).await;
     }
 
     /// Why it does not work as it should; none: it does.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::sync::oneshot;
 
 use super::board::Board;
 use crate::output;
@@ -12,6 +13,25 @@ use crate::output;
 pub fn tell(state: &str) {
     notify(&[NotifyState::Custom(state)]);
 }
+
+/// Waits until all that is to be started is, and tells it. A run that goes on first may take longer than a manager's patience: more is asked for.
+pub async fn until_ready(mut is_ready: oneshot::Receiver<()>, board: &Board) {
+    loop {
+        tokio::select! {
+            ready = &mut is_ready => {
+                if ready.is_ok() {
+                    board.is_ready();
+                    tell("READY=1");
+                }
+                return;
+            }
+            () = tokio::time::sleep(PATIENCE / 3) => tell(&format!("EXTEND_TIMEOUT_USEC={}", PATIENCE.as_micros())),
+        }
+    }
+}
+
+/// What a manager is asked to wait.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Tells that the configuration is being read again.
 pub fn reloading() {

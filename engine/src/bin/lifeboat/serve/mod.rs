@@ -26,7 +26,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use self::board::Board;
 use self::notifying::Notifier;
 use self::scheduling::{Tells, Unattended};
-use self::taking_up::{LOOK_INTERVAL, TakesUp, UnderWay, leave};
+use self::taking_up::{LOOK_INTERVAL, LOOK_INTERVAL_ALONE, TakesUp, UnderWay, leave};
 use crate::{Global, output};
 
 /// Arguments of `serve`.
@@ -43,6 +43,8 @@ pub struct Arguments {
     no_schedule: bool,
 }
 
+/// How long the scheduler waits for runs that go on, and for services that are started, before it begins.
+const READY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a service's start may take here; its own limit is usually shorter.
 const START_LIMIT: Duration = Duration::from_secs(600);
 
@@ -81,7 +83,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let (configs, configured) = watch::channel(config.clone());
     let (stop, stopped) = watch::channel(false);
     let (ready, is_ready) = oneshot::channel::<()>();
-    let scheduling = tokio::spawn(schedule(
+    let mut scheduling = tokio::spawn(schedule(
         global.clone(),
         environment.name.clone(),
         configured.clone(),
@@ -91,7 +93,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
         arguments.no_schedule,
     ));
     let answering = web.map(|web| tokio::spawn(web.answer(environment.name.clone(), configured, board.clone())));
-    let reloading = tokio::spawn(reload_on_hangup(global.clone(), environment.name.clone(), configs));
+    let reloading = tokio::spawn(reload_on_hangup(global.clone(), environment.name.clone(), configs, board.clone()));
     let socket = config.state_directory().join("serve.sock");
     let (failed, mut failure) = tokio::sync::oneshot::channel::<Error>();
     let (under_way, stopping) = (UnderWay::default(), Arc::new(Notify::new()));
@@ -133,10 +135,10 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
                 }
             }
             let _ = ready.send(());
-            // Only where engines share the state: of one of our own, whoever sees a run interrupted is at hand.
-            if resume && shared {
+            // One that lost its engine holds its services, and keeps whatever is due from being started.
+            if resume {
                 loop {
-                    tokio::time::sleep(LOOK_INTERVAL).await;
+                    tokio::time::sleep(if shared { LOOK_INTERVAL } else { LOOK_INTERVAL_ALONE }).await;
                     takes_up.all().await;
                 }
             }
@@ -153,6 +155,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
         }
     });
     let mut failed_to_start = None;
+    let mut scheduled_out = false;
     let shutdown = async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok();
         let terminated = async {
@@ -165,11 +168,17 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
             _ = tokio::signal::ctrl_c() => {}
             _ = terminated => {}
             Ok(error) = &mut failure => failed_to_start = Some(error),
+            _ = &mut scheduling, if !scheduled_out => {
+                scheduled_out = true;
+                failed_to_start = Some(Error::new(Kind::Failed, "a bug: scheduling came to an end by itself"));
+            }
         }
         manager::tell("STOPPING=1");
         // Before the services end: a run that sees its service end would go on record as failed.
         let _ = stop.send(true);
-        let _ = scheduling.await;
+        if !scheduled_out {
+            let _ = scheduling.await;
+        }
         stopping.notify_one();
         // A panic in it was told when it happened.
         let _ = (&mut starting).await;
@@ -197,18 +206,23 @@ async fn schedule(
     mut stopped: watch::Receiver<bool>,
     no_schedule: bool,
 ) {
+    let ready_board = board.clone();
+    let becoming = tokio::spawn(async move {
+        manager::until_ready(is_ready, &ready_board).await;
+    });
+    // A run that goes on may take hours: what is due meanwhile does not wait for it.
     tokio::select! {
-        ready = is_ready => if ready.is_err() { return },
+        () = board.ready() => {}
+        () = tokio::time::sleep(READY_PATIENCE) => {}
         _ = stopped.wait_for(|stop| *stop) => return,
     }
-    board.is_ready();
-    manager::tell("READY=1");
     let _watchdog = manager::watchdog(board.clone());
     let stop = async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     };
     if no_schedule {
-        return stop.await;
+        stop.await;
+        return becoming.abort();
     }
     let opens = Arc::new(Unattended { quiet: global.json });
     let notifier = Notifier::new(&environment, configured.clone(), board.clone());
@@ -216,10 +230,11 @@ async fn schedule(
     let clock = Arc::new(host_api::identifier::now_ms);
     Scheduler::new(&environment, configured, opens, tells, clock).run(stop).await;
     notifier.rest().await;
+    becoming.abort();
 }
 
 /// Reads the configuration again at each SIGHUP. One that is not valid changes nothing.
-async fn reload_on_hangup(global: Global, environment: String, configs: watch::Sender<Arc<Config>>) {
+async fn reload_on_hangup(global: Global, environment: String, configs: watch::Sender<Arc<Config>>, board: Arc<Board>) {
     let Ok(mut hangup) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) else { return };
     while hangup.recv().await.is_some() {
         manager::reloading();
@@ -240,7 +255,9 @@ async fn reload_on_hangup(global: Global, environment: String, configs: watch::S
                 output::say(&format!("error: the configuration is NOT taken, the one before stays in force: {error}"));
             }
         }
-        manager::tell("READY=1");
+        if board.look().ready_since_ms.is_some() {
+            manager::tell("READY=1");
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use engine::Result;
 use engine::config::{Config, NotifyBinding, Occasion};
 use engine::run::{Ended, Status};
 use engine::schedule::{Due, Happened, has_answered};
-use host_api::Severity;
 use host_api::identifier::{now_ms, shown_long, utc};
+use host_api::{Finding, Severity};
 use tokio::sync::{Semaphore, watch};
 
 use super::board::Board;
@@ -27,7 +27,7 @@ pub struct Notifier {
     configured: watch::Receiver<Arc<Config>>,
     board: Arc<Board>,
     on_their_way: Arc<Semaphore>,
-    /// Rules of errors that a cadence found last: the same again is no news.
+    /// Errors that a cadence found last, without their numbers: the same again is no news.
     known: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>,
 }
 
@@ -81,6 +81,8 @@ impl Notifier {
                 let occasion = match ended.status {
                     Status::Ok | Status::NothingToDo => Occasion::Succeeded,
                     Status::Parked | Status::InDoubt => Occasion::Waits,
+                    // Another run, or another engine, works on it: it is tried again.
+                    Status::LockHeld => return,
                     _ => Occasion::Failed,
                 };
                 let (run, status, summary) = (ended.run.as_str(), ended.status.word(), ended.summary.clone());
@@ -91,12 +93,12 @@ impl Notifier {
         self.tell(occasion, about);
     }
 
-    /// Errors of rules that it did not find when it was asked before.
+    /// Errors that it did not find when it was asked before.
     fn found(&self, cadence: &str, ended: &Ended) {
         let errors = || ended.findings.iter().filter(|finding| finding.severity == Severity::Error);
-        let rules: BTreeSet<String> = errors().map(|finding| finding.rule.clone()).collect();
-        let before = self.known.lock().expect("no panic while held").insert(cadence.to_owned(), rules);
-        for finding in errors().filter(|finding| before.as_ref().is_none_or(|rules| !rules.contains(&finding.rule))) {
+        let found: BTreeSet<String> = errors().map(bare).collect();
+        let before = self.known.lock().expect("no panic while held").insert(cadence.to_owned(), found);
+        for finding in errors().filter(|finding| before.as_ref().is_none_or(|known| !known.contains(&bare(finding)))) {
             let summary = format!("{}: {}", finding.rule, finding.message);
             let about =
                 About { policy: cadence, run: &ended.run, status: ended.status.word(), summary, ..About::default() };
@@ -149,5 +151,27 @@ impl Notifier {
     pub async fn rest(&self) {
         let all = u32::try_from(AT_ONCE).unwrap_or(u32::MAX);
         let _ = tokio::time::timeout(REST, self.on_their_way.acquire_many(all)).await;
+    }
+}
+
+/// An error without the ages in it, which grow while it stays the same.
+fn bare(finding: &Finding) -> String {
+    let is_age = |word: &&str| {
+        let word = word.trim_matches(|c: char| !c.is_alphanumeric());
+        word.starts_with(|c: char| c.is_ascii_digit()) || matches!(word, "s" | "min" | "h" | "d")
+    };
+    let words: Vec<&str> = finding.message.split_whitespace().filter(|word| !is_age(word)).collect();
+    format!("{}: {}", finding.rule, words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_grows_older_is_the_same_and_one_of_another_duty_is_not() {
+        let late = |words: &str| bare(&Finding::error("late", words, ""));
+        assert_eq!(late("drill was done last 59 min 3 s ago,"), late("drill was done last 1 h ago,"));
+        assert_ne!(late("drill was done last 1 h ago"), late("backup was done last 1 h ago"));
     }
 }

@@ -13,6 +13,8 @@ pub(super) type UnderWay = Arc<Mutex<Option<(String, Arc<AtomicBool>)>>>;
 
 /// How often runs are looked for whose engine died on another host.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often where nobody else is on the state: those of this host, by hand or our own.
+pub(super) const LOOK_INTERVAL_ALONE: Duration = Duration::from_secs(60);
 
 /// Goes on with runs of an environment whose engine died. Nobody is asked: a run that wants consent waits for it, as without a terminal.
 pub(super) struct TakesUp {
