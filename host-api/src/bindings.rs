@@ -12,6 +12,7 @@ mod control;
 mod install;
 mod objectives;
 mod outside;
+mod retention;
 mod scratch_postgres;
 mod store;
 
@@ -34,6 +35,7 @@ pub use control::{ChildControl, CommandControl, ComposeControl, Control, Kuberne
 pub(crate) use install::IMAGE_FILE;
 pub use install::Install;
 pub use objectives::Objectives;
+pub use retention::{Keep, Retention};
 pub use scratch_postgres::{ScratchCluster, ScratchPostgres, ScratchServer};
 pub use store::{Checksum, Credentials, DirectoryStore, Identities, Right, S3Store, ServerSideEncryption, Store};
 

@@ -7,6 +7,7 @@
 //! | layer | modules |
 //! | --- | --- |
 //! | the contract's traits and values | [`catalog`], [`dump`], [`upload`], [`restore`], [`scratch`], [`service`], [`promote`], [`delete`], [`http_check`], [`query`] |
+//! | which backups go | [`retention`] |
 //! | deciding a step in doubt | [`probe`] |
 //! | looking without changing anything | [`checks`] |
 //! | what they stand on | [`sources`] (postgres, sqlite, files), [`stores`], [`manifest`], [`note`], [`signing`], [`encryption`], [`pipeline`], [`child`], [`control`], [`versions`] |
@@ -38,6 +39,7 @@ mod questions;
 pub mod real;
 mod reference;
 pub mod restore;
+pub mod retention;
 pub mod scratch;
 pub mod service;
 pub mod signing;
