@@ -152,6 +152,7 @@ impl EnvironmentBinding {
             let wrong = |e: host_api::Error| Error { kind: Kind::Configuration, ..e.into() };
             store.check().map_err(|e| wrong(e).context(format!("store {name}")))?;
         }
+        self.check_same_stores()?;
         self.approval_rules()?;
         self.signing()?;
         self.encryption()?;
@@ -162,6 +163,20 @@ impl EnvironmentBinding {
         for (name, policy) in &self.policy {
             named("policy", name)?;
             self.check_policy(policy).map_err(|e| e.context(format!("policy {name}")))?;
+        }
+        Ok(())
+    }
+
+    /// Two names for one place would pass for two copies of a backup, and there would be one.
+    fn check_same_stores(&self) -> Result<()> {
+        let mut seen: Vec<(&str, String)> = Vec::new();
+        for (name, store) in &self.store {
+            let place = store.place();
+            if let Some((other, _)) = seen.iter().find(|(_, p)| *p == place) {
+                return Err(Error::new(Kind::Configuration, format!("stores {other} and {name} are one place, {place}"))
+                    .hint("what lies there is one copy, under whichever name: take one of them out, or give it a place of its own"));
+            }
+            seen.push((name, place));
         }
         Ok(())
     }
