@@ -45,6 +45,7 @@ pub mod service;
 pub mod signing;
 pub mod sources;
 pub mod stores;
+pub mod sweep;
 #[cfg(test)]
 mod testing;
 pub mod upload;
@@ -66,6 +67,7 @@ pub trait Primitives:
     + service::ServiceControl
     + promote::Promote
     + delete::Delete
+    + sweep::Sweep
     + http_check::HttpCheck
     + query::Query
     + plain::Plain
@@ -82,6 +84,7 @@ impl<T> Primitives for T where
         + service::ServiceControl
         + promote::Promote
         + delete::Delete
+        + sweep::Sweep
         + http_check::HttpCheck
         + query::Query
         + plain::Plain

@@ -31,7 +31,7 @@ fn backup(id: &str, store: &str, age_ms: u64) -> Stocked {
         "findings": [], "known": [],
     }))
     .unwrap();
-    Stocked { backup, state: BackupState::default(), plain_bytes: 1 }
+    Stocked { backup, state: BackupState::default(), plain_bytes: 1, stored_at_ms: None }
 }
 
 fn verified(mut stocked: Stocked) -> Stocked {
