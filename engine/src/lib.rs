@@ -37,6 +37,7 @@ mod dispatch;
 mod endings;
 pub mod error;
 pub mod grants;
+pub mod in_use;
 pub mod journal;
 pub mod mixed;
 mod obligations;
@@ -49,6 +50,7 @@ mod resume;
 pub mod run;
 pub mod sandbox;
 mod step;
+mod sweeping;
 mod withheld;
 
 use std::collections::BTreeMap;

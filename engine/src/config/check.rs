@@ -156,6 +156,19 @@ impl EnvironmentBinding {
         self.approval_rules()?;
         self.signing()?;
         self.encryption()?;
+        for (service, rules) in &self.retention {
+            if !self.service.contains_key(service) {
+                return Err(
+                    Error::unknown("service", service, self.service.keys().map(String::as_str)).context("retention")
+                );
+            }
+            if let Some(store) = rules.store.keys().find(|store| !self.store.contains_key(*store)) {
+                let stores = self.store.keys().map(String::as_str);
+                return Err(Error::unknown("store", store, stores).context(format!("retention {service}")));
+            }
+            let wrong = |e: host_api::Error| Error { kind: Kind::Configuration, ..e.into() };
+            rules.check().map_err(|e| wrong(e).context(format!("retention {service}")))?;
+        }
         if let Some((place, _)) = self.kept.iter().find(|(_, words)| words.trim().is_empty()) {
             return Err(Error::new(Kind::Configuration, format!("kept: nothing is said of {place}"))
                 .hint("say where it is kept besides, in words for whoever looks for it; or leave it out"));

@@ -17,6 +17,7 @@ pub(super) struct Floors<'b> {
     /// What ages are counted back from.
     reference_ms: u64,
     verified: usize,
+    newest_verified: Option<usize>,
 }
 
 impl<'b> Floors<'b> {
@@ -26,7 +27,8 @@ impl<'b> Floors<'b> {
         counted.sort_by(|a, b| newer_first(&backups[*a], &backups[*b]));
         let newest_ms = counted.iter().filter_map(|index| backups[*index].stored_at_ms).max().unwrap_or(0);
         let verified = counted.iter().filter(|index| backups[**index].verified).count();
-        Self { backups, rules, now_ms, counted, reference_ms: newest_ms.min(now_ms), verified }
+        let newest_verified = counted.iter().copied().find(|index| backups[*index].verified);
+        Self { backups, rules, now_ms, counted, reference_ms: newest_ms.min(now_ms), verified, newest_verified }
     }
 
     /// The newest of the verified ones, at most so many.
@@ -54,7 +56,7 @@ impl<'b> Floors<'b> {
         if self.counted.first() == Some(&index) {
             reasons.push(Reason::new(Word::Newest, ""));
         }
-        if self.newest_verified(1).next() == Some(index) {
+        if self.newest_verified == Some(index) {
             reasons.push(Reason::new(Word::NewestVerified, ""));
         }
         if (self.verified as u64) < self.rules.verified_at_least {
