@@ -16,6 +16,7 @@ mod notes;
 mod obligations;
 mod offsite;
 mod plain;
+mod retention;
 mod shared;
 mod signing;
 mod support;
