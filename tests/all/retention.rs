@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
+use crate::signing::crash::killed_and_resumed;
 use crate::support::guests::records;
-use crate::support::{Outcome, Site};
+use crate::support::{Outcome, Site, walk};
 
 const RULES: &str = "[environment.demo.retention.notes.store.local]\nkeep = { last = 1 }\n";
 
@@ -230,4 +231,26 @@ fn a_store_says_by_itself_what_it_holds_and_copies_that_differ_are_found() {
     let listed = site.lifeboat(&["backups", "list", "--store", "local"]).expect(3);
     assert!(listed.stdout.contains(&ids[0]) && listed.stderr.contains(&ids[1]), "{listed:?}");
     site.delete(&["--yes"]).expect(3);
+}
+
+#[test]
+fn a_removal_is_completed_wherever_its_engine_dies() {
+    let (site, ids) = site(5, &[2, 3]);
+    let grants = [
+        "delete.plan service=notes store=local",
+        "confirm.request-delete service=notes store=local",
+        "delete.apply service=notes store=local",
+    ];
+    let more = "parameters = { service = \"notes\", store = \"local\" }";
+    site.guest("retention", "retention", "retention", &grants, more);
+    // Two are due; it dies after the first tombstone, and, with one more that is due then, after the first manifest.
+    killed_and_resumed(&site, "tombstone written", "retention", &[]);
+    assert_eq!(site.left(), ids[2..]);
+    site.run("backup", &[]).expect(0);
+    killed_and_resumed(&site, "manifest removed", "retention", &[]);
+    let left = site.left();
+    assert_eq!((left.len(), &left[..2]), (3, &ids[2..4]), "{left:?}");
+    let mut files = Vec::new();
+    walk(&site.path("backups/notes/objects"), &mut files);
+    assert!(files.iter().all(|file| left.iter().any(|id| file.to_string_lossy().contains(id))), "{files:?}");
 }
