@@ -83,8 +83,8 @@ impl Delete for RealHost {
         let places = self.places(cx, backups)?;
         let (cx, intent, backups, regard) = (cx.clone(), intent_sha256.to_owned(), backups.to_vec(), regard.clone());
         blocking(move || {
-            places.iter().try_for_each(|place| place.may_go(&backups, &regard))?;
-            apply(&cx, &named, &intent, &|| places.iter().try_for_each(|place| place.still_stands()))
+            let may = || places.iter().try_for_each(|place| place.may_go(&backups, &regard));
+            apply(&cx, &named, &intent, &may, &|| places.iter().try_for_each(Place::still_stands))
         })
         .await
     }
@@ -186,26 +186,33 @@ fn seen(stock: &[Stocked], regard: &Regard) -> Vec<Seen> {
     stock.iter().map(of).collect()
 }
 
-/// Puts all tombstones, looks once more, and removes. `still`: an error unless enough is left.
+/// Puts all tombstones, looks once more, and removes. `may`: an error unless all of them may go; `still`: unless enough is left. Where either says
+/// no, no tombstone of this intent hides what is whole, also not one of an earlier attempt.
 fn apply(
     cx: &StepContext,
     backups: &[(Arc<ObjectStore>, Backup)],
     intent_sha256: &str,
+    may: &dyn Fn() -> Result<()>,
     still: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
     manifests::check_digest(intent_sha256)?;
-    // All are looked at before any is touched.
     for (store, backup) in backups {
-        cx.check()?;
         catalog::check(backup)?;
         // A tombstone hides a backup: none is put by whoever can't go on from there.
         Right::ALL.into_iter().try_for_each(|right| store.require(right))?;
-        refuse_held(store, backup)?;
+    }
+    let mut begun = Begun::default();
+    begun.find(backups, intent_sha256)?;
+    // All are looked at before any is touched.
+    let looked = may().and_then(|()| {
+        backups.iter().try_for_each(|(store, backup)| cx.check().and_then(|()| refuse_held(store, backup)))
+    });
+    if let Err(e) = looked {
+        return Err(begun.take_back(cx, e));
     }
     let removing = |store: &ObjectStore, backup: &Backup| {
         format!("removing backup {} of {} from {}", backup.id, backup.service, store.name())
     };
-    let mut begun = Begun::default();
     for (store, backup) in backups {
         let put = cx.check().and_then(|()| begun.put(cx, store, backup, intent_sha256));
         if let Err(e) = put {
@@ -226,11 +233,27 @@ fn apply(
 struct Begun<'b> {
     /// Keys of the objects of each backup, in the order of the call.
     objects: Vec<Vec<String>>,
-    /// Those that this call put: nothing of them was removed yet.
+    /// Those of this intent whose backup is whole: nothing of it was removed yet.
     fresh: Vec<(&'b ObjectStore, &'b Backup)>,
 }
 
 impl<'b> Begun<'b> {
+    /// Tombstones that an earlier attempt put, and went no further.
+    fn find(&mut self, backups: &'b [(Arc<ObjectStore>, Backup)], intent_sha256: &str) -> Result<()> {
+        for (store, backup) in backups {
+            let Some(tombstone) = records::read_tombstone(store, &backup.service, &backup.id)? else { continue };
+            let prefix = manifests::objects_prefix(&backup.service, &backup.id);
+            let sound =
+                tombstone.digest == backup.digest && tombstone.objects.iter().all(|key| key.starts_with(&prefix));
+            let manifest = manifests::key(&backup.service, &backup.id, &backup.digest);
+            // The manifest goes first: where it is, the objects are.
+            if sound && tombstone.intent_sha256 == intent_sha256 && store.size(&manifest)?.is_some() {
+                self.fresh.push((&**store, backup));
+            }
+        }
+        Ok(())
+    }
+
     fn put(&mut self, cx: &StepContext, store: &'b ObjectStore, backup: &'b Backup, intent_sha256: &str) -> Result<()> {
         let objects = match records::read_tombstone(store, &backup.service, &backup.id)? {
             Some(tombstone) if tombstone.digest == backup.digest => tombstone.objects,

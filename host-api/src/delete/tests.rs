@@ -6,7 +6,7 @@ const INTENT: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789
 
 pub(crate) fn remove_all(world: &World, backups: &[&Backup]) -> Result<()> {
     let named: Vec<_> = backups.iter().map(|backup| (world.store.clone(), (*backup).clone())).collect();
-    apply(&world.cx, &named, INTENT, &|| Ok(()))
+    apply(&world.cx, &named, INTENT, &|| Ok(()), &|| Ok(()))
 }
 
 fn hold(world: &World, backup: &Backup) {
@@ -242,7 +242,7 @@ fn of_two_removals_at_the_same_moment_none_goes_below_what_must_stay() {
         }
     });
     let named = [(world.store.clone(), backups[0].clone())];
-    let error = apply(&world.cx, &named, INTENT, &|| look.still_stands()).unwrap_err();
+    let error = apply(&world.cx, &named, INTENT, &|| Ok(()), &|| look.still_stands()).unwrap_err();
     assert!(did.load(std::sync::atomic::Ordering::Relaxed));
     assert_eq!(error.kind, crate::ErrorKind::Conflict);
     assert!(error.message.contains("1 verified backups would be left"), "{error}");
@@ -258,4 +258,26 @@ fn what_was_half_removed_is_completed_whatever_else_is_there() {
     place(&world, Retention::default()).may_go(&[backups[0].clone()], &Regard::default()).unwrap();
     remove_all(&world, &[&backups[0]]).unwrap();
     assert_eq!(world.stored("local").iter().filter(|path| path.contains(&backups[0].id)).count(), 1);
+}
+
+#[test]
+fn what_an_earlier_attempt_hid_comes_back_when_it_must_stay_by_now() {
+    let world = World::new();
+    let backups: Vec<Backup> = (0..3).map(|_| world.take().unwrap()).collect();
+    let named: Vec<_> = backups[..2].iter().map(|backup| (world.store.clone(), backup.clone())).collect();
+    // It died between two tombstones; somebody else's intent hides the third.
+    Begun::default().put(&world.cx, &world.store, &backups[0], INTENT).unwrap();
+    Begun::default().put(&world.cx, &world.store, &backups[2], &"0".repeat(64)).unwrap();
+    hold(&world, &backups[1]);
+    let held = remove_all(&world, &[&backups[0], &backups[1]]).unwrap_err();
+    assert!(held.message.contains("audit"), "{held}");
+    assert_eq!(ids(&world), [backups[0].id.clone(), backups[1].id.clone()]);
+    Begun::default().put(&world.cx, &world.store, &backups[0], INTENT).unwrap();
+    let no = apply(&world.cx, &named[..1], INTENT, &|| Err(Error::refused("it must stay")), &|| Ok(())).unwrap_err();
+    assert_eq!((no.message.as_str(), ids(&world).len()), ("it must stay", 2));
+    // What is gone already is no backup that could come back.
+    Begun::default().put(&world.cx, &world.store, &backups[0], INTENT).unwrap();
+    world.store.delete(&manifests::key("notes", &backups[0].id, &backups[0].digest)).unwrap();
+    apply(&world.cx, &named[..1], INTENT, &|| Err(Error::refused("it must stay")), &|| Ok(())).unwrap_err();
+    assert!(records::read_tombstone(&world.store, "notes", &backups[0].id).unwrap().is_some());
 }
