@@ -65,6 +65,7 @@ pub const CALLS: &[Call] = &[
     call("promote.undo", Class::Destructive, &["service"]),
     call("promote.drop-previous", Class::Destructive, &["service"]),
     call("promote.latest", Class::Read, &["service"]),
+    call("delete.plan", Class::Read, &["service", "store"]),
     call("delete.apply", Class::Destructive, &["service", "store"]),
     call("http-check.check", Class::ByMethod, &["endpoint", "method", "path"]),
     call("query.run", Class::Read, &["service", "query"]),
@@ -86,13 +87,20 @@ pub const CALLS: &[Call] = &[
     call("report.outcome", Class::Pure, &[]),
 ];
 
-/// Calls that only a person makes on the command line: they speak of files of this machine, so no contract has them and no policy can name
-/// them. Recorded as every other. An export only reads: a run that died with the service must not keep its data from whoever needs them.
+/// Calls that only a person makes on the command line: they speak of files of this machine, or of objects of a store, so no contract has them
+/// and no policy can name them. Recorded as every other. An export only reads: a run that died with the service must not keep its data from whoever needs them.
 pub const BY_HAND: &[Call] = &[
     call("backups.export", Class::Read, &["service", "store"]),
     call("backups.import", Class::Effect, &["service", "store"]),
     call("policy.pin", Class::Effect, &[]),
+    call("backups.request-sweep", Class::Effect, &["service", "store"]),
+    call("backups.sweep", Class::Destructive, &["service", "store"]),
 ];
+
+/// Whether a call asks a person.
+pub(crate) fn asks(name: &str) -> bool {
+    name.starts_with("confirm.") || name == "backups.request-sweep"
+}
 
 /// The row of a call.
 pub fn find(name: &str) -> Option<&'static Call> {

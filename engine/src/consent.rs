@@ -344,8 +344,8 @@ pub(crate) fn promotion_subject<'a>(action: &'a str, promotion: &'a Promotion, w
     }
 }
 
-pub(crate) fn delete_subject<'a>(backups: &'a [Backup], why: &'a str) -> Subject<'a> {
-    let consequence = backups
+pub(crate) fn delete_subject<'a>(backups: &'a [Backup], despite_times: bool, why: &'a str) -> Subject<'a> {
+    let mut consequence: Vec<String> = backups
         .iter()
         .map(|b| {
             format!(
@@ -357,12 +357,22 @@ pub(crate) fn delete_subject<'a>(backups: &'a [Backup], why: &'a str) -> Subject
             )
         })
         .collect();
+    if despite_times {
+        consequence
+            .push("also those go whose own time and whose store's time disagree: nobody knows how old they are".into());
+    }
     Subject {
         action: "delete",
         service: backups.first().map_or("", |b| b.service.as_str()),
         object: backups
             .iter()
-            .map(|b| json!({"backup": b.id, "store": b.store, "manifest-sha256": b.digest}))
+            .map(|b| {
+                let mut one = json!({"backup": b.id, "store": b.store, "manifest-sha256": b.digest});
+                if despite_times {
+                    one["despite-times"] = json!(true);
+                }
+                one
+            })
             .collect(),
         description: Description { identities: Default::default(), consequence },
         why,

@@ -1,11 +1,13 @@
 //! From a request to the host and back: one arm a call. What an effect puts on record before it begins is in `prepare`, its performance in
 //! `perform_effect`; reads have only `perform_read`. What an effect's end changes is in `endings.rs`, how one in doubt is decided in `probe.rs`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use host_api::calendar::Calendar;
 use host_api::catalog::Backup;
+use host_api::delete::{AT_ONCE_MAX, Entry, Regard};
 use host_api::plain::Import;
 use host_api::promote::{Promotion, Standing};
 use host_api::restore::Candidate;
@@ -15,11 +17,14 @@ use host_api::{Error as HostError, StepContext, dump, http_check, identifier, re
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::calls;
 use crate::consent::{delete_subject, promote_subject, promotion_subject};
+use crate::in_use::in_use;
 use crate::journal::Change;
 use crate::mixed;
 use crate::policy::lock::Accepted;
 use crate::step::{Prepared, Stepper, Stop};
+use crate::sweeping::{Sweeping, sweep_subject};
 
 /// How many runs of a policy a cadence sees.
 const PAST_RUNS_MAX: u32 = 100;
@@ -93,6 +98,11 @@ impl Stepper {
                         && row.promotion.service == service
                 });
                 answer(newest.map(|row| row.promotion))
+            }
+            "delete.plan" => {
+                let (service, store): (String, String) = (get(full, "service")?, get(full, "store")?);
+                let regard = self.regard(full).await?;
+                answer(retention_plan(host.removal_plan(&cx, &service, &store, &regard).await?))
             }
             "http-check.check" => self.http_check(&cx, full).await,
             "query.run" => {
@@ -232,7 +242,26 @@ impl Stepper {
             }
             "delete.apply" => {
                 let backups: Vec<Backup> = get(full, "backups")?;
-                let row = self.approval_for(full, delete_subject(&backups, "")).await?;
+                let regard = self.regard(full).await?;
+                // Before the approval is spent; the act looks again.
+                host.may_go(&cx, &backups, &regard).await?;
+                let row = self.approval_for(full, delete_subject(&backups, regard.despite_times, "")).await?;
+                Prepared {
+                    body: json!({"approval": row.id, "intent-sha256": row.intent_sha256}),
+                    on_start: vec![Change::ApprovalSpent(row.id, row.intent_sha256)],
+                }
+            }
+            "backups.request-sweep" => {
+                let sweeping = Sweeping::of(full)?;
+                let found =
+                    host.leftovers(&cx, &sweeping.service, &sweeping.store, &self.sweep_guard(full).await?).await?;
+                self.open_approval(sweep_subject(&sweeping, &found, &get::<String>(full, "why")?)?).await?
+            }
+            "backups.sweep" => {
+                let sweeping = Sweeping::of(full)?;
+                let found =
+                    host.leftovers(&cx, &sweeping.service, &sweeping.store, &self.sweep_guard(full).await?).await?;
+                let row = self.approval_for(full, sweep_subject(&sweeping, &found, "")?).await?;
                 Prepared {
                     body: json!({"approval": row.id, "intent-sha256": row.intent_sha256}),
                     on_start: vec![Change::ApprovalSpent(row.id, row.intent_sha256)],
@@ -253,7 +282,10 @@ impl Stepper {
             "confirm.request-delete" => {
                 let backups: Vec<Backup> = get(full, "backups")?;
                 let why: String = get(full, "why")?;
-                self.open_approval(delete_subject(&backups, &why)).await?
+                let regard = self.regard(full).await?;
+                // Nobody is asked for what is refused anyway.
+                host.may_go(&cx, &backups, &regard).await?;
+                self.open_approval(delete_subject(&backups, regard.despite_times, &why)).await?
             }
             _ => Prepared::default(),
         })
@@ -266,7 +298,7 @@ impl Stepper {
         full: &Value,
         prepared: &Value,
     ) -> Result<Performed, Stop> {
-        if name.starts_with("confirm.") {
+        if calls::asks(name) {
             return self.ask(prepared).await;
         }
         Ok(match self.act(name, full, prepared).await {
@@ -391,7 +423,12 @@ impl Stepper {
             "delete.apply" => {
                 let backups: Vec<Backup> = get(full, "backups")?;
                 let intent: String = get(prepared, "intent-sha256")?;
-                done(host.apply(&cx, &backups, &intent).await?)
+                let regard = self.regard(full).await?;
+                done(host.apply(&cx, &backups, &intent, &regard).await?)
+            }
+            "backups.sweep" => {
+                let Sweeping { service, store, keys } = Sweeping::of(full)?;
+                done(host.sweep(&cx, &service, &store, &keys, &self.sweep_guard(full).await?).await?)
             }
             "http-check.check" => (self.http_check(&cx, full).await?, Vec::new()),
             "clock.sleep-until" => done(self.sleep_until(get(full, "time-ms")?).await?),
@@ -434,11 +471,34 @@ impl Stepper {
         Ok(description)
     }
 
+    /// What a removal has to regard. Only a person on the command line can say `despite-times`: the contract has no such argument.
+    async fn regard(&self, full: &Value) -> Result<Regard, HostError> {
+        let in_use = in_use(&self.around.state, &self.run.environment, Some(&self.run.id)).await;
+        Ok(Regard {
+            in_use: in_use.map_err(|e| HostError::failed(e.to_string()))?,
+            despite_times: full["despite-times"] == true,
+        })
+    }
+
     async fn stopped_by_us(&self, service: &str) -> Result<bool, HostError> {
         let obligations =
             self.around.state.obligations(Some(&self.run.id)).await.map_err(|e| HostError::failed(e.to_string()))?;
         Ok(obligations.iter().any(|o| o.state == "open" && o.kind == "service-stopped" && o.object == service))
     }
+}
+
+/// A plan as the contract has it.
+fn retention_plan(entries: Vec<Entry>) -> Value {
+    let (kept, mut due): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|entry| entry.planned.keep);
+    let mut because: BTreeMap<String, u64> = BTreeMap::new();
+    for reason in kept.iter().flat_map(|entry| &entry.planned.reasons) {
+        *because.entry(reason.word.text()).or_default() += 1;
+    }
+    let later = due.split_off(due.len().min(AT_ONCE_MAX)).len();
+    json!({
+        "due": due.into_iter().map(|entry| entry.backup).collect::<Vec<_>>(), "due-later": later,
+        "kept": kept.len(), "kept-because": Vec::from_iter(because),
+    })
 }
 
 fn depth(full: &Value) -> Result<Depth, HostError> {

@@ -37,6 +37,7 @@ mod dispatch;
 mod endings;
 pub mod error;
 pub mod grants;
+pub mod in_use;
 pub mod journal;
 pub mod mixed;
 mod obligations;
@@ -51,6 +52,7 @@ pub mod run;
 pub mod sandbox;
 pub mod schedule;
 mod step;
+mod sweeping;
 mod withheld;
 
 use std::collections::BTreeMap;

@@ -53,11 +53,15 @@ pub(crate) fn way(call: &str) -> Option<Way> {
         | "restore.park" | "restore.discard" | "scratch.start" | "scratch.stop" | "service.stop" | "service.start"
         | "clock.sleep-until" | "policy.pin" => Way::Repeat,
         // Identities of databases and files; a tombstone.
-        "promote.promote" | "promote.undo" | "promote.drop-previous" | "delete.apply" => Way::Complete,
+        // A sweep is by hand, and what is gone of it is gone.
+        "promote.promote" | "promote.undo" | "promote.drop-previous" | "delete.apply" | "backups.sweep" => {
+            Way::Complete
+        }
         "confirm.request-promote"
         | "confirm.request-undo"
         | "confirm.request-drop-previous"
-        | "confirm.request-delete" => Way::Ask,
+        | "confirm.request-delete"
+        | "backups.request-sweep" => Way::Ask,
         _ => return None,
     })
 }
@@ -80,7 +84,7 @@ impl Stepper {
         }
         let mut prepared = open.body["prepared"].clone();
         self.attempt = open.body["attempt"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
-        if call.name.starts_with("confirm.") {
+        if calls::asks(call.name) {
             // Days may have passed: the person is shown what is true now, and what it was may not be what it is.
             prepared[INTENT_NOW] = match self.prepare(call.name, &full).await {
                 Ok(now) => now.body["intent"].clone(),
@@ -213,7 +217,7 @@ mod tests {
         for call in CALLS.iter().chain(crate::calls::BY_HAND) {
             let effect = !matches!(call.class, Class::Pure | Class::Read);
             assert_eq!(way(call.name).is_some(), effect, "{}", call.name);
-            assert_eq!(way(call.name) == Some(Way::Ask), call.name.starts_with("confirm."), "{}", call.name);
+            assert_eq!(way(call.name) == Some(Way::Ask), calls::asks(call.name), "{}", call.name);
             if call.class == Class::Destructive {
                 assert_eq!(way(call.name), Some(Way::Complete), "{}", call.name);
             }

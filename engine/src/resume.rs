@@ -158,7 +158,7 @@ pub(crate) fn open_step(records: &[Record]) -> Option<&Record> {
 
 /// Whether a step asks a person: nothing happens in it that could be in doubt.
 pub(crate) fn is_question(step: &Record) -> bool {
-    step.body["request"]["call"].as_str().is_some_and(|call| call.starts_with("confirm."))
+    step.body["request"]["call"].as_str().is_some_and(crate::calls::asks)
 }
 
 /// The number of the last step on record.

@@ -13,6 +13,7 @@ mod install;
 mod objectives;
 mod outside;
 mod prunes;
+mod retention;
 mod scratch_postgres;
 mod store;
 
@@ -36,6 +37,7 @@ pub(crate) use install::IMAGE_FILE;
 pub use install::Install;
 pub use objectives::Objectives;
 pub use prunes::Prunes;
+pub use retention::{Keep, Retention};
 pub use scratch_postgres::{ScratchCluster, ScratchPostgres, ScratchServer};
 pub use store::{Checksum, Credentials, DirectoryStore, Identities, Right, S3Store, ServerSideEncryption, Store};
 

@@ -1,8 +1,11 @@
 //! Backups that exist: those whose manifest is in the store.
 
+pub(crate) mod holdings;
+pub(crate) mod index;
 pub(crate) mod manifests;
 pub(crate) mod records;
 pub(crate) mod sent;
+pub(crate) mod stock;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +21,10 @@ use crate::real::{RealHost, blocking};
 use crate::signing::{CHECKED, Signature, Signing, VERIFIED};
 use crate::stores::ObjectStore;
 use crate::upload::Depth;
+
+pub use holdings::Holdings;
+use index::Index;
+pub use stock::{Stocked, Survey};
 
 /// A backup as policies and people see it: the contract's `types.backup`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -88,6 +95,11 @@ pub trait Catalog: Send + Sync {
     async fn hold(&self, cx: &StepContext, backup: &Backup, until_ms: u64, why: &str) -> Result<()>;
     /// Ends its holds.
     async fn unhold(&self, cx: &StepContext, backup: &Backup, why: &str) -> Result<()>;
+    /// All backups of a service in a store, oldest first, with their states and the times at which the store took them.
+    /// What can't be read is named beside the rest.
+    async fn survey(&self, cx: &StepContext, service: &str, store: &str) -> Result<Survey>;
+    /// Everything that a store tells of a service, read anew.
+    async fn reindex(&self, cx: &StepContext, service: &str, store: &str) -> Result<Holdings>;
 }
 
 /// Longest reason for a hold, bytes.
@@ -128,6 +140,26 @@ impl Catalog for RealHost {
     async fn unhold(&self, cx: &StepContext, backup: &Backup, why: &str) -> Result<()> {
         let (cx, store, backup, why) = (cx.clone(), self.store(cx, &backup.store)?, backup.clone(), why.to_owned());
         blocking(move || unhold(&cx, &store, &backup, &why)).await
+    }
+
+    async fn survey(&self, cx: &StepContext, service: &str, store: &str) -> Result<Survey> {
+        self.service(service)?;
+        let (cx, service, store) = (cx.clone(), service.to_owned(), self.store(cx, store)?);
+        let (signing, index) = (self.signing.clone(), self.index());
+        blocking(move || stock::survey(&cx, &store, &signing, &service, &index)).await
+    }
+
+    async fn reindex(&self, cx: &StepContext, service: &str, store: &str) -> Result<Holdings> {
+        self.service(service)?;
+        let (cx, service, store) = (cx.clone(), service.to_owned(), self.store(cx, store)?);
+        let (signing, index, state_dir) = (self.signing.clone(), self.index(), self.state_dir.clone());
+        blocking(move || holdings::read(&cx, &store, &signing, &service, &index, &state_dir)).await
+    }
+}
+
+impl RealHost {
+    pub(crate) fn index(&self) -> Index {
+        Index::of(&self.state_dir, true)
     }
 }
 
@@ -170,11 +202,23 @@ pub(crate) fn latest(
 
 /// Holds and verifications of a backup, and who signed it.
 pub(crate) fn state(cx: &StepContext, store: &ObjectStore, signing: &Signing, backup: &Backup) -> Result<BackupState> {
+    check(backup)?;
+    let signature = manifests::stored(store, &backup.service, &backup.id, &backup.digest)?.signature(signing);
+    state_of(cx, store, signing, backup, signature)
+}
+
+/// The same of one whose signature is known.
+fn state_of(
+    cx: &StepContext,
+    store: &ObjectStore,
+    signing: &Signing,
+    backup: &Backup,
+    signature: Signature,
+) -> Result<BackupState> {
     cx.check()?;
     check(backup)?;
     let records = records::read_all(store, &backup.service, &backup.id)?;
     let held: Vec<_> = records.holds_in_force().map(|(_, hold)| hold).collect();
-    let signature = manifests::stored(store, &backup.service, &backup.id, &backup.digest)?.signature(signing);
     // What was verified are these bytes, not this name. Of a manifest that is refused, nothing counts.
     let counts = |digest: &str, note: &Option<Note>, kind| {
         let by = signing.judge(note.as_ref(), kind);

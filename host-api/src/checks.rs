@@ -24,7 +24,8 @@ use async_trait::async_trait;
 
 use crate::Finding;
 use crate::bindings::{Service, Source, Store};
-use crate::catalog::Backup;
+use crate::catalog::index::Index;
+use crate::catalog::{Backup, stock};
 use crate::context::StepContext;
 use crate::error::{Error, Result};
 use crate::real::{RealHost, blocking};
@@ -32,8 +33,8 @@ use crate::signing::Signing;
 use crate::sources::{SourceDriver, files::FilesDriver, postgres::PostgresDriver, sqlite::SqliteDriver};
 use crate::upload::{Depth, Upload};
 
+pub use crate::catalog::Stocked;
 pub use seen::{Bound, Level, Measure, Seen, offset};
-pub use stores::Stocked;
 
 /// Says the time in Unix milliseconds; a test has one of its own.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -307,8 +308,11 @@ impl Checks for Looker {
 
     async fn backups(&self, cx: &StepContext, service: &str, store: &str) -> Result<Vec<Stocked>> {
         let (this, cx, service, store) = (self.copy(), cx.clone(), service.to_owned(), store.to_owned());
-        blocking(move || stores::backups(&cx, &*this.host_with(&store)?.store(&cx, &store)?, &this.signing, &service))
-            .await
+        blocking(move || {
+            let of = this.host_with(&store)?.store(&cx, &store)?;
+            stock::backups(&cx, &of, &this.signing, &service, &Index::of(&this.state_dir, false))
+        })
+        .await
     }
 
     async fn objects(&self, cx: &StepContext, backup: &Backup) -> Result<Vec<Finding>> {

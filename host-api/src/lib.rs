@@ -7,6 +7,7 @@
 //! | layer | modules |
 //! | --- | --- |
 //! | the contract's traits and values | [`catalog`], [`dump`], [`upload`], [`restore`], [`scratch`], [`service`], [`promote`], [`delete`], [`http_check`], [`query`] |
+//! | which backups go | [`retention`] |
 //! | deciding a step in doubt | [`probe`] |
 //! | looking without changing anything | [`checks`] |
 //! | what they stand on | [`sources`] (postgres, sqlite, files), [`stores`], [`manifest`], [`note`], [`signing`], [`encryption`], [`pipeline`], [`child`], [`control`], [`versions`] |
@@ -40,12 +41,14 @@ mod questions;
 pub mod real;
 mod reference;
 pub mod restore;
+pub mod retention;
 pub mod schedule;
 pub mod scratch;
 pub mod service;
 pub mod signing;
 pub mod sources;
 pub mod stores;
+pub mod sweep;
 #[cfg(test)]
 mod testing;
 pub mod upload;
@@ -67,6 +70,7 @@ pub trait Primitives:
     + service::ServiceControl
     + promote::Promote
     + delete::Delete
+    + sweep::Sweep
     + http_check::HttpCheck
     + query::Query
     + schedule::Schedule
@@ -84,6 +88,7 @@ impl<T> Primitives for T where
         + service::ServiceControl
         + promote::Promote
         + delete::Delete
+        + sweep::Sweep
         + http_check::HttpCheck
         + query::Query
         + schedule::Schedule

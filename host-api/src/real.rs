@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::bindings::{Service, Source, Store};
+use crate::bindings::{Retention, Service, Source, Store};
 use crate::context::StepContext;
 use crate::encryption::Encryption;
 use crate::error::{Error, Result};
@@ -23,6 +23,8 @@ pub struct RealHost {
     pub(crate) signing: Arc<Signing>,
     /// Whom backups are encrypted for, and the key to read them with.
     pub(crate) encryption: Arc<Encryption>,
+    /// Which backups go, by service.
+    pub(crate) retention: BTreeMap<String, Retention>,
     /// Private space of the engine (0700): `spool/` for objects on their way, `candidates/ID` for scratch candidates, `serve.sock`.
     pub(crate) state_dir: PathBuf,
     /// Services started in quarantine by this process; they end with it.
@@ -57,6 +59,7 @@ impl RealHost {
             stores,
             signing: Arc::default(),
             encryption: Arc::default(),
+            retention: BTreeMap::new(),
             state_dir: state_dir.to_owned(),
             instances: Mutex::default(),
             http: Default::default(),
@@ -74,6 +77,13 @@ impl RealHost {
     #[must_use]
     pub fn with_encryption(mut self, encryption: Encryption) -> Self {
         self.encryption = Arc::new(encryption);
+        self
+    }
+
+    /// The same host, with rules for what goes, by service.
+    #[must_use]
+    pub fn with_retention(mut self, retention: BTreeMap<String, Retention>) -> Self {
+        self.retention = retention;
         self
     }
 

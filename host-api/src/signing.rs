@@ -146,6 +146,15 @@ impl Signing {
         self.trust.is_some()
     }
 
+    /// One text for one trust: what was judged under it is judged alike under the same.
+    pub(crate) fn fingerprint(&self) -> String {
+        use sha2::{Digest, Sha256};
+        match &self.trust {
+            None => "none".into(),
+            Some(trust) => hex::encode(Sha256::digest(trust.to_string())),
+        }
+    }
+
     /// Holds a text of a kind against what is trusted. The note is what [`decode`] gave for this kind.
     pub(crate) fn judge(&self, note: Option<&Note>, kind: &str) -> Signature {
         let Some(note) = note else {

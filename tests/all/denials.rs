@@ -23,7 +23,7 @@ fn grant(call: &engine::calls::Call) -> String {
 /// Which guest, in which world, makes a call.
 fn guest_of(call: &str) -> (&'static str, &'static str) {
     match call {
-        "delete.apply" | "confirm.request-delete" => ("deny-delete", "retention"),
+        "delete.apply" | "delete.plan" | "confirm.request-delete" => ("deny-delete", "retention"),
         name if name.starts_with("schedule.") => ("deny-cadence", "cadence"),
         _ => ("deny-all", "upgrade"),
     }
@@ -48,7 +48,13 @@ fn every_call_that_is_not_pure_is_denied_without_its_grant_and_on_record() {
         let others: Vec<&str> = others.iter().map(String::as_str).collect();
         site.guest(&call.name.replace('.', "-"), module, world, &others, "");
     }
-    site.run("backup", &[]).expect(0);
+    // Three, of which two are proven: so one is there that could go.
+    (0..3).for_each(|_| drop(site.run("backup", &[]).expect(0)));
+    let listed = site.lifeboat(&["--json", "backups", "list", "--store", "local"]).expect(0).json();
+    for n in [1, 2] {
+        let id = listed[n]["id"].as_str().unwrap();
+        site.lifeboat(&["backups", "verify", id, "--store", "local", "--depth", "content"]).expect(0);
+    }
     // So that there is a promotion to undo.
     site.run("restore", &["--yes"]).expect(0);
 
@@ -88,7 +94,7 @@ fn every_call_that_is_not_pure_is_denied_without_its_grant_and_on_record() {
     assert_eq!(promotions.as_array().unwrap().len(), 1, "none was made, undone or dropped: {promotions}");
     assert_eq!(promotions[0]["state"], "in-service");
     let listed = site.lifeboat(&["--json", "backups", "list", "--store", "local"]).expect(0).json();
-    assert_eq!(listed.as_array().unwrap().len(), 1, "none was taken or deleted: {listed}");
+    assert_eq!(listed.as_array().unwrap().len(), 3, "none was taken or deleted: {listed}");
 }
 
 /// The same calls, granted: so the denials above are the grants' doing.
@@ -119,6 +125,15 @@ fn the_same_calls_are_not_denied_with_their_grant() {
         match call.name {
             "restore.query" | "query.run" => words.extend(["--param", "name=schema"]),
             name if name.starts_with("scratch.") => words.extend(["--param", "target=scratch"]),
+            // The oldest one goes only where enough others were proven.
+            "confirm.request-delete" => {
+                for _ in 0..2 {
+                    site.run("backup", &[]).expect(0);
+                    let verify = ["--param", "call=restore.verify", "--param", "target=scratch"];
+                    let of = ["--param", "service=notes", "--param", "store=local"];
+                    site.run("deny-all", &[verify, of].concat()).expect(0);
+                }
+            }
             // Only so that there is one again.
             "promote.undo" => drop(site.run("restore", &["--yes"]).expect(0)),
             _ => {}

@@ -17,6 +17,7 @@ mod obligations;
 mod offsite;
 mod plain;
 mod rehearsed;
+mod retention;
 mod scheduled;
 mod shared;
 mod signing;

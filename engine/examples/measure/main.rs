@@ -7,11 +7,13 @@
 //!                                           steps a second, recorded in SQLite, or in PostgreSQL as its user `postgres`
 //! measure outage CONFIG SERVICE STORE SOCKET-DIRECTORY DATABASE ROUNDS
 //!                                           for how long nobody reaches a database that is replaced
+//! measure catalog DIR SERVICE COUNT         makes a directory store with so many backups
 //! measure serve PORT                        a service that says 200, for a drill
 //! ```
 
 mod alone;
 mod calls;
+mod catalog;
 mod journal;
 mod outage;
 mod sandbox;
@@ -34,7 +36,8 @@ const TIMEOUT: Duration = Duration::from_secs(3600);
 
 const USAGE: &str = "measure sandbox CALLS.wasm DIR | measure stage CONFIG SERVICE STORE |
 measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE] |
-measure outage CONFIG SERVICE STORE SOCKET-DIRECTORY DATABASE ROUNDS | measure serve PORT";
+measure outage CONFIG SERVICE STORE SOCKET-DIRECTORY DATABASE ROUNDS | measure serve PORT |
+measure catalog DIR SERVICE COUNT";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -51,6 +54,7 @@ async fn main() -> Result<()> {
         ["outage", config, service, store, socket, database, rounds] => {
             outage::run(config.as_ref(), service, store, socket, database, rounds.parse()?).await?
         }
+        ["catalog", directory, service, count] => catalog::make(directory.as_ref(), service, count.parse()?)?,
         ["serve", port] => return serve::run(port.parse()?),
         _ => return Err(USAGE.into()),
     };

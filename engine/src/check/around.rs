@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use host_api::StepContext;
-use host_api::bindings::{Objectives, Service};
+use host_api::bindings::{Objectives, Right, Service};
 use host_api::checks::{Checks, Clock, Looker, Stocked};
 use host_api::identifier;
 
@@ -48,8 +48,11 @@ pub(super) struct Standing {
 }
 
 /// The backups of a service, store by store; why a store's are not known.
+#[derive(Default)]
 pub(super) struct Stock {
     pub(super) stores: Vec<(String, Arc<Result<Vec<Stocked>>>)>,
+    /// Stores that this environment may not read: what lies there is nothing that could be missing.
+    pub(super) unseen: Vec<String>,
 }
 
 impl Stock {
@@ -94,7 +97,7 @@ impl Around {
         let within = limit.mul_f64(0.75);
         let mut stocks = BTreeMap::new();
         for service in binding.service.keys() {
-            for store in binding.store.keys() {
+            for (store, _) in binding.store.iter().filter(|(_, store)| store.may(Right::Read)) {
                 let (looker, of, at) = (looker.clone(), service.clone(), store.clone());
                 let read = async move { Ok(looker.backups(&context(within), &of, &at).await?) };
                 stocks.insert((service.clone(), store.clone()), once(within, read));
@@ -138,14 +141,16 @@ impl Around {
             .iter()
             .filter(|((of, _), _)| of == service)
             .map(|((_, store), once)| async move { (store.clone(), once.clone().await) });
-        Stock { stores: futures::future::join_all(stores).await }
+        let unseen = self.binding().store.iter().filter(|(_, store)| !store.may(Right::Read));
+        let unseen = unseen.map(|(name, _)| name.clone()).collect();
+        Stock { stores: futures::future::join_all(stores).await, unseen }
     }
 
     /// The backups of a service in one store.
     pub(super) async fn stock_in(&self, service: &str, store: &str) -> Arc<Result<Vec<Stocked>>> {
         match self.stocks.get(&(service.to_owned(), store.to_owned())) {
             Some(once) => once.clone().await,
-            None => Arc::new(Err(Error::new(Kind::Failed, "a bug: no such service or store"))),
+            None => Arc::new(Err(Error::new(Kind::Failed, "this environment may not read there"))),
         }
     }
 

@@ -20,37 +20,55 @@ const SPOOL_FLOOR_BYTES: u64 = 64 << 20;
 
 /// `; offsite can't be read`: what a look at the others does not tell.
 fn unread(stock: &Stock) -> String {
-    match stock.unread().iter().map(|(store, _)| *store).collect::<Vec<_>>() {
+    let mut words = match stock.unread().iter().map(|(store, _)| *store).collect::<Vec<_>>() {
         stores if stores.is_empty() => String::new(),
         stores => format!("; not read: {}", stores.join(", ")),
+    };
+    if !stock.unseen.is_empty() {
+        words.push_str(&format!("; may not be read from here: {}", stock.unseen.join(", ")));
+    }
+    words
+}
+
+/// What a look that found nothing comes to: where a store may not be read, it may lie there.
+fn nothing_found(stock: &Stock, message: String, fix: &str) -> Seen {
+    match stock.unseen.is_empty() {
+        true => Seen::critical(message, fix),
+        false => Seen::unknown(message, UNSEEN_FIX),
     }
 }
 
+const UNSEEN_FIX: &str = "run `lifeboat check` where every store may be read";
+
 /// Only these, as if they were all there are.
 fn stock_of(stocked: Vec<&Stocked>) -> Stock {
-    Stock { stores: vec![(String::new(), std::sync::Arc::new(Ok(stocked.into_iter().cloned().collect())))] }
+    let stores = vec![(String::new(), std::sync::Arc::new(Ok(stocked.into_iter().cloned().collect())))];
+    Stock { stores, ..Stock::default() }
 }
 
 /// Every store can be read to its end: a list that leaves something out would be noticed by nobody.
 pub(super) async fn catalog(around: &Around, service: &str) -> Seen {
     let stock = around.stock(service).await;
+    if stock.stores.is_empty() && !stock.unseen.is_empty() {
+        return Seen::unknown(format!("no store may be read from here: {}", stock.unseen.join(", ")), UNSEEN_FIX);
+    }
     if stock.stores.is_empty() {
         return Seen::critical("no store is configured: nothing is backed up", "add [environment.E.store.NAME]");
     }
-    let unread = stock.unread();
-    if let ([], [_, ..]) = (unread.as_slice(), stock.refused().as_slice()) {
+    let failed = stock.unread();
+    if let ([], [_, ..]) = (failed.as_slice(), stock.refused().as_slice()) {
         return of_refused(&stock);
     }
-    if unread.is_empty() {
+    if failed.is_empty() {
         let counts: Vec<String> = stock
             .stores
             .iter()
             .map(|(name, stocked)| format!("{name}: {}", stocked.as_ref().as_ref().map_or(0, Vec::len)))
             .collect();
-        return Seen::ok(format!("backups that can be read: {}", counts.join(", ")));
+        return Seen::ok(format!("backups that can be read: {}{}", counts.join(", "), unread(&stock)));
     }
-    let words: Vec<String> = unread.iter().map(|(store, error)| format!("{store}: {}", error.message)).collect();
-    let hints: BTreeSet<&str> = unread.iter().filter_map(|(_, error)| error.hint.as_deref()).collect();
+    let words: Vec<String> = failed.iter().map(|(store, error)| format!("{store}: {}", error.message)).collect();
+    let hints: BTreeSet<&str> = failed.iter().filter_map(|(_, error)| error.hint.as_deref()).collect();
     Seen::critical(words.join("; "), Vec::from_iter(hints).join("; "))
 }
 
@@ -90,7 +108,8 @@ pub(super) fn of_age(stock: &Stock, service: &str, objectives: &Objectives, now_
         return Seen { measures, ..Seen::new(others.level.max(Level::Warning), message, fix.trim()) };
     }
     let Some(newest) = stock.newest().map(|stocked| &stocked.backup) else {
-        return Seen::critical(
+        return nothing_found(
+            stock,
             format!("there is no backup of {service}{}", unread(stock)),
             "take one: lifeboat run backup, or find out why it does not",
         );
@@ -127,7 +146,8 @@ pub(super) fn of_verified(stock: &Stock, service: &str, objectives: &Objectives,
         .filter(|stocked| stocked.state.verified_at_ms.is_some())
         .max_by_key(|stocked| stocked.backup.taken_at_ms);
     let Some(proven) = proven else {
-        return Seen::critical(
+        return nothing_found(
+            stock,
             format!("no backup of {service} was ever restored and compared{}", unread(stock)),
             "prove one: lifeboat run drill",
         );
@@ -214,7 +234,8 @@ pub(super) fn of_copies(
     devices: &BTreeMap<String, u64>,
     now_ms: u64,
 ) -> Seen {
-    let wanted = objectives.copies.unwrap_or(2.min(stock.stores.len() as u64));
+    let unseen = stock.unseen.len() as u64;
+    let wanted = objectives.copies.unwrap_or(2.min(stock.stores.len() as u64 + unseen));
     let mut by_id: BTreeMap<&str, Vec<&Stocked>> = BTreeMap::new();
     for stocked in stock.all() {
         by_id.entry(&stocked.backup.id).or_default().push(stocked);
@@ -228,13 +249,23 @@ pub(super) fn of_copies(
     let mut ordered: Vec<&Vec<&Stocked>> = by_id.values().collect();
     ordered.sort_by_key(|of| (of[0].backup.taken_at_ms, &of[0].backup.id));
     let Some(newest) = ordered.last().map(|of| &of[0].backup.id) else {
-        return Seen::critical(
+        return nothing_found(
+            stock,
             format!("there is no backup of {service} to have copies of{}", unread(stock)),
             "see backup.age",
         );
     };
     let Some(copied) = ordered.iter().rev().find(|of| of.len() as u64 >= wanted) else {
         let most = ordered.iter().map(|of| of.len()).max().unwrap_or(0);
+        // Copies that may not be looked at are not copies that are missing.
+        if let Some(best) = ordered.iter().rev().find(|of| of.len() as u64 + unseen >= wanted) {
+            let stores: Vec<&str> = best.iter().map(|s| s.backup.store.as_str()).collect();
+            let (id, lies) = (&best[0].backup.id, stores.join(", "));
+            return Seen::unknown(
+                format!("backup {id} lies in {lies}, and must in {wanted} stores{}", unread(stock)),
+                UNSEEN_FIX,
+            );
+        }
         return Seen::critical(
             format!("no backup of {service} lies in {wanted} stores, the best in {most}{}", unread(stock)),
             "copy it: `copy-to` of the backup policy, with a grant for upload.copy",

@@ -31,7 +31,7 @@ fn backup(id: &str, store: &str, age_ms: u64) -> Stocked {
         "findings": [], "known": [],
     }))
     .unwrap();
-    Stocked { backup, state: BackupState::default(), plain_bytes: 1 }
+    Stocked { backup, state: BackupState::default(), plain_bytes: 1, stored_at_ms: None }
 }
 
 fn verified(mut stocked: Stocked) -> Stocked {
@@ -40,7 +40,8 @@ fn verified(mut stocked: Stocked) -> Stocked {
 }
 
 fn stock(stores: &[(&str, &[Stocked])]) -> Stock {
-    Stock { stores: stores.iter().map(|(name, of)| ((*name).to_owned(), Arc::new(Ok(of.to_vec())))).collect() }
+    let stores = stores.iter().map(|(name, of)| ((*name).to_owned(), Arc::new(Ok(of.to_vec()))));
+    Stock { stores: stores.collect(), ..Stock::default() }
 }
 
 fn objectives(rpo_s: Option<u64>, drill_every_s: Option<u64>) -> Objectives {
@@ -53,6 +54,32 @@ fn expect(seen: &Seen, level: Level, words: &[&str]) {
     for word in words {
         assert!(seen.message.contains(word), "says nothing of {word:?}: {seen:?}");
     }
+}
+
+#[test]
+fn what_may_only_be_written_to_is_said_and_is_nothing_that_is_missing() {
+    let with = |stores: &[(&str, &[Stocked])]| Stock { unseen: vec!["offsite".into()], ..stock(stores) };
+    let nothing = objectives(Some(7200), Some(7200));
+    let copies = |stock: &Stock, copies| {
+        let objectives = Objectives { copies, ..Objectives::default() };
+        of_copies(stock, "s", &objectives, &BTreeMap::new(), NOW)
+    };
+    for only in [with(&[]), with(&[("local", &[])])] {
+        for seen in [of_age(&only, "s", &nothing, NOW), of_verified(&only, "s", &nothing, NOW), copies(&only, None)] {
+            expect(&seen, Level::Unknown, &["offsite"]);
+        }
+    }
+    let one = with(&[("local", &[verified(backup("b1", "local", HOUR))])]);
+    for seen in [of_age(&one, "s", &nothing, NOW), of_verified(&one, "s", &nothing, NOW)] {
+        expect(&seen, Level::Ok, &["may not be read from here: offsite"]);
+    }
+    // The second copy may be there; a third can't be.
+    expect(&copies(&one, None), Level::Unknown, &["b1", "may not be read from here: offsite"]);
+    expect(&copies(&one, Some(2)), Level::Unknown, &["offsite"]);
+    expect(&copies(&one, Some(3)), Level::Critical, &["lies in 3 stores"]);
+    // What can be seen is held against what was promised all the same.
+    let old = with(&[("local", &[backup("b1", "local", 9 * HOUR)])]);
+    expect(&of_age(&old, "s", &nothing, NOW), Level::Critical, &["9 h"]);
 }
 
 #[test]

@@ -152,10 +152,24 @@ impl EnvironmentBinding {
             let wrong = |e: host_api::Error| Error { kind: Kind::Configuration, ..e.into() };
             store.check().map_err(|e| wrong(e).context(format!("store {name}")))?;
         }
+        self.check_same_stores()?;
         self.approval_rules()?;
         self.signing()?;
         self.encryption()?;
         self.modules.rule()?;
+        for (service, rules) in &self.retention {
+            if !self.service.contains_key(service) {
+                return Err(
+                    Error::unknown("service", service, self.service.keys().map(String::as_str)).context("retention")
+                );
+            }
+            if let Some(store) = rules.store.keys().find(|store| !self.store.contains_key(*store)) {
+                let stores = self.store.keys().map(String::as_str);
+                return Err(Error::unknown("store", store, stores).context(format!("retention {service}")));
+            }
+            let wrong = |e: host_api::Error| Error { kind: Kind::Configuration, ..e.into() };
+            rules.check().map_err(|e| wrong(e).context(format!("retention {service}")))?;
+        }
         if let Some((place, _)) = self.kept.iter().find(|(_, words)| words.trim().is_empty()) {
             return Err(Error::new(Kind::Configuration, format!("kept: nothing is said of {place}"))
                 .hint("say where it is kept besides, in words for whoever looks for it; or leave it out"));
@@ -165,6 +179,20 @@ impl EnvironmentBinding {
             self.check_policy(policy).map_err(|e| e.context(format!("policy {name}")))?;
         }
         self.serve.check(&self.policy)
+    }
+
+    /// Two names for one place would pass for two copies of a backup, and there would be one.
+    fn check_same_stores(&self) -> Result<()> {
+        let mut seen: Vec<(&str, String)> = Vec::new();
+        for (name, store) in &self.store {
+            let place = store.place();
+            if let Some((other, _)) = seen.iter().find(|(_, p)| *p == place) {
+                return Err(Error::new(Kind::Configuration, format!("stores {other} and {name} are one place, {place}"))
+                    .hint("what lies there is one copy, under whichever name: take one of them out, or give it a place of its own"));
+            }
+            seen.push((name, place));
+        }
+        Ok(())
     }
 
     fn check_policy(&self, policy: &PolicyBinding) -> Result<()> {

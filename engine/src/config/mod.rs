@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use host_api::Primitives;
-use host_api::bindings::{Service, Store};
+use host_api::bindings::{Retention, Service, Store};
 use host_api::real::RealHost;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -107,6 +107,9 @@ pub struct EnvironmentBinding {
     /// What `lifeboat serve` does here by itself.
     #[serde(default)]
     pub serve: ServeBinding,
+    /// Which of its backups go, by service.
+    #[serde(default)]
+    pub retention: BTreeMap<String, Retention>,
     /// What must be there though no backup holds it, and where it is kept besides: a path (which covers what is below it), `$NAME` of a
     /// variable, `role NAME`, or `database NAME on HOST:PORT`; and words for people.
     #[serde(default)]
@@ -276,7 +279,8 @@ impl Environment<'_> {
     pub fn host(&self) -> Result<Arc<RealHost>> {
         let host = RealHost::new(self.binding.service.clone(), &self.binding.store, self.config.state_directory())
             .map_err(|e| Error { kind: Kind::Configuration, ..e.into() })?;
-        Ok(Arc::new(host.with_signing(self.binding.signing()?).with_encryption(self.binding.encryption()?)))
+        let host = host.with_signing(self.binding.signing()?).with_encryption(self.binding.encryption()?);
+        Ok(Arc::new(host.with_retention(self.binding.retention.clone())))
     }
 
     /// Everything to run a policy of this environment with.
@@ -420,6 +424,31 @@ grants = ["dump.take service=notes store=local"]
             ("kind = \"sqlite\"", "kind = \"sqlight\"", vec!["sqlight", "sqlite"]),
             ("path = \"notes.sqlite\"", "path = 7", vec!["string"]),
             ("[environment.demo.store.local]", "[environment.demo.store.\"../x\"]", vec!["no name for a store"]),
+            (
+                "[environment.demo.policy.backup]",
+                "[environment.demo.store.offsite]\nkind = \"directory\"\npath = \"./store\"\n[environment.demo.policy.backup]",
+                vec!["stores local and offsite are one place"],
+            ),
+            (
+                "[environment.demo.policy.backup]",
+                "[environment.demo.retention.notse]\n[environment.demo.policy.backup]",
+                vec!["retention", "did you mean `notes`"],
+            ),
+            (
+                "[environment.demo.policy.backup]",
+                "[environment.demo.retention.notes.store.lcoal]\n[environment.demo.policy.backup]",
+                vec!["retention notes", "lcoal", "local"],
+            ),
+            (
+                "[environment.demo.policy.backup]",
+                "[environment.demo.retention.notes]\nkeep = { dayly = 7 }\n[environment.demo.policy.backup]",
+                vec!["line 11", "dayly", "daily"],
+            ),
+            (
+                "[environment.demo.policy.backup]",
+                "[environment.demo.retention.notes]\nverified-at-least = 0\n[environment.demo.policy.backup]",
+                vec!["retention notes", "verified-at-least"],
+            ),
             ("[environment", "[enviroment", vec!["enviroment", "environment"]),
             ("module = \"backup.wasm\"\n", "", vec!["module"]),
             (

@@ -174,14 +174,23 @@ impl Store {
         }
     }
 
-    /// Where it is: two stores of one place hold the same objects.
+    /// Where it is: two stores of one place hold the same objects. A directory that is there is told by what it leads to, whatever links are on
+    /// the way.
     pub fn place(&self) -> String {
         match self {
-            Self::Directory(dir) => dir.path.display().to_string(),
-            Self::S3(s3) => {
-                let endpoint = s3.endpoint.as_deref().unwrap_or("s3").trim_end_matches('/');
-                format!("{endpoint}/{}/{}", s3.bucket, s3.prefix)
-            }
+            Self::Directory(dir) => std::fs::canonicalize(&dir.path)
+                .unwrap_or_else(|_| dir.path.components().collect())
+                .display()
+                .to_string(),
+            Self::S3(s3) => format!("{}/{}/{}", s3.server(), s3.bucket, s3.prefix),
+        }
+    }
+
+    /// Whether this environment has an identity that may do this there.
+    pub fn may(&self, right: Right) -> bool {
+        match self {
+            Self::Directory(_) => true,
+            Self::S3(s3) => s3.credentials(right).is_some(),
         }
     }
 
@@ -237,6 +246,18 @@ impl S3Store {
     /// Who has a right: the one for everything, or the one for this.
     pub fn credentials(&self, right: Right) -> Option<&Credentials> {
         self.credentials.as_ref().or_else(|| self.identity.of(right))
+    }
+
+    /// The server that holds the bucket, one text for one: names of buckets are unique at Amazon, whichever of its endpoints is asked.
+    fn server(&self) -> String {
+        let Some(endpoint) = &self.endpoint else { return "s3".into() };
+        let Ok(url) = url::Url::parse(endpoint) else { return endpoint.clone() };
+        match url.host_str() {
+            Some(host) if host == "amazonaws.com" || host.ends_with(".amazonaws.com") => "s3".into(),
+            // With the port that it has by its scheme: the same server answers to both.
+            Some(host) => format!("{host}:{}", url.port_or_known_default().unwrap_or(0)),
+            None => endpoint.clone(),
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -336,6 +357,23 @@ secret-access-key = { command = ["./secret", "key"] }
         assert!(s3.credentials(Right::Write).is_some() && s3.credentials(Right::Read).is_none());
         assert_eq!(store.place(), "s3/backups/");
         assert_eq!(store.secrets()[1].1.command.as_ref().unwrap()[0], "/etc/secret");
+    }
+
+    #[test]
+    fn one_place_is_one_text_whatever_it_is_called() {
+        let at = |endpoint: &str| {
+            let line = format!("endpoint = \"{endpoint}\"\nregion");
+            read(&GOOD.replacen("region", &line, 1)).unwrap().place()
+        };
+        assert_eq!(at("https://s3.eu-central-1.amazonaws.com"), read(GOOD).unwrap().place());
+        assert_eq!(at("https://MinIO.internal/"), at("https://minio.internal:443"));
+        assert_ne!(at("https://minio.internal:9000"), at("https://minio.internal"));
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("a")).unwrap();
+        std::os::unix::fs::symlink("a", root.path().join("b")).unwrap();
+        let of = |name: &str| Store::Directory(DirectoryStore { path: root.path().join(name) }).place();
+        assert_eq!((of("b"), of("a/../a"), of("./a")), (of("a"), of("a"), of("a")));
+        assert_ne!(of("gone"), of("a"));
     }
 
     #[test]

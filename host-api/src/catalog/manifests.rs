@@ -12,7 +12,7 @@ use crate::identifier::{check_id, check_name, shown};
 use crate::manifest::{FORMAT, Manifest};
 use crate::note::{Note, Signer};
 use crate::signing::{Signature, Signing};
-use crate::stores::{ObjectStore, Put, check_key};
+use crate::stores::{Listed, ObjectStore, Put, check_key};
 
 /// Largest manifest that is read, bytes: facts of some hundred thousand tables.
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -39,18 +39,34 @@ pub(crate) fn check_digest(digest: &str) -> Result<()> {
 /// Digests of the manifests of all backups that exist, by id: sorted by time. What is not a manifest's key, or is a second one of the
 /// same backup, is an error: a list that leaves something out would not be noticed.
 pub(crate) fn present(store: &ObjectStore, service: &str) -> Result<BTreeMap<String, String>> {
+    Ok(listed(store, service)?.into_iter().map(|(id, listed)| (id, listed.digest)).collect())
+}
+
+/// A manifest as a listing has it.
+pub(crate) struct Present {
+    pub(crate) digest: String,
+    /// When the store took it, by the store's clock; none where it does not say.
+    pub(crate) stored_at_ms: Option<u64>,
+    /// Its size.
+    pub(crate) bytes: u64,
+}
+
+/// As [`present`], with the times at which the store took them.
+pub(crate) fn listed(store: &ObjectStore, service: &str) -> Result<BTreeMap<String, Present>> {
     check_name("service", service)?;
     let prefix = format!("{service}/manifests/");
-    let mut found = BTreeMap::new();
-    for key in store.list(&prefix)? {
+    let mut found: BTreeMap<String, Present> = BTreeMap::new();
+    for Listed { key, stored_at_ms, bytes } in store.list_with_times(&prefix)? {
         let (id, digest) = parse(&key[prefix.len()..]).ok_or_else(|| {
             Error::failed(format!("store {}: {key} is no manifest's key", store.name()))
                 .hint("nothing but manifests belongs there: look at who put it there, then move it away")
         })?;
-        if let Some(other) = found.insert(id.to_owned(), digest.to_owned()) {
+        let present = Present { digest: digest.to_owned(), stored_at_ms, bytes };
+        if let Some(other) = found.insert(id.to_owned(), present) {
             return Err(Error::failed(format!(
-                "store {}: backup {id} of service {service} has two manifests, {other} and {digest}",
-                store.name()
+                "store {}: backup {id} of service {service} has two manifests, {} and {digest}",
+                store.name(),
+                other.digest
             ))
             .hint("one of them was forged or misplaced: compare both with another copy of this backup"));
         }
@@ -59,6 +75,14 @@ pub(crate) fn present(store: &ObjectStore, service: &str) -> Result<BTreeMap<Str
     let removed = tombstoned(store, service)?;
     found.retain(|id, _| !removed.contains(id));
     Ok(found)
+}
+
+/// Ids of all backups of a service that have a manifest, also of those that a tombstone hides.
+pub(crate) fn all(store: &ObjectStore, service: &str) -> Result<BTreeSet<String>> {
+    check_name("service", service)?;
+    let prefix = format!("{service}/manifests/");
+    // Whatever begins with a backup's id is taken for its manifest: here the safe side is to see one too many.
+    Ok(store.list(&prefix)?.iter().filter_map(|key| Some(key[prefix.len()..].split_once('.')?.0.to_owned())).collect())
 }
 
 fn parse(name: &str) -> Option<(&str, &str)> {

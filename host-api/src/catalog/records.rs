@@ -83,7 +83,7 @@ pub(crate) struct Tombstone {
     backup: String,
     /// The manifest's.
     pub(crate) digest: String,
-    intent_sha256: String,
+    pub(crate) intent_sha256: String,
     /// Keys of the objects to remove: the manifest goes before they do.
     pub(crate) objects: Vec<String>,
     run: String,

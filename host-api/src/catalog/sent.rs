@@ -4,6 +4,7 @@
 //! one of an attempt is found, all its objects were stored: the manifest is put again, which changes nothing if it is there. Where there is
 //! none, the attempt never came so far, and no backup of it exists.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Backup;
@@ -57,6 +58,30 @@ pub(crate) fn complete(
         return Ok(Some(manifests::backup(&manifest, digest, store.name())));
     }
     Ok(None)
+}
+
+/// Backups of a service whose manifests were sent there, as far as they are remembered: ids, with the digests of their manifests. One that can't
+/// be read is left out: it decides nothing.
+pub(crate) fn remembered(state_dir: &Path, store: &ObjectStore, service: &str) -> Result<BTreeMap<String, String>> {
+    let directory = directory(state_dir, store);
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(e) => return Err(Error::failed(format!("looking into {}: {e}", directory.display()))),
+    };
+    let mut found = BTreeMap::new();
+    for entry in entries {
+        let path = entry.doing(|| format!("looking into {}", directory.display()))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some((_, digest)) = name.rsplit_once('.') else { continue };
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        if let Ok((manifest, _)) = Manifest::decode(&bytes, digest)
+            && manifest.service == service
+        {
+            found.insert(manifest.id, digest.to_owned());
+        }
+    }
+    Ok(found)
 }
 
 fn directory(state_dir: &Path, store: &ObjectStore) -> PathBuf {

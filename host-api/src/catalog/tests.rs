@@ -131,3 +131,155 @@ fn a_record_that_cannot_be_read_is_an_error_because_it_may_be_a_hold() {
     }
     state(&world.cx, &world.store, &world.work.signing, &backup).unwrap();
 }
+
+mod indexed {
+    use filetime::FileTime;
+
+    use super::*;
+    use crate::catalog::index::Index;
+    use crate::catalog::stock::{confirm, survey};
+    use crate::note::Trust;
+    use crate::signing::Signing;
+
+    /// A world with two backups, which an index has.
+    fn world() -> (World, Index) {
+        let world = World::new();
+        std::fs::create_dir(&world.work.state_dir).unwrap();
+        (0..2).for_each(|_| drop(world.take().unwrap()));
+        let index = Index::of(&world.work.state_dir, true);
+        assert_eq!(index.known(world.store.place(), "notes").len(), 0);
+        assert_eq!(look(&world, &index).stock.len(), 2);
+        assert_eq!(index.known(world.store.place(), "notes").len(), 2);
+        (world, index)
+    }
+
+    fn look(world: &World, index: &Index) -> Survey {
+        survey(&world.cx, &world.store, &world.work.signing, "notes", index).unwrap()
+    }
+
+    fn manifest_path(world: &World, backup: &Backup) -> std::path::PathBuf {
+        world.path("local", &manifests::key("notes", &backup.id, &backup.digest))
+    }
+
+    /// Other bytes, as many, of the same time.
+    fn damage(path: &std::path::Path) {
+        let time = FileTime::from_last_modification_time(&std::fs::metadata(path).unwrap());
+        let size = std::fs::read(path).unwrap().len();
+        std::fs::write(path, vec![b'x'; size]).unwrap();
+        filetime::set_file_mtime(path, time).unwrap();
+    }
+
+    #[test]
+    fn what_was_read_once_is_not_read_again_and_is_the_same() {
+        let (world, index) = world();
+        let before = look(&world, &index).stock;
+        damage(&manifest_path(&world, &before[0].backup));
+        let again = look(&world, &index);
+        assert_eq!((again.stock, again.failures.len()), (before.clone(), 0));
+        // Whoever removes something on the strength of it reads it, and finds out.
+        assert!(
+            confirm(&world.store, &world.work.signing, before[..1].iter())
+                .unwrap_err()
+                .message
+                .contains("its key says")
+        );
+        confirm(&world.store, &world.work.signing, before[1..].iter()).unwrap();
+    }
+
+    #[test]
+    fn what_changed_in_the_store_is_read_and_named_beside_the_rest() {
+        let (world, index) = world();
+        let before = look(&world, &index).stock;
+        let path = manifest_path(&world, &before[0].backup);
+        damage(&path);
+        filetime::set_file_mtime(&path, FileTime::from_unix_time(1_000_000_000, 0)).unwrap();
+        let after = look(&world, &index);
+        assert_eq!(
+            (after.stock.as_slice(), after.failures[0].0.as_str()),
+            (&before[1..], before[0].backup.id.as_str())
+        );
+        assert!(stock::backups(&world.cx, &world.store, &world.work.signing, "notes", &index).is_err());
+        // What is gone is forgotten, what comes is found.
+        std::fs::remove_file(path).unwrap();
+        let third = world.take().unwrap();
+        let found = look(&world, &index).stock;
+        assert_eq!(found.iter().map(|s| &s.backup.id).collect::<Vec<_>>(), [&before[1].backup.id, &third.id]);
+        assert_eq!(index.known(world.store.place(), "notes").len(), 2);
+    }
+
+    #[test]
+    fn a_store_tells_all_that_it_holds_to_whoever_has_nothing_else() {
+        let (world, index) = world();
+        let (backups, third) = (look(&world, &index).stock, world.take().unwrap());
+        let (one, two) = (&backups[0].backup, &backups[1].backup);
+        let step = |step| StepContext { step, ..world.cx.clone() };
+        hold(&step(1), &world.store, one, hour(), "audit").unwrap();
+        crate::delete::tests::verify(&world, two);
+        crate::delete::tests::remove_all(&world, &[&third]).unwrap();
+        world.store.put_if_absent("notes/objects/20260101T000000000z-nobody/r-1-1/db.data.txt.zst", b"12345").unwrap();
+        let read = || {
+            holdings::read(&world.cx, &world.store, &world.work.signing, "notes", &index, &world.work.state_dir)
+                .unwrap()
+        };
+        let found = read();
+        assert_eq!(found.backups.keys().collect::<Vec<_>>(), [&one.id, &two.id]);
+        assert_eq!((found.held.as_slice(), found.verified.as_slice()), (&[one.id.clone()][..], &[two.id.clone()][..]));
+        assert_eq!((found.removed.as_slice(), found.hidden.len()), (&[third.id.clone()][..], 0));
+        assert_eq!((found.leftovers, found.leftover_bytes, found.unseen), (1, 5, false));
+        assert!(found.sent.is_empty() && found.unreadable.is_empty() && found.refused.is_empty());
+
+        // What this machine has sent and what has arrived, or was removed since, is nothing to tell; what never arrived is.
+        let manifest = manifests::read(&world.store, "notes", &one.id, &one.digest).unwrap();
+        let mut keep = |id: &str| {
+            let manifest = crate::manifest::Manifest { id: id.to_owned(), ..manifest.clone() };
+            let (bytes, digest) = manifest.encode(None).unwrap();
+            sent::keep(&world.work.state_dir, &world.store, &format!("{id}-1-1"), &digest, &bytes).unwrap();
+        };
+        [one.id.as_str(), third.id.as_str(), "20260101T000000000z-never"].into_iter().for_each(&mut keep);
+        assert_eq!(read().sent, ["20260101T000000000z-never"]);
+
+        // What is damaged in place is read anew here.
+        damage(&manifest_path(&world, two));
+        let found = read();
+        assert_eq!((found.backups.len(), found.unreadable.keys().collect::<Vec<_>>()), (1, vec![&two.id]));
+        let tombstone = records::Tombstone::new(&world.cx, one, &"0".repeat(64), Vec::new());
+        records::write_tombstone(&world.cx, &world.store, "notes", &tombstone).unwrap();
+        assert_eq!(read().hidden, [one.id.clone()]);
+    }
+
+    #[test]
+    fn another_trust_judges_anew() {
+        let (world, index) = world();
+        let trusting = Signing::new(None, Some(Trust::default()));
+        for _ in 0..2 {
+            let found = survey(&world.cx, &world.store, &trusting, "notes", &index).unwrap().stock;
+            assert!(found.iter().all(|stocked| stocked.refused().is_some()), "{found:?}");
+            assert!(look(&world, &index).stock.iter().all(|stocked| stocked.refused().is_none()));
+        }
+    }
+
+    #[test]
+    fn an_index_that_is_damaged_forged_or_missing_is_no_index() {
+        let (world, index) = world();
+        let before = look(&world, &index).stock;
+        let path = world.work.state_dir.join("catalog-index.sqlite");
+        for _ in 0..2 {
+            std::fs::write(&path, vec![b'x'; 8192]).unwrap();
+            assert_eq!(look(&world, &index).stock, before);
+        }
+        std::fs::remove_file(&path).ok();
+        let looking = Index::of(&world.work.state_dir, false);
+        assert_eq!(look(&world, &looking).stock, before);
+        assert!(!path.exists(), "whoever only looks makes nothing");
+        assert_eq!(look(&world, &index).stock, before);
+        // Somebody writes into it that the oldest is another one.
+        let database = rusqlite::Connection::open(&path).unwrap();
+        let changed =
+            database.execute("update manifest set body = replace(body, '\"version\":null', '\"version\":\"9\"')", []);
+        assert_eq!(changed.unwrap(), 2);
+        let forged = look(&world, &index).stock;
+        assert_eq!(forged[0].backup.version.as_deref(), Some("9"));
+        let found = confirm(&world.store, &world.work.signing, forged.iter()).unwrap_err();
+        assert!(found.message.contains("not what the index says"), "{found}");
+    }
+}

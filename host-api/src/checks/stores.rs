@@ -1,34 +1,11 @@
 //! Looking into stores.
 
-use std::collections::BTreeSet;
-
 use rustix::fs::Access;
 
 use super::{Level, Seen};
 use crate::bindings::{Right, Store};
-use crate::catalog::{self, Backup, BackupState, manifests};
-use crate::context::StepContext;
 use crate::error::{Error, Result};
-use crate::signing::Signing;
 use crate::stores::ObjectStore;
-
-/// A backup in a store.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Stocked {
-    /// The backup.
-    pub backup: Backup,
-    /// Holds and verifications.
-    pub state: BackupState,
-    /// Size of all content, bytes: what a restored copy takes at least.
-    pub plain_bytes: u64,
-}
-
-impl Stocked {
-    /// Why this environment uses nothing of it; none: it does.
-    pub fn refused(&self) -> Option<&str> {
-        self.state.signature.refused.as_deref()
-    }
-}
 
 pub(super) fn reachable(store: &ObjectStore) -> Result<Seen> {
     store.check()?;
@@ -78,26 +55,4 @@ pub(super) fn identities(store: &Store) -> Result<Seen> {
     }
     let given = Right::ALL.into_iter().filter(|right| s3.identity.of(*right).is_some()).map(Right::word);
     Ok(Seen::ok(format!("this environment may: {}", given.collect::<Vec<_>>().join(", "))))
-}
-
-/// All backups, oldest first. Records are only looked for where there are any: a store may hold thousands of backups.
-pub(super) fn backups(cx: &StepContext, store: &ObjectStore, signing: &Signing, service: &str) -> Result<Vec<Stocked>> {
-    let present = manifests::present(store, service)?;
-    let prefix = format!("{service}/records/");
-    let with_records: BTreeSet<String> =
-        store.list(&prefix)?.iter().filter_map(|key| Some(key[prefix.len()..].split_once('/')?.0.to_owned())).collect();
-    let mut found = Vec::with_capacity(present.len());
-    for (id, digest) in present {
-        cx.check()?;
-        let stored = manifests::stored(store, service, &id, &digest)?;
-        let backup = manifests::backup(&stored.manifest, &digest, store.name());
-        let state = match with_records.contains(&id) {
-            true => catalog::state(cx, store, signing, &backup)?,
-            false => BackupState { signature: stored.signature(signing), ..BackupState::default() },
-        };
-        let plain_bytes = stored.manifest.objects().fold(0, |sum: u64, object| sum.saturating_add(object.plain_bytes));
-        found.push(Stocked { backup, state, plain_bytes });
-    }
-    found.sort_by(|a, b| (a.backup.taken_at_ms, &a.backup.id).cmp(&(b.backup.taken_at_ms, &b.backup.id)));
-    Ok(found)
 }

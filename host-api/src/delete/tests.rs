@@ -4,9 +4,9 @@ use crate::testing::World;
 
 const INTENT: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-fn remove_all(world: &World, backups: &[&Backup]) -> Result<()> {
+pub(crate) fn remove_all(world: &World, backups: &[&Backup]) -> Result<()> {
     let named: Vec<_> = backups.iter().map(|backup| (world.store.clone(), (*backup).clone())).collect();
-    apply(&world.cx, &named, INTENT)
+    apply(&world.cx, &named, INTENT, &|| Ok(()), &|| Ok(()))
 }
 
 fn hold(world: &World, backup: &Backup) {
@@ -86,8 +86,11 @@ fn a_hold_that_comes_after_the_look_takes_the_tombstone_back() {
     let backup = world.take().unwrap();
     hold(&world, &backup);
     // As `apply` does once it has looked.
-    let error = remove(&world.cx, &world.store, &backup, INTENT).unwrap_err();
+    let mut begun = Begun::default();
+    let error = begun.put(&world.cx, &world.store, &backup, INTENT).unwrap_err();
     assert_eq!(error.kind, crate::ErrorKind::Refused);
+    assert!(records::read_tombstone(&world.store, "notes", &backup.id).unwrap().is_some(), "the look came after it");
+    assert_eq!(begun.take_back(&world.cx, error).hint.unwrap().matches("hidden").count(), 0);
     assert!(ids(&world).into_iter().eq([backup.id.clone()]));
     assert!(records::read_tombstone(&world.store, "notes", &backup.id).unwrap().is_none());
 }
@@ -122,6 +125,7 @@ fn a_removal_that_is_late_takes_no_manifest_and_is_completed_by_the_next() {
     world.cx = cx.ended_at("tombstone written");
     assert_eq!(remove_all(&world, &[&backup]).unwrap_err().kind, crate::ErrorKind::Cancelled);
     assert!(world.cx.check().is_err() && manifest.exists());
+    assert_eq!(ids(&world), std::slice::from_ref(&backup.id), "nothing of it was removed, so nothing hides it");
     world.cx = cx;
     remove_all(&world, &[&backup]).unwrap();
     assert!(!manifest.exists());
@@ -142,4 +146,138 @@ fn whoever_may_not_remove_puts_no_tombstone() {
     world.store = open(identities);
     remove_all(&world, &[&backup]).unwrap();
     assert_eq!(ids(&world), Vec::<String>::new());
+}
+
+pub(crate) fn verify(world: &World, backup: &Backup) {
+    let mut cx = world.cx.clone();
+    cx.step = now_ms();
+    let record = records::Verified::new(&cx, &backup.id, &backup.digest, "candidate", 1, 1);
+    records::write_verified(&cx, &world.store, "notes", &record, None).unwrap();
+}
+
+fn place(world: &World, rules: Retention) -> Place {
+    let (cx, store, signing) = (world.cx.clone(), world.store.clone(), world.work.signing.clone());
+    let index = Index::of(&world.work.state_dir, true);
+    Place { cx, service: "notes".into(), store, signing, index, rules }
+}
+
+fn keep_last(last: u64) -> Retention {
+    Retention { keep: crate::bindings::Keep { last: Some(last), ..Default::default() }, ..Retention::default() }
+}
+
+#[test]
+fn a_plan_says_of_every_backup_what_becomes_of_it() {
+    let world = World::new();
+    let backups: Vec<Backup> = (0..5).map(|_| world.take().unwrap()).collect();
+    let place = place(&world, keep_last(1));
+    let kept =
+        |regard: &Regard| -> Vec<bool> { place.plan(regard).unwrap().iter().map(|entry| entry.planned.keep).collect() };
+    assert_eq!(kept(&Regard::default()), [true; 5], "none was ever verified");
+    [1, 2, 3].iter().for_each(|n: &usize| verify(&world, &backups[*n]));
+    assert_eq!(kept(&Regard::default()), [false, false, true, true, true]);
+    hold(&world, &backups[0]);
+    let in_use = BTreeMap::from([(backups[1].id.clone(), "run r1".to_owned())]);
+    assert_eq!(kept(&Regard { in_use, ..Regard::default() }), [true; 5]);
+    let entries = place.plan(&Regard::default()).unwrap();
+    assert!(
+        entries.iter().zip(&backups).all(|(entry, backup)| entry.backup == *backup && entry.stored_at_ms.is_some())
+    );
+    assert_eq!(world.stored("local").iter().filter(|path| path.contains("tombstones")).count(), 0);
+}
+
+#[test]
+fn a_file_whose_time_was_changed_keeps_its_backup() {
+    let world = World::new();
+    let backups: Vec<Backup> = (0..4).map(|_| world.take().unwrap()).collect();
+    backups.iter().for_each(|backup| verify(&world, backup));
+    let old = &backups[0];
+    let path = world.path("local", &manifests::key("notes", &old.id, &old.digest));
+    filetime::set_file_mtime(&path, filetime::FileTime::from_unix_time(1_000_000_000, 0)).unwrap();
+    let place = place(&world, keep_last(1));
+    let entries = place.plan(&Regard::default()).unwrap();
+    assert_eq!(entries[0].stored_at_ms, Some(1_000_000_000_000));
+    assert!(entries[0].planned.reasons[0].words().starts_with("times-disagree"), "{entries:?}");
+    let named = [old.clone()];
+    assert!(place.may_go(&named, &Regard::default()).unwrap_err().hint.unwrap().contains("--despite-times"));
+    place.may_go(&named, &Regard { despite_times: true, ..Regard::default() }).unwrap();
+}
+
+#[test]
+fn what_must_stay_refuses_all_of_a_call_and_nothing_is_touched() {
+    let world = World::new();
+    let backups: Vec<Backup> = (0..4).map(|_| world.take().unwrap()).collect();
+    let rules = place(&world, Retention::default());
+    let may_go = |named: &[usize]| {
+        let named: Vec<Backup> = named.iter().map(|n| backups[*n].clone()).collect();
+        rules.may_go(&named, &Regard::default()).map_err(|e| e.to_string())
+    };
+    assert!(may_go(&[0]).unwrap_err().contains("too-few-verified (0 of 2)"));
+    [0, 1, 3].iter().for_each(|n: &usize| verify(&world, &backups[*n]));
+    may_go(&[0]).unwrap();
+    may_go(&[2]).unwrap();
+    assert!(may_go(&[2, 3]).unwrap_err().contains("newest"));
+    assert!(may_go(&[0, 1]).unwrap_err().contains("1 verified backups would be left, and 2 must stay"));
+    // One of another manifest is none of these, and none that could be removed.
+    let forged = Backup { digest: "0".repeat(64), ..backups[2].clone() };
+    assert!(remove_all(&world, &[&forged]).is_err());
+    assert_eq!(ids(&world).len(), 4);
+}
+
+#[test]
+fn of_two_removals_at_the_same_moment_none_goes_below_what_must_stay() {
+    let mut world = World::new();
+    let backups: Vec<Backup> = (0..4).map(|_| world.take().unwrap()).collect();
+    [0, 1, 2].iter().for_each(|n: &usize| verify(&world, &backups[*n]));
+    let look = place(&world, Retention::default());
+    // Each alone may go.
+    look.may_go(&[backups[0].clone()], &Regard::default()).unwrap();
+    look.may_go(&[backups[1].clone()], &Regard::default()).unwrap();
+    let (store, other, cx) = (world.store.clone(), backups[1].clone(), world.cx.clone());
+    let did = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let done = did.clone();
+    world.cx.waypoint = Arc::new(move |at| {
+        // Another host comes as far as its own tombstone.
+        if at == "tombstone written" && !done.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            Begun::default().put(&cx, &store, &other, INTENT).unwrap();
+        }
+    });
+    let named = [(world.store.clone(), backups[0].clone())];
+    let error = apply(&world.cx, &named, INTENT, &|| Ok(()), &|| look.still_stands()).unwrap_err();
+    assert!(did.load(std::sync::atomic::Ordering::Relaxed));
+    assert_eq!(error.kind, crate::ErrorKind::Conflict);
+    assert!(error.message.contains("1 verified backups would be left"), "{error}");
+    assert_eq!(ids(&world), [backups[0].id.clone(), backups[2].id.clone(), backups[3].id.clone()]);
+}
+
+#[test]
+fn what_was_half_removed_is_completed_whatever_else_is_there() {
+    let world = World::new();
+    let backups: Vec<Backup> = (0..2).map(|_| world.take().unwrap()).collect();
+    Begun::default().put(&world.cx, &world.store, &backups[0], INTENT).unwrap();
+    // It is not there any more, so no floor speaks of it.
+    place(&world, Retention::default()).may_go(&[backups[0].clone()], &Regard::default()).unwrap();
+    remove_all(&world, &[&backups[0]]).unwrap();
+    assert_eq!(world.stored("local").iter().filter(|path| path.contains(&backups[0].id)).count(), 1);
+}
+
+#[test]
+fn what_an_earlier_attempt_hid_comes_back_when_it_must_stay_by_now() {
+    let world = World::new();
+    let backups: Vec<Backup> = (0..3).map(|_| world.take().unwrap()).collect();
+    let named: Vec<_> = backups[..2].iter().map(|backup| (world.store.clone(), backup.clone())).collect();
+    // It died between two tombstones; somebody else's intent hides the third.
+    Begun::default().put(&world.cx, &world.store, &backups[0], INTENT).unwrap();
+    Begun::default().put(&world.cx, &world.store, &backups[2], &"0".repeat(64)).unwrap();
+    hold(&world, &backups[1]);
+    let held = remove_all(&world, &[&backups[0], &backups[1]]).unwrap_err();
+    assert!(held.message.contains("audit"), "{held}");
+    assert_eq!(ids(&world), [backups[0].id.clone(), backups[1].id.clone()]);
+    Begun::default().put(&world.cx, &world.store, &backups[0], INTENT).unwrap();
+    let no = apply(&world.cx, &named[..1], INTENT, &|| Err(Error::refused("it must stay")), &|| Ok(())).unwrap_err();
+    assert_eq!((no.message.as_str(), ids(&world).len()), ("it must stay", 2));
+    // What is gone already is no backup that could come back.
+    Begun::default().put(&world.cx, &world.store, &backups[0], INTENT).unwrap();
+    world.store.delete(&manifests::key("notes", &backups[0].id, &backups[0].digest)).unwrap();
+    apply(&world.cx, &named[..1], INTENT, &|| Err(Error::refused("it must stay")), &|| Ok(())).unwrap_err();
+    assert!(records::read_tombstone(&world.store, "notes", &backups[0].id).unwrap().is_some());
 }

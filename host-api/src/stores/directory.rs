@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::{Put, StoreWriter, no_object};
+use super::{Listed, Put, StoreWriter, no_object};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 // A backup holds all that its service holds: nobody but the store's owner reads it unless they change that.
@@ -76,6 +76,46 @@ impl Directory {
             Err(e) if e.kind == ErrorKind::NotFound => self.root().map(drop),
             other => other.map(drop),
         }
+    }
+
+    /// Everything below a folder that is no folder itself, in no order, with its size and the time of its last change; no folder at all is fine.
+    /// One descriptor a folder, and no link is followed.
+    pub(super) fn walk(&self, folder: &str) -> Result<Vec<Listed>> {
+        let mut found = Vec::new();
+        let start = match self.folders(folder.split('/'), false) {
+            Ok(mut folders) => folders.pop(),
+            Err(e) if e.kind == ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        let mut open: Vec<(String, OwnedFd)> = start.into_iter().map(|fd| (folder.to_owned(), fd)).collect();
+        while let Some((path, fd)) = open.pop() {
+            for entry in rustix::fs::Dir::read_from(&fd).map_err(|e| self.io(&path, e))? {
+                let entry = entry.map_err(|e| self.io(&path, e))?;
+                // What is no UTF-8 is no key.
+                let Some(name) = entry.file_name().to_str().ok().filter(|name| !name.starts_with('.')) else {
+                    continue;
+                };
+                let key = format!("{path}/{name}");
+                let stat = match rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => stat,
+                    // Removed meanwhile.
+                    Err(Errno::NOENT) => continue,
+                    Err(e) => return Err(self.io(&key, e)),
+                };
+                if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+                    let below =
+                        rustix::fs::openat(&fd, name, OPEN_FOLDER, Mode::empty()).map_err(|e| self.io(&key, e))?;
+                    open.push((key, below));
+                    continue;
+                }
+                let ms = i128::from(stat.st_mtime) * 1000 + i128::from(stat.st_mtime_nsec) / 1_000_000;
+                let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+                found.push(Listed { key, stored_at_ms: u64::try_from(ms).ok(), bytes });
+            }
+        }
+        // A root that vanished half-way is no empty folder.
+        self.root()?;
+        Ok(found)
     }
 
     pub(super) fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {

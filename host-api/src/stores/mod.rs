@@ -36,6 +36,8 @@ pub(crate) use s3::roots as trusted_roots;
 #[derive(Clone)]
 pub struct ObjectStore {
     name: String,
+    /// Where it is, whatever its name.
+    place: Arc<str>,
     backend: Backend,
     /// The step it is used for: what is far away is not waited for beyond it.
     cx: Option<StepContext>,
@@ -56,6 +58,17 @@ pub enum Put {
     Exists,
 }
 
+/// An object as a listing has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: String,
+    /// When the store took it, by the store's own clock, Unix milliseconds; none where it does not say.
+    pub stored_at_ms: Option<u64>,
+    /// Its size.
+    pub bytes: u64,
+}
+
 /// An object being written. Dropped without [`StoreWriter::finish`], nothing of it is in the store.
 pub trait StoreWriter: Write + Send {
     /// Makes the object visible, whole and durable, unless its key is taken. `may` is asked right before it becomes visible, when all of it
@@ -72,12 +85,13 @@ impl ObjectStore {
             bindings::Store::Directory(dir) => Backend::Directory(Arc::new(directory::Directory::new(name, &dir.path))),
             bindings::Store::S3(s3) => Backend::Remote(Arc::new(s3::open(name, s3)?)),
         };
-        Ok(Self { name: name.to_owned(), backend, cx: None })
+        Ok(Self { name: name.to_owned(), place: binding.place().into(), backend, cx: None })
     }
 
     /// A store that lives and ends with this value: for tests and simulations.
     pub fn memory(name: &str) -> Result<Self> {
-        Ok(Self { name: name.to_owned(), backend: Backend::Remote(Arc::new(remote::Remote::memory(name)?)), cx: None })
+        let backend = Backend::Remote(Arc::new(remote::Remote::memory(name)?));
+        Ok(Self { name: name.to_owned(), place: format!("memory/{name}").into(), backend, cx: None })
     }
 
     /// The same store for one step: no request to somewhere else is waited for, or sent again, once the step should end.
@@ -92,6 +106,11 @@ impl ObjectStore {
             Backend::Directory(_) => true,
             Backend::Remote(remote) => remote.may(right),
         }
+    }
+
+    /// Where it is: one text for one place, whatever its name.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
     }
 
     /// Its name in the environment.
@@ -207,6 +226,23 @@ impl ObjectStore {
         Ok(keys)
     }
 
+    /// As [`ObjectStore::list`], with what the store says of each object: when it took it, and how large it is. In a directory, that is the time
+    /// of the file's last change: whoever may change that may remove the file as well.
+    pub fn list_with_times(&self, prefix: &str) -> Result<Vec<Listed>> {
+        let folder = prefix.strip_suffix('/').ok_or_else(|| Error::invalid("a prefix ends with `/`"))?;
+        check_key(folder)?;
+        let mut found = match &self.backend {
+            Backend::Directory(dir) => dir.walk(folder)?,
+            Backend::Remote(remote) => {
+                let entries = remote.list(self.cx.as_ref(), prefix)?;
+                entries.iter().filter(|entry| !entry.metadata().is_dir()).map(listed).collect()
+            }
+        };
+        found.retain(|listed| listed.key.starts_with(prefix) && check_key(&listed.key).is_ok());
+        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
     /// Removes an object; gone already is fine.
     pub fn delete(&self, key: &str) -> Result<()> {
         check_key(key)?;
@@ -242,6 +278,16 @@ impl ObjectStore {
 impl std::fmt::Debug for ObjectStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "store {}", self.name)
+    }
+}
+
+fn listed(entry: &opendal::Entry) -> Listed {
+    let metadata = entry.metadata();
+    let stored_at_ms = metadata.last_modified().map(|time| time.into_inner().as_millisecond());
+    Listed {
+        key: entry.path().to_owned(),
+        stored_at_ms: stored_at_ms.and_then(|ms| u64::try_from(ms).ok()),
+        bytes: metadata.content_length(),
     }
 }
 

@@ -20,6 +20,11 @@ pub fn conforms(store: &ObjectStore) {
     assert_eq!(store.put_if_absent("ab/three", b"333").unwrap(), Put::Created);
     assert_eq!(store.list("a/").unwrap(), ["a/two", "a/x/one.json"]);
     assert_eq!(store.list("nowhere/").unwrap(), Vec::<String>::new());
+    let listed = store.list_with_times("a/").unwrap();
+    let seen: Vec<(&str, u64)> = listed.iter().map(|listed| (listed.key.as_str(), listed.bytes)).collect();
+    assert_eq!(seen, [("a/two", 0), ("a/x/one.json", 1)]);
+    assert_eq!(store.list_with_times("nowhere/").unwrap(), []);
+    assert!(store.list_with_times("a").is_err() && store.list_with_times("../a/").is_err());
     assert_eq!(store.size("a/two").unwrap(), Some(0));
     assert_eq!(store.size("ab/three").unwrap(), Some(3));
     assert_eq!(store.size("ab/four").unwrap(), None);

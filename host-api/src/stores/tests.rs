@@ -47,6 +47,7 @@ fn a_directory_that_is_missing_is_named_and_not_made() {
     let store = ObjectStore::open("offsite", &binding).unwrap();
     for error in [
         store.list("a/").unwrap_err(),
+        store.list_with_times("a/").unwrap_err(),
         store.size("a/b").unwrap_err(),
         store.put_if_absent("a/b", b"").unwrap_err(),
         store.delete("a/b").unwrap_err(),
@@ -72,6 +73,25 @@ fn a_store_that_vanishes_half_way_is_an_error_and_not_an_empty_store() {
     assert!(store.list("a/").unwrap_err().message.contains("not the directory it was"));
     assert!(store.put_if_absent("a/d", b"").unwrap_err().message.contains("not the directory it was"));
     assert!(store.size("a/b").is_err());
+}
+
+#[test]
+fn a_listing_with_times_has_what_a_listing_has_and_follows_no_link() {
+    let (dir, store) = directory();
+    for key in ["a/one", "a/b/two", "a/b/c/three", "b/four"] {
+        store.put_if_absent(key, b"text").unwrap();
+    }
+    let path = |key: &str| dir.path().join("store").join(key);
+    std::fs::write(path("a/b/.lifeboat-x.part"), "").unwrap();
+    filetime::set_file_mtime(path("a/one"), filetime::FileTime::from_unix_time(1_000_000_000, 7_000_000)).unwrap();
+    let listed = store.list_with_times("a/").unwrap();
+    assert_eq!(listed.iter().map(|of| of.key.clone()).collect::<Vec<_>>(), store.list("a/").unwrap());
+    let one = Listed { key: "a/one".into(), stored_at_ms: Some(1_000_000_000_007), bytes: 4 };
+    assert!(listed.contains(&one), "{listed:?}");
+    std::os::unix::fs::symlink(path("b"), path("a/link")).unwrap();
+    let listed = store.list_with_times("a/").unwrap();
+    assert!(!listed.iter().any(|of| of.key.contains("four")), "{listed:?}");
+    assert!(store.list_with_times("a/link/").is_err());
 }
 
 #[test]

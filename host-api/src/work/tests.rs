@@ -105,8 +105,11 @@ async fn a_drill_of_a_copy_from_dump_to_discard() {
     host.discard(cx, &candidate).await.unwrap();
     assert!(!Path::new(&member.place).exists());
 
-    host.apply(cx, &[copied], &"0".repeat(64)).await.unwrap();
-    assert_eq!(host.list(cx, "notes", "offsite").await.unwrap(), []);
+    // The only one there: whoever asks, it stays.
+    let refused =
+        host.apply(cx, std::slice::from_ref(&copied), &"0".repeat(64), &Default::default()).await.unwrap_err();
+    assert!(refused.kind == ErrorKind::Refused && refused.message.contains("newest"), "{refused}");
+    assert_eq!(host.list(cx, "notes", "offsite").await.unwrap(), [copied]);
     assert_eq!(host.list(cx, "notes", "local").await.unwrap(), [backup]);
 }
 

@@ -53,6 +53,13 @@ fn a_backup_goes_straight_there_and_what_can_not_be_done_is_said() {
     };
     assert_eq!(of("store.offsite.reachable")["level"], "unknown");
     assert_eq!(of("store.offsite.identities")["level"], "ok");
+    // What was sent is remembered, and no more is known.
+    let known = site.lifeboat(&["--json", "backups", "reindex", "--store", "offsite"]).expect(3).json();
+    assert_eq!(known["places"][0]["holds"]["sent"].as_array().unwrap().len(), 2, "{known:#}");
+    // What may not be looked at is not missing.
+    for name in ["backup.age", "backup.verified", "backup.copies"] {
+        assert_eq!(of(name)["level"], "unknown", "{check:#}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Times on a shared machine say little by themselves: every subject runs in every round, in turn (A B C A B C …), medians are shown,
 //! and what counts are the ratios. See [`timed`] for what exactly is measured.
 
+mod catalog;
 mod cluster;
 mod journal;
 mod postgres;
@@ -49,6 +50,7 @@ enum Part {
     Sqlite,
     Sandbox,
     Journal,
+    Catalog,
 }
 
 /// A folder that everything happens in, and the programs that are measured.
@@ -107,6 +109,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     }
     if wanted(Part::Journal) {
         missed += journal::run(workspace, &site)?;
+    }
+    if wanted(Part::Catalog) {
+        missed += catalog::run(&site)?;
     }
     if wanted(Part::Sqlite) {
         missed += sqlite::run(&site)?;

@@ -92,6 +92,17 @@ pub enum Verb {
         #[arg(long, value_name = "TIME")]
         taken_at: Option<String>,
     },
+    /// Remove backups: those that the rules of [environment.E.retention] let go, or those that are named. The plan is shown with a reason for each,
+    /// a person is asked as the environment says, and what must stay is refused: a held one, one in use, the newest, the newest verified ones.
+    /// Exit code 4: nothing is due. At most 500 go at once.
+    Delete(crate::deletion::Arguments),
+    /// Remove objects that belong to no backup: of attempts that a crash ended, and of removals that were cut off. Only what has lifeboat's own
+    /// names, is older than any run can be, and is of no run that is not over. A person is asked as for `delete`. Exit code 4: there is none.
+    Sweep(crate::sweep::Arguments),
+    /// Read a store anew and say everything that it tells by itself: backups, holds, verifications, what was removed, what belongs to nothing.
+    /// Rebuilds this machine's index. Exit code 5: a manifest can't be read, a backup is hidden, one that was sent from here is not there, or copies in
+    /// two stores differ.
+    Reindex(crate::reindex::Arguments),
     /// Keep a backup from deletion.
     Hold {
         /// The backup.
@@ -170,6 +181,9 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
         Verb::Import { service, store, from, taken_at } => {
             crate::plain::import(global, &environment, service, store, &from, taken_at.as_deref()).await
         }
+        Verb::Reindex(arguments) => crate::reindex::run(global, arguments).await,
+        Verb::Sweep(arguments) => crate::sweep::run(global, arguments).await,
+        Verb::Delete(arguments) => crate::deletion::run(global, arguments).await,
         Verb::Hold { backup, days, why } => {
             let until = identifier::now_ms() + u64::from(days) * 86_400_000;
             change(
@@ -233,18 +247,12 @@ async fn all(
     let cx = StepContext::detached("backups", LIST_LIMIT);
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     for (service, store) in places(environment, service, store)? {
-        let backups = match host.list(&cx, service, store).await {
-            Ok(backups) => backups,
-            Err(error) => {
-                failures.push(Error::from(error));
-                continue;
+        match host.survey(&cx, service, store).await {
+            Ok(survey) => {
+                found.extend(survey.stock.into_iter().map(|stocked| (stocked.backup, stocked.state)));
+                failures.extend(survey.failures.into_iter().map(|(id, error)| Error::from(error).context(id)));
             }
-        };
-        for backup in backups {
-            match host.state(&cx, &backup).await {
-                Ok(state) => found.push((backup, state)),
-                Err(error) => failures.push(Error::from(error).context(&backup.id)),
-            }
+            Err(error) => failures.push(Error::from(error)),
         }
     }
     found.sort_by(|(a, _), (b, _)| (&a.id, &a.store).cmp(&(&b.id, &b.store)));
@@ -279,7 +287,7 @@ pub async fn find(
 }
 
 /// Services and stores to look into.
-fn places<'e>(
+pub fn places<'e>(
     environment: &'e Environment<'_>,
     service: Option<&str>,
     store: Option<&str>,

@@ -33,18 +33,20 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> Result<()> {
     let width = |column: usize| {
         rows.iter().map(|row| row[column].chars().count()).chain([headings[column].chars().count()]).max().unwrap_or(0)
     };
-    let print = |cells: &[String]| {
-        let mut text = String::new();
+    // Once: a store may hold a hundred thousand backups.
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let mut text = String::new();
+    let headings: Vec<String> = headings.iter().map(|h| h.to_uppercase()).collect();
+    for cells in std::iter::once(&headings).chain(&rows) {
         for (column, cell) in cells.iter().enumerate() {
-            let last = column + 1 == cells.len();
-            let padding = if last { 0 } else { width(column) + 2 - cell.chars().count() };
             text.push_str(cell);
-            text.push_str(&" ".repeat(padding));
+            let last = column + 1 == cells.len();
+            text.push_str(&" ".repeat(if last { 0 } else { widths[column] + 2 - cell.chars().count() }));
         }
-        line(text.trim_end())
-    };
-    print(&headings.iter().map(|h| h.to_uppercase()).collect::<Vec<_>>())?;
-    rows.iter().try_for_each(|row| print(row))
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
+    }
+    line(text.trim_end_matches('\n'))
 }
 
 /// `1.5 MB`; decimal units, as disks are sold.

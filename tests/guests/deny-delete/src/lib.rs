@@ -31,6 +31,7 @@ impl Parameters {
             "catalog.latest" => drop(catalog::latest(service, store, false)?),
             "catalog.hold" => catalog::hold(&self.oldest()?, clock::now() + 60_000, WHY)?,
             "catalog.unhold" => catalog::unhold(&self.oldest()?, WHY)?,
+            "delete.plan" => drop(delete::plan(service, store)?),
             "confirm.request-delete" => drop(confirm::request_delete(&[&self.oldest()?], WHY)?),
             "delete.apply" => {
                 let oldest = self.oldest()?;
