@@ -35,7 +35,10 @@ pub(crate) use install::IMAGE_FILE;
 pub use install::Install;
 pub use objectives::Objectives;
 pub use scratch_postgres::{ScratchCluster, ScratchPostgres, ScratchServer};
-pub use store::{Checksum, Credentials, DirectoryStore, Identities, Right, S3Store, ServerSideEncryption, Store};
+pub use store::{
+    AzureCredentials, AzureStore, Checksum, Credentials, DirectoryStore, GcsCredentials, GcsStore, Identities,
+    Identity, Right, S3Store, ServerSideEncryption, Store,
+};
 
 /// A service: what is preserved and recovered as one.
 #[derive(Debug, Clone, Serialize, Deserialize)]

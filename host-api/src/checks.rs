@@ -276,7 +276,7 @@ impl Checks for Looker {
             subjects.push(match binding {
                 Store::Directory(_) => Subject::StoreWritable(store.clone()),
                 // Whether a bucket takes what we put shows by putting alone.
-                Store::S3(_) => Subject::StoreIdentities(store.clone()),
+                _ => Subject::StoreIdentities(store.clone()),
             });
         }
         for (name, service) in &self.services {
@@ -323,7 +323,7 @@ impl Checks for Looker {
             cx.check()?;
             match binding {
                 Some(Store::Directory(directory)) => crate::disk::free_bytes(&directory.path).map(Some),
-                Some(Store::S3(_)) => Ok(None),
+                Some(_) => Ok(None),
                 None => Err(Error::invalid("no such store")),
             }
         })
@@ -337,7 +337,7 @@ impl Checks for Looker {
             cx.check()?;
             match binding {
                 Some(Store::Directory(directory)) => Ok(std::fs::metadata(directory.path).ok().map(|m| m.dev())),
-                Some(Store::S3(_)) | None => Ok(None),
+                _ => Ok(None),
             }
         })
         .await

@@ -1,4 +1,4 @@
-//! Stores behind opendal's own reader and writer: memory and S3.
+//! Stores behind opendal's own reader and writer: memory, S3, Azure Blob, Google Cloud Storage.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use opendal::Operator;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::pace::Pace;
-use super::parts::Parts;
-use super::s3::Held;
+use super::parts::{Limits, Parts};
+use super::secrets::Held;
 use super::{Put, StoreWriter, wait};
 use crate::bindings::Right;
 use crate::context::StepContext;
@@ -29,6 +29,7 @@ pub(super) struct Remote {
     pub(super) operators: Operators,
     retried: Retried,
     pace: Option<Pace>,
+    limits: Limits,
     parts_at_once: usize,
 }
 
@@ -87,9 +88,15 @@ enum Failure {
 }
 
 impl Remote {
-    pub(super) fn new(name: &str, operators: Operators, bytes_per_s_max: Option<u64>, parts_at_once: usize) -> Self {
+    pub(super) fn new(
+        name: &str,
+        operators: Operators,
+        bytes_per_s_max: Option<u64>,
+        limits: Limits,
+        parts_at_once: usize,
+    ) -> Self {
         let pace = bytes_per_s_max.map(Pace::new);
-        Self { name: name.to_owned(), operators, retried: Retried::default(), pace, parts_at_once }
+        Self { name: name.to_owned(), operators, retried: Retried::default(), pace, limits, parts_at_once }
     }
 
     pub(super) fn memory(name: &str) -> Result<Self> {
@@ -97,7 +104,7 @@ impl Remote {
             .map_err(|e| Error::failed(format!("store {name}: {e}")))?;
         let mut operators = Operators::default();
         Right::ALL.into_iter().for_each(|right| operators.set(right, operator.clone(), None));
-        Ok(Self::new(name, operators, None, 1))
+        Ok(Self::new(name, operators, None, Limits::PIECES, 1))
     }
 
     pub(super) fn retried(&self) -> Retried {
@@ -141,13 +148,8 @@ impl Remote {
         F: Future<Output = opendal::Result<T>>,
     {
         let identity = self.identity(right)?;
-        let called = match until(cx, Duration::ZERO, call(identity.operator.clone()))? {
-            Err(Failure::Store(e)) if identity.refused(&e) => {
-                until(cx, Duration::ZERO, call(identity.operator.clone()))?
-            }
-            other => other,
-        };
-        called.map_err(|failure| self.error(right, doing, key, failure))
+        until(cx, Duration::ZERO, call(identity.operator.clone()))?
+            .map_err(|failure| self.error(right, doing, key, failure))
     }
 
     fn error(&self, right: Right, doing: &str, key: &str, failure: Failure) -> Error {
@@ -207,15 +209,17 @@ impl Remote {
         cx: Option<&StepContext>,
         key: &str,
         expected_bytes: Option<u64>,
+        is_own: bool,
     ) -> Result<Box<dyn StoreWriter>> {
-        let parts = Parts::of(expected_bytes);
-        let at_once = parts.at_once(self.parts_at_once);
+        let parts = Parts::of(self.limits, expected_bytes, self.parts_at_once);
+        let at_once = parts.at_once();
         let identity = self.identity(Right::Write)?;
         let writer = async { identity.operator.writer_with(key).if_not_exists(true).concurrent(at_once).await };
         Ok(Box::new(RemoteWriter {
             remote: self.clone(),
             cx: cx.cloned(),
             key: key.to_owned(),
+            is_own,
             // A backend that can look before it writes says so here already.
             writer: match until(cx, Duration::ZERO, writer)? {
                 Ok(writer) => Some(writer),
@@ -261,19 +265,6 @@ impl Remote {
     }
 }
 
-impl Identity {
-    /// Whether the store refused who we are, and what we are may have changed meanwhile: then it is worth another try.
-    fn refused(&self, e: &opendal::Error) -> bool {
-        match &self.held {
-            Some(held) if e.kind() == opendal::ErrorKind::PermissionDenied => {
-                held.refused();
-                true
-            }
-            _ => false,
-        }
-    }
-}
-
 /// Runs a call to its end, unless the step should end before; then it may take so much longer.
 fn until<T>(
     cx: Option<&StepContext>,
@@ -315,7 +306,12 @@ fn said(store: &str, right: Right, doing: &str, key: &str, e: &opendal::Error) -
         _ if e.is_temporary() || error_code(&e.to_string()).is_none() => "no usable answer from the store",
         _ => "the store answered with an error",
     };
-    let code = error_code(&e.to_string()).map(|code| format!(" ({code})")).unwrap_or_default();
+    let text = e.to_string();
+    let code = error_code(&text);
+    if code == Some("InvalidObjectState") {
+        return archived(store, doing, key);
+    }
+    let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
     let error = Error::failed(format!("store {store}: {doing} {key}: {words}{code}"));
     match e.kind() {
         Of::PermissionDenied => error.hint(format!(
@@ -325,6 +321,17 @@ fn said(store: &str, right: Right, doing: &str, key: &str, e: &opendal::Error) -
         Of::ConfigInvalid => error.hint(format!("look at bucket, region and endpoint of [environment.E.store.{store}]")),
         _ => error,
     }
+}
+
+/// An object in a storage class from which nothing is read before it was thawed.
+fn archived(store: &str, doing: &str, key: &str) -> Error {
+    Error::failed(format!(
+        "store {store}: {doing} {key}: it lies in an archived storage class (GLACIER, DEEP_ARCHIVE or a tier like them) and must be thawed before it can be read"
+    ))
+    .hint(
+        "ask the store to restore all objects of this backup, for more days than the recovery may take (`aws s3api restore-object`), wait and try \
+         again: minutes (Expedited, GLACIER alone), 3 to 5 hours (Standard), 5 to 12 hours (Bulk), 12 to 48 hours from DEEP_ARCHIVE; another copy of the backup may be nearer",
+    )
 }
 
 /// The protocol's own word for what is wrong, `SlowDown`.
@@ -364,6 +371,8 @@ struct RemoteWriter {
     remote: Arc<Remote>,
     cx: Option<StepContext>,
     key: String,
+    /// Nobody but us writes this key.
+    is_own: bool,
     /// None once the key is known to be taken: the rest is swallowed.
     writer: Option<opendal::Writer>,
     parts: Parts,
@@ -376,6 +385,18 @@ struct RemoteWriter {
 }
 
 impl RemoteWriter {
+    fn too_large(&self) -> Error {
+        let fits: u64 = (0..self.number).filter_map(|number| self.parts.bytes(number)).fold(0, u64::saturating_add);
+        Error::failed(format!(
+            "store {}: writing {}: it is larger than {fits} bytes, far more than its source said, and has no room in the parts that were chosen for it",
+            self.remote.name, self.key
+        ))
+        .hint(format!(
+            "parts-at-once = 1 in [environment.E.store.{}]: with fewer parts on their way, memory bears larger ones",
+            self.remote.name
+        ))
+    }
+
     fn send(&mut self) -> Result<()> {
         let part = std::mem::take(&mut self.part);
         self.number += 1;
@@ -402,37 +423,65 @@ impl RemoteWriter {
     /// What became of an upload whose last answer is missing, or is no: the answer to a first request may have been lost, and that to a
     /// second be about the first.
     fn decide(&mut self, failure: Failure) -> Result<Put> {
-        let (is_taken, is_sure) = match &failure {
-            Failure::Step(_) => (false, false),
-            Failure::Store(e) => {
-                use opendal::ErrorKind as Of;
-                // A refusal may be of a second request, after one whose answer was lost.
-                (taken(e), matches!(e.kind(), Of::ConfigInvalid | Of::Unsupported))
-            }
+        use opendal::ErrorKind as Of;
+        let Failure::Store(e) = &failure else {
+            self.abort();
+            return Err(self.remote.error(Right::Write, "writing", &self.key, failure));
         };
-        let step = matches!(failure, Failure::Step(_));
-        let error = self.remote.error(Right::Write, "writing", &self.key, failure);
-        // Whoever may not read can't look: then it counts as failed, or as taken by somebody.
-        if !is_sure && !step && self.remote.may(Right::Read) {
-            match self.remote.is_ours(self.cx.as_ref(), &self.key, &self.seen) {
-                Ok(true) => return Ok(Put::Created),
-                Ok(false) => {}
-                Err(unseen) => {
-                    return Err(error.context(format!(
-                        "what became of it can't be told, because it can't be looked at ({})",
-                        unseen.message
-                    )));
-                }
-            }
+        let (is_taken, is_gone) = (taken(e), e.kind() == Of::NotFound);
+        // A refusal may be of a second request, after one whose answer was lost; these two never are.
+        let is_sure = matches!(e.kind(), Of::ConfigInvalid | Of::Unsupported);
+        let error = match is_gone {
+            // Not of an object that somebody asked for.
+            true => Error::failed(format!(
+                "store {}: writing {}: the upload is no more, and nobody can tell whether it was completed",
+                self.remote.name, self.key
+            )),
+            false => self.remote.error(Right::Write, "writing", &self.key, failure),
+        };
+        let arrived = match (is_sure, self.remote.may(Right::Read)) {
+            (true, _) => false,
+            (false, true) => self.remote.is_ours(self.cx.as_ref(), &self.key, &self.seen).map_err(|unseen| {
+                error.clone().context(format!(
+                    "what became of it can't be told, because it can't be looked at ({})",
+                    unseen.message
+                ))
+            })?,
+            (false, false) => self.must_be_ours(is_taken, is_gone),
+        };
+        if arrived {
+            return Ok(Put::Created);
         }
         self.abort();
         if is_taken { Ok(Put::Exists) } else { Err(error) }
+    }
+
+    /// Whether an upload that was asked to end has arrived, where only putting is allowed; yes only where it can't be otherwise.
+    ///
+    /// An object appears under its key whole or not at all, and under a key that only this attempt writes nobody else's is. So it has arrived if
+    /// the store says that the key is taken. If it says that there is no such upload any more, that one was either completed or taken away by
+    /// somebody: then whether the key is taken is asked for, by putting nothing there if it is free. What that leaves under the key where
+    /// the upload was lost is named by no manifest. Of keys that others may write as well (copies) nothing of this can be told.
+    fn must_be_ours(&self, is_taken: bool, is_gone: bool) -> bool {
+        self.is_own && (is_taken || is_gone && self.is_there())
+    }
+
+    fn is_there(&self) -> bool {
+        let before = self.remote.retried.count();
+        let Ok(identity) = self.remote.identity(Right::Write) else { return false };
+        let put = identity.operator.write_with(&self.key, opendal::Buffer::new()).if_not_exists(true);
+        match until(self.cx.as_ref(), CLOSE_GRACE, async { put.await }) {
+            // Asked once: a second request could have been told of the first.
+            Ok(Err(Failure::Store(e))) => taken(&e) && self.remote.retried.count() == before,
+            _ => false,
+        }
     }
 }
 
 impl Write for RemoteWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let size = usize::try_from(self.parts.bytes(self.number)).map_err(std::io::Error::other)?;
+        let size = self.parts.bytes(self.number).ok_or_else(|| std::io::Error::other(self.too_large()))?;
+        let size = usize::try_from(size).map_err(std::io::Error::other)?;
         let count = bytes.len().min(size - self.part.len());
         self.part.extend_from_slice(&bytes[..count]);
         self.seen.add(&bytes[..count]);
@@ -492,11 +541,7 @@ impl RemoteReader {
         let end = self.size.min(self.offset + CHUNK_BYTES);
         self.remote.pace(self.cx.as_ref(), end - self.offset)?;
         let read = |reader: opendal::Reader, from: u64| async move { reader.read(from..end).await };
-        let read_it = || until(self.cx.as_ref(), Duration::ZERO, read(self.reader.clone(), self.offset));
-        let found = match read_it()? {
-            Err(Failure::Store(e)) if self.remote.identity(Right::Read)?.refused(&e) => read_it()?,
-            other => other,
-        };
+        let found = until(self.cx.as_ref(), Duration::ZERO, read(self.reader.clone(), self.offset))?;
         let chunk = found.map_err(|e| self.remote.error(Right::Read, "reading", &self.key, e))?.to_bytes();
         if chunk.is_empty() {
             return Err(Error::failed(format!(

@@ -106,6 +106,11 @@ impl Moto {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Its port on this machine.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The bucket as a store of these identities.
     pub fn store(&self, identity: Identities) -> S3Store {
         S3Store {
