@@ -36,8 +36,8 @@ pub use install::Install;
 pub use objectives::Objectives;
 pub use scratch_postgres::{ScratchCluster, ScratchPostgres, ScratchServer};
 pub use store::{
-    AzureCredentials, AzureStore, Checksum, Credentials, DirectoryStore, GcsCredentials, GcsStore, Identities,
-    Identity, Right, S3Store, ServerSideEncryption, Store,
+    AzureCredentials, AzureStore, Checksum, Credentials, DirectoryStore, Expected, GcsCredentials, GcsStore,
+    Identities, Identity, Right, S3Store, ServerSideEncryption, Store,
 };
 
 /// A service: what is preserved and recovered as one.

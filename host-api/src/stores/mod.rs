@@ -10,6 +10,7 @@
 //! is never what a store waits for. Calling from an asynchronous task directly is a bug, and tokio answers it with a panic.
 
 mod azure;
+pub(crate) mod bucket;
 mod client;
 mod directory;
 #[cfg(test)]
@@ -123,6 +124,14 @@ impl ObjectStore {
         match &self.backend {
             Backend::Directory(dir) => dir.root().map(drop),
             Backend::Remote(remote) => remote.check(self.cx.as_ref()),
+        }
+    }
+
+    /// What its bucket says of itself, asked as whoever reads there; of anything but a bucket of S3, nothing.
+    pub(crate) fn told<T: serde::de::DeserializeOwned>(&self, cx: &StepContext, what: &str) -> Result<bucket::Told<T>> {
+        match &self.backend {
+            Backend::Directory(_) => Ok(bucket::Told::Nothing),
+            Backend::Remote(remote) => remote.told(cx, what),
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use opendal::Operator;
 
+use super::bucket::Asking;
 use super::pace::Pace;
 use super::parts::{Limits, Parts};
 use super::secrets::Held;
@@ -33,6 +34,8 @@ pub(super) struct Remote {
     pace: Option<Pace>,
     limits: Limits,
     parts_at_once: usize,
+    /// Where the bucket itself can be asked, by whoever may read.
+    pub(super) asking: Option<Asking>,
 }
 
 /// Whoever may do what, as far as anybody may.
@@ -98,7 +101,15 @@ impl Remote {
         parts_at_once: usize,
     ) -> Self {
         let pace = bytes_per_s_max.map(Pace::new);
-        Self { name: name.to_owned(), operators, retried: Retried::default(), pace, limits, parts_at_once }
+        Self {
+            name: name.to_owned(),
+            operators,
+            retried: Retried::default(),
+            pace,
+            limits,
+            parts_at_once,
+            asking: None,
+        }
     }
 
     pub(super) fn memory(name: &str) -> Result<Self> {
@@ -135,6 +146,21 @@ impl Remote {
             Error::refused(format!("store {}: this environment has no identity that may {what}", self.name))
                 .hint(format!("[environment.E.store.{}.identity.{}]: {hint}", self.name, right.word()))
         })
+    }
+
+    /// Its name in the environment.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// One request of our own as whoever reads, given up when the step should end.
+    pub(super) fn asked<T>(
+        &self,
+        cx: &StepContext,
+        what: &str,
+        call: impl Future<Output = opendal::Result<T>>,
+    ) -> Result<T> {
+        until(Some(cx), Duration::ZERO, call)?.map_err(|failure| self.error(Right::Read, "asking for", what, failure))
     }
 
     /// One call of opendal's, given up when the step should end.

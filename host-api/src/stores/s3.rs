@@ -7,6 +7,7 @@ use opendal::{HttpTransporter, OperationContext, Operator};
 use reqsign_aws_v4::{Credential, DefaultCredentialProvider, RequestSigner, StaticCredentialProvider};
 use reqsign_core::{Context, Signer};
 
+use super::bucket::Asking;
 use super::client;
 use super::parts::Limits;
 use super::remote::{Operators, Remote};
@@ -27,6 +28,9 @@ pub(super) fn open(name: &str, binding: &S3Store) -> Result<Remote> {
         let Some(credentials) = binding.credentials(right) else { continue };
         let held = (!credentials.default_chain).then(|| Arc::new(held(credentials)));
         let transport = transport(&binding.region, held.clone(), &client);
+        if right == Right::Read {
+            remote.asking = Some(Asking { transport: transport.clone(), url: url(binding) });
+        }
         let operator = operator(binding, transport).map_err(|e| Error::invalid(format!("store {name}: {e}")))?;
         let limit = Duration::from_secs(binding.timeout_s);
         remote.operators.set(right, client::patient(operator, limit, remote.retried()), held);
@@ -64,6 +68,16 @@ fn operator(binding: &S3Store, transport: HttpTransporter) -> std::result::Resul
     };
     // No transport is installed for the process: this one is ours, with our TLS.
     Ok(Operator::new(builder)?.with_context(OperationContext::new().with_http_transport(transport)))
+}
+
+/// The bucket's own URL.
+fn url(binding: &S3Store) -> String {
+    let own = || format!("https://s3.{}.amazonaws.com", binding.region);
+    let endpoint = binding.endpoint.as_deref().map_or_else(own, |given| given.trim_end_matches('/').to_owned());
+    match endpoint.split_once("://") {
+        Some((scheme, host)) if !binding.path_style => format!("{scheme}://{}.{host}/", binding.bucket),
+        _ => format!("{endpoint}/{}", binding.bucket),
+    }
 }
 
 fn held(credentials: &Credentials) -> Held {

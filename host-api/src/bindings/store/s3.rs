@@ -36,6 +36,8 @@ pub struct S3Store {
     /// nothing without.
     #[serde(default)]
     pub checksum: Checksum,
+    /// What `lifeboat check` holds the bucket's own settings against. Without it nobody looks at them.
+    pub expect: Option<Expected>,
     /// One identity for everything.
     pub credentials: Option<Credentials>,
     /// Or one for each right.
@@ -49,6 +51,20 @@ pub struct S3Store {
     /// How long one request may take, seconds: sending one part, reading one piece.
     #[serde(default = "super::identity::default_timeout_s")]
     pub timeout_s: u64,
+}
+
+/// What a bucket is expected to have set. What is not named is shown, and is right as it is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Expected {
+    /// Whether it keeps versions.
+    pub versioning: Option<bool>,
+    /// New objects are locked for so many days at least.
+    pub object_lock_days: Option<u64>,
+    /// How new objects are encrypted; `aes256` is met by `aws-kms` as well.
+    pub encryption: Option<ServerSideEncryption>,
+    /// No rule removes objects that are younger, days.
+    pub kept_days: Option<u64>,
 }
 
 /// A checksum of what is sent.
