@@ -39,7 +39,10 @@ pub use objectives::Objectives;
 pub use prunes::Prunes;
 pub use retention::{Keep, Retention};
 pub use scratch_postgres::{ScratchCluster, ScratchPostgres, ScratchServer};
-pub use store::{Checksum, Credentials, DirectoryStore, Identities, Right, S3Store, ServerSideEncryption, Store};
+pub use store::{
+    AzureCredentials, AzureStore, Checksum, Credentials, DirectoryStore, Expected, GcsCredentials, GcsStore,
+    Identities, Identity, Right, S3Store, ServerSideEncryption, Store,
+};
 
 /// A service: what is preserved and recovered as one.
 #[derive(Debug, Clone, Serialize, Deserialize)]

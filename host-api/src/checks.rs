@@ -2,6 +2,7 @@
 //!
 //! | module | what is looked at |
 //! | --- | --- |
+//! | `bucket` | what a bucket has set, against what is expected of it |
 //! | `seen` | what a look gives: a level, words, measures |
 //! | `service` | control, commands, secrets, TLS files, endpoints, readiness |
 //! | `stores` | reaching a store, its space, the backups in it |
@@ -10,6 +11,7 @@
 //! Nothing here takes a lock, writes a file, or starts anything but tools that ask. A look that hangs must not keep the others from their
 //! answers, so nothing is opened before its own look: [`Looker`] holds plain data.
 
+mod bucket;
 mod seen;
 mod service;
 mod stores;
@@ -33,6 +35,7 @@ use crate::signing::Signing;
 use crate::sources::{SourceDriver, files::FilesDriver, postgres::PostgresDriver, sqlite::SqliteDriver};
 use crate::upload::{Depth, Upload};
 
+pub use bucket::BucketAspect;
 pub use crate::catalog::Stocked;
 pub use seen::{Bound, Level, Measure, Seen, offset};
 
@@ -87,6 +90,8 @@ pub enum Subject {
     StoreWritable(String),
     /// A store: who may do what there, and whether the secrets for it can be read.
     StoreIdentities(String),
+    /// A store: what its bucket has set.
+    StoreBucket(String, BucketAspect),
     /// A service's manager answers.
     Control(String),
     /// The live service runs.
@@ -111,6 +116,7 @@ impl Subject {
             Self::StoreReachable(store) => format!("store.{store}.reachable"),
             Self::StoreWritable(store) => format!("store.{store}.writable"),
             Self::StoreIdentities(store) => format!("store.{store}.identities"),
+            Self::StoreBucket(store, aspect) => format!("store.{store}.{}", aspect.word()),
             Self::Control(_) => "service.control".into(),
             Self::Running(_) => "service.running".into(),
             Self::Commands(_) => "service.commands".into(),
@@ -124,7 +130,7 @@ impl Subject {
     /// The service it is of, if it is of one.
     pub fn service(&self) -> Option<&str> {
         match self {
-            Self::StoreReachable(_) | Self::StoreWritable(_) | Self::StoreIdentities(_) => None,
+            Self::StoreReachable(_) | Self::StoreWritable(_) | Self::StoreIdentities(_) | Self::StoreBucket(..) => None,
             Self::Source(service, ..)
             | Self::Control(service)
             | Self::Running(service)
@@ -149,7 +155,7 @@ impl Subject {
             | Self::TlsFiles(_)
             | Self::Endpoint(..)
             | Self::Ready(_) => Level::Critical,
-            Self::Source(..) | Self::Running(_) => Level::Unknown,
+            Self::Source(..) | Self::StoreBucket(..) | Self::Running(_) => Level::Unknown,
         }
     }
 
@@ -258,6 +264,10 @@ impl Looker {
             Subject::StoreIdentities(store) => {
                 stores::identities(self.stores.get(store).ok_or_else(|| Error::invalid("no such store"))?)
             }
+            Subject::StoreBucket(store, aspect) => match self.stores.get(store) {
+                Some(Store::S3(s3)) => bucket::look(cx, &*self.host_with(store)?.store(cx, store)?, s3, *aspect),
+                _ => Err(Error::failed("a bug: only buckets of S3 are asked")),
+            },
             Subject::Control(service) => service::control(self, cx, service),
             Subject::Running(service) => service::running(self, cx, service),
             Subject::Commands(service) => service::commands(self.service(service)?),
@@ -277,8 +287,11 @@ impl Checks for Looker {
             subjects.push(match binding {
                 Store::Directory(_) => Subject::StoreWritable(store.clone()),
                 // Whether a bucket takes what we put shows by putting alone.
-                Store::S3(_) => Subject::StoreIdentities(store.clone()),
+                _ => Subject::StoreIdentities(store.clone()),
             });
+            if matches!(binding, Store::S3(s3) if s3.expect.is_some()) {
+                subjects.extend(BucketAspect::ALL.map(|aspect| Subject::StoreBucket(store.clone(), aspect)));
+            }
         }
         for (name, service) in &self.services {
             for source in service.source.keys() {
@@ -327,7 +340,7 @@ impl Checks for Looker {
             cx.check()?;
             match binding {
                 Some(Store::Directory(directory)) => crate::disk::free_bytes(&directory.path).map(Some),
-                Some(Store::S3(_)) => Ok(None),
+                Some(_) => Ok(None),
                 None => Err(Error::invalid("no such store")),
             }
         })
@@ -341,7 +354,7 @@ impl Checks for Looker {
             cx.check()?;
             match binding {
                 Some(Store::Directory(directory)) => Ok(std::fs::metadata(directory.path).ok().map(|m| m.dev())),
-                Some(Store::S3(_)) | None => Ok(None),
+                _ => Ok(None),
             }
         })
         .await

@@ -89,6 +89,12 @@ pub(crate) fn free_bytes(directory: &Path) -> Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Bytes that all files on the file system of a directory take together.
+pub(crate) fn used_bytes(directory: &Path) -> Result<u64> {
+    let stat = rustix::fs::statvfs(directory).doing(|| format!("looking for space in {}", directory.display()))?;
+    Ok(stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize))
+}
+
 /// An error if less space than this is free for us on the file system of a directory.
 pub(crate) fn require_space(directory: &Path, bytes: u64) -> Result<()> {
     let free = free_bytes(directory)?;

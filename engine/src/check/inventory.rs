@@ -214,7 +214,7 @@ fn outside_items(around: &Around) -> Vec<OutsideItem> {
         for (what, secret) in store.secrets() {
             items.secret(&format!("store {name}: {what}"), None, secret);
         }
-        if let host_api::bindings::Store::S3(host_api::bindings::S3Store { ca_file: Some(roots), .. }) = store {
+        if let Some(roots) = store.ca_file() {
             items.path(&format!("store {name}: TLS roots"), None, roots);
         }
     }

@@ -364,7 +364,7 @@ fn every_check_stands_in_the_documentation() {
     let everything = "[state-database]\nhost = \"db\"\ndatabase = \"lifeboat\"\nuser = \"lifeboat\"\n\
         [environment.e.service.s.source.db]\nkind = \"postgres\"\nhost = \"db\"\ndatabase = \"d\"\nuser = \"u\"\n\
         scratch = { kind = \"server\", host = \"drills\", user = \"u\" }\n\
-        [environment.e.store.bucket]\nkind = \"s3\"\nbucket = \"bucket\"\nregion = \"r\"\ncredentials = { default-chain = true }\n\
+        [environment.e.store.bucket]\nkind = \"s3\"\nbucket = \"bucket\"\nregion = \"r\"\nexpect = {}\ncredentials = { default-chain = true }\n\
         [environment.e.service.s.source.file]\nkind = \"sqlite\"\npath = \"file.sqlite\"\n\
         [environment.e.service.s.control]\nkind = \"child\"\ncommand = [\"true\"]\n\
         [environment.e.service.s.endpoint.api]\nurl = \"http://127.0.0.1:1\"\n\

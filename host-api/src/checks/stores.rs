@@ -29,13 +29,15 @@ pub(super) fn writable(store: &Store) -> Result<Seen> {
             })?;
             Ok(Seen::ok(format!("the file system lets us write to {shown}; nothing was written")))
         }
-        Store::S3(_) => Err(Error::failed("a bug: whether a bucket takes what we put shows by putting alone")),
+        _ => Err(Error::failed("a bug: whether a bucket takes what we put shows by putting alone")),
     }
 }
 
 /// Who may do what in a store, and whether the secrets for it can be read.
 pub(super) fn identities(store: &Store) -> Result<Seen> {
-    let Store::S3(s3) = store else { return Ok(Seen::ok("the file system's rights are all there is")) };
+    if matches!(store, Store::Directory(_)) {
+        return Ok(Seen::ok("the file system's rights are all there is"));
+    }
     let mut open = Vec::new();
     for (what, secret) in store.secrets() {
         secret.read().map_err(|e| e.context(what.clone()))?;
@@ -46,13 +48,13 @@ pub(super) fn identities(store: &Store) -> Result<Seen> {
     if !open.is_empty() {
         return Ok(Seen::warning(open.join("; "), "chmod o-rwx on the file"));
     }
-    if s3.credentials.is_some() {
+    let Some(rights) = store.rights() else {
         return Ok(Seen::new(
             Level::Ok,
             "one identity for everything: whoever takes over this host can remove the backups there",
             "give hosts that take backups identity.write alone, and keep identity.delete elsewhere",
         ));
-    }
-    let given = Right::ALL.into_iter().filter(|right| s3.identity.of(*right).is_some()).map(Right::word);
-    Ok(Seen::ok(format!("this environment may: {}", given.collect::<Vec<_>>().join(", "))))
+    };
+    let given: Vec<_> = rights.into_iter().map(Right::word).collect();
+    Ok(Seen::ok(format!("this environment may: {}", given.join(", "))))
 }

@@ -1,5 +1,7 @@
 //! Looks at real files, stores, programs and listeners, each made wrong for real.
 
+mod buckets;
+
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};

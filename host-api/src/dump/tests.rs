@@ -96,7 +96,7 @@ mod write_only {
     use super::*;
     use crate::bindings::{Identities, Store};
     use crate::catalog::sent;
-    use crate::stores::testing::Moto;
+    use crate::stores::testing::{Fault, Moto, Proxy};
     use crate::testing::World;
 
     /// A world whose store may only be written to; and the same store for those who may read it.
@@ -125,6 +125,34 @@ mod write_only {
         let refused = take(&world.work, &world.cx, &reader, &Options::default()).unwrap_err();
         assert!(refused.hint.as_deref().unwrap().contains("identity.write"), "{refused}");
         assert_eq!(world.logged(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn answers_that_are_lost_lose_no_backup() {
+        let Some((moto, identities)) = Moto::guarded() else { return };
+        let asked = std::sync::Mutex::new(std::collections::BTreeSet::new());
+        // Each object and the manifest: put, and the answer is lost; asked again, the key is taken.
+        let proxy = Proxy::start(moto.port(), move |seen| {
+            match seen.line.starts_with("PUT") && asked.lock().unwrap().insert(seen.line.to_owned()) {
+                true => Fault::Lost,
+                false => Fault::None,
+            }
+        });
+        let open = |identity, port| {
+            let mut binding = moto.store(identity);
+            binding.endpoint = Some(format!("http://127.0.0.1:{port}"));
+            Arc::new(ObjectStore::open("local", &Store::S3(binding)).unwrap())
+        };
+        let mut world = World::new();
+        world.store = open(Identities { write: identities.write, ..Identities::default() }, proxy.port());
+        let taken = world.take().unwrap();
+        let reader = open(Identities { read: identities.read, ..Identities::default() }, moto.port());
+        let manifest = manifests::read(&reader, "notes", &taken.id, &taken.digest).unwrap();
+        assert_eq!(proxy.fired(), manifest.objects().count() + 1, "{:#?}", proxy.lines());
+        for entry in manifest.objects() {
+            crate::pipeline::check_stored(&world.cx, &reader, entry, "check", &mut std::io::sink())
+                .unwrap_or_else(|fault| panic!("{}", fault.into_error()));
+        }
     }
 
     #[test]

@@ -37,10 +37,26 @@ pub struct StoreSink {
 
 impl ObjectSink for StoreSink {
     fn create(&self, role: &str, extension: &str, expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
+        self.begin(role, extension, expected_bytes, expected_bytes)
+    }
+
+    fn create_about(&self, role: &str, extension: &str, about_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
+        self.begin(role, extension, None, about_bytes)
+    }
+}
+
+impl StoreSink {
+    fn begin(
+        &self,
+        role: &str,
+        extension: &str,
+        expected_bytes: Option<u64>,
+        about_bytes: Option<u64>,
+    ) -> Result<Box<dyn ObjectWriter>> {
         self.cx.check()?;
         let sealed = if self.encryption.recipients().is_empty() { "" } else { ".age" };
         let key = format!("{}/{}.{role}.{extension}.zst{sealed}", self.prefix, self.source);
-        let stored = Stored { inner: self.store.writer_of(&key, expected_bytes)?, tally: Tally::default() };
+        let stored = Stored { inner: self.store.writer_of_own(&key, about_bytes)?, tally: Tally::default() };
         let (chunks, incoming) = sync_channel(CHUNKS_AHEAD);
         let (returning, empties) = channel();
         let (cx, encryption) = (self.cx.clone(), self.encryption.clone());

@@ -62,6 +62,13 @@ pub struct Dumped {
 pub trait ObjectSink {
     /// Begins an object. `expected_bytes`: size of the content where known, for progress.
     fn create(&self, role: &str, extension: &str, expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>>;
+
+    /// The same, of content whose size nobody knows; `about_bytes` is the order of it. A store that takes an object in a limited number of
+    /// parts chooses their size by it; it is no progress to show.
+    fn create_about(&self, role: &str, extension: &str, about_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
+        let _ = about_bytes;
+        self.create(role, extension, None)
+    }
 }
 
 /// An object being written. Dropped without [`ObjectWriter::finish`], it is aborted and nothing of it counts.

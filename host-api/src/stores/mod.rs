@@ -3,13 +3,21 @@
 //! | backend | writes | reads | list, size, delete |
 //! | --- | --- | --- | --- |
 //! | [`directory`] | ours: temporary name, fsync, `link`, fsync of the directories | ours, never through a symbolic link | opendal |
-//! | [`remote`] (memory, [`s3`]) | opendal's writer with `if-not-exists`, in parts | opendal | opendal |
+//! | [`remote`] (memory, [`s3`], [`azure`], [`gcs`]) | opendal's writer with `if-not-exists`, in parts | opendal | opendal |
 //!
 //! Every method blocks, so all are called from threads made for blocking work (`real::blocking`, a pipeline's own threads). What
 //! opendal does asynchronously runs on one small runtime of this module, so that a caller's runtime, however busy or single-threaded,
 //! is never what a store waits for. Calling from an asynchronous task directly is a bug, and tokio answers it with a panic.
 
+mod azure;
+pub(crate) mod bucket;
+mod client;
 mod directory;
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod full_tests;
+mod gcs;
 mod key;
 mod pace;
 mod parts;
@@ -17,10 +25,12 @@ mod remote;
 mod s3;
 #[cfg(test)]
 mod s3_tests;
+mod secrets;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::io::{Read, Write};
 use std::sync::{Arc, LazyLock};
@@ -30,7 +40,7 @@ use crate::context::StepContext;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 pub use key::check_key;
-pub(crate) use s3::roots as trusted_roots;
+pub(crate) use client::roots as trusted_roots;
 
 /// A named place for objects. Objects are written once, whole, and never changed.
 #[derive(Clone)]
@@ -84,6 +94,8 @@ impl ObjectStore {
         let backend = match binding {
             bindings::Store::Directory(dir) => Backend::Directory(Arc::new(directory::Directory::new(name, &dir.path))),
             bindings::Store::S3(s3) => Backend::Remote(Arc::new(s3::open(name, s3)?)),
+            bindings::Store::Azure(azure) => Backend::Remote(Arc::new(azure::open(name, azure)?)),
+            bindings::Store::Gcs(gcs) => Backend::Remote(Arc::new(gcs::open(name, gcs)?)),
         };
         Ok(Self { name: name.to_owned(), place: binding.place().into(), backend, cx: None })
     }
@@ -135,6 +147,14 @@ impl ObjectStore {
         }
     }
 
+    /// What its bucket says of itself, asked as whoever reads there; of anything but a bucket of S3, nothing.
+    pub(crate) fn told<T: serde::de::DeserializeOwned>(&self, cx: &StepContext, what: &str) -> Result<bucket::Told<T>> {
+        match &self.backend {
+            Backend::Directory(_) => Ok(bucket::Told::Nothing),
+            Backend::Remote(remote) => remote.told(cx, what),
+        }
+    }
+
     /// Writes a small object unless its key is taken.
     pub fn put_if_absent(&self, key: &str, bytes: &[u8]) -> Result<Put> {
         self.put_if_absent_and(key, bytes, &|| Ok(()))
@@ -158,10 +178,20 @@ impl ObjectStore {
 
     /// The same, of about so many bytes; more and less are fine.
     pub fn writer_of(&self, key: &str, expected_bytes: Option<u64>) -> Result<Box<dyn StoreWriter>> {
+        self.begin(key, expected_bytes, false)
+    }
+
+    /// The same, under a key that nobody but this attempt writes: it holds random parts that were drawn for it, and the attempt's own name. So
+    /// where nobody may look what became of an upload, an object that is there is the one that was sent.
+    pub(crate) fn writer_of_own(&self, key: &str, expected_bytes: Option<u64>) -> Result<Box<dyn StoreWriter>> {
+        self.begin(key, expected_bytes, true)
+    }
+
+    fn begin(&self, key: &str, expected_bytes: Option<u64>, is_own: bool) -> Result<Box<dyn StoreWriter>> {
         check_key(key)?;
         match &self.backend {
             Backend::Directory(dir) => dir.writer(key),
-            Backend::Remote(remote) => remote.writer(self.cx.as_ref(), key, expected_bytes),
+            Backend::Remote(remote) => remote.writer(self.cx.as_ref(), key, expected_bytes, is_own),
         }
     }
 

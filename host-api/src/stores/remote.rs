@@ -1,27 +1,30 @@
-//! Stores behind opendal's own reader and writer: memory and S3.
+//! Stores behind opendal's own reader and writer: memory, S3, Azure Blob, Google Cloud Storage.
 
-use std::io::{Read, Write};
+mod words;
+mod writer;
+
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use opendal::Operator;
-use xxhash_rust::xxh3::Xxh3;
 
+use super::bucket::Asking;
 use super::pace::Pace;
-use super::parts::Parts;
-use super::s3::Held;
-use super::{Put, StoreWriter, wait};
+use super::parts::{Limits, Parts};
+use super::secrets::Held;
+use super::{StoreWriter, wait};
 use crate::bindings::Right;
 use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
+use words::{about_us, said, taken};
+use writer::{RemoteWriter, Seen};
 
 /// How much is asked for at once.
 const CHUNK_BYTES: u64 = 8 * 1024 * 1024;
 /// How often a wait looks whether its step should end.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// How long the last request of an upload may still take once its step should end: cut off, nobody knows what became of it.
-const CLOSE_GRACE: Duration = Duration::from_secs(10);
 
 /// A store somewhere else.
 pub(super) struct Remote {
@@ -29,7 +32,10 @@ pub(super) struct Remote {
     pub(super) operators: Operators,
     retried: Retried,
     pace: Option<Pace>,
+    limits: Limits,
     parts_at_once: usize,
+    /// Where the bucket itself can be asked, by whoever may read.
+    pub(super) asking: Option<Asking>,
 }
 
 /// Whoever may do what, as far as anybody may.
@@ -74,7 +80,7 @@ impl Retried {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -87,9 +93,23 @@ enum Failure {
 }
 
 impl Remote {
-    pub(super) fn new(name: &str, operators: Operators, bytes_per_s_max: Option<u64>, parts_at_once: usize) -> Self {
+    pub(super) fn new(
+        name: &str,
+        operators: Operators,
+        bytes_per_s_max: Option<u64>,
+        limits: Limits,
+        parts_at_once: usize,
+    ) -> Self {
         let pace = bytes_per_s_max.map(Pace::new);
-        Self { name: name.to_owned(), operators, retried: Retried::default(), pace, parts_at_once }
+        Self {
+            name: name.to_owned(),
+            operators,
+            retried: Retried::default(),
+            pace,
+            limits,
+            parts_at_once,
+            asking: None,
+        }
     }
 
     pub(super) fn memory(name: &str) -> Result<Self> {
@@ -97,7 +117,7 @@ impl Remote {
             .map_err(|e| Error::failed(format!("store {name}: {e}")))?;
         let mut operators = Operators::default();
         Right::ALL.into_iter().for_each(|right| operators.set(right, operator.clone(), None));
-        Ok(Self::new(name, operators, None, 1))
+        Ok(Self::new(name, operators, None, Limits::PIECES, 1))
     }
 
     pub(super) fn retried(&self) -> Retried {
@@ -128,6 +148,21 @@ impl Remote {
         })
     }
 
+    /// Its name in the environment.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// One request of our own as whoever reads, given up when the step should end.
+    pub(super) fn asked<T>(
+        &self,
+        cx: &StepContext,
+        what: &str,
+        call: impl Future<Output = opendal::Result<T>>,
+    ) -> Result<T> {
+        until(Some(cx), Duration::ZERO, call)?.map_err(|failure| self.error(Right::Read, "asking for", what, failure))
+    }
+
     /// One call of opendal's, given up when the step should end.
     pub(super) fn call<T, F>(
         &self,
@@ -141,13 +176,8 @@ impl Remote {
         F: Future<Output = opendal::Result<T>>,
     {
         let identity = self.identity(right)?;
-        let called = match until(cx, Duration::ZERO, call(identity.operator.clone()))? {
-            Err(Failure::Store(e)) if identity.refused(&e) => {
-                until(cx, Duration::ZERO, call(identity.operator.clone()))?
-            }
-            other => other,
-        };
-        called.map_err(|failure| self.error(right, doing, key, failure))
+        until(cx, Duration::ZERO, call(identity.operator.clone()))?
+            .map_err(|failure| self.error(right, doing, key, failure))
     }
 
     fn error(&self, right: Right, doing: &str, key: &str, failure: Failure) -> Error {
@@ -207,15 +237,17 @@ impl Remote {
         cx: Option<&StepContext>,
         key: &str,
         expected_bytes: Option<u64>,
+        is_own: bool,
     ) -> Result<Box<dyn StoreWriter>> {
-        let parts = Parts::of(expected_bytes);
-        let at_once = parts.at_once(self.parts_at_once);
+        let parts = Parts::of(self.limits, expected_bytes, self.parts_at_once);
+        let at_once = parts.at_once();
         let identity = self.identity(Right::Write)?;
         let writer = async { identity.operator.writer_with(key).if_not_exists(true).concurrent(at_once).await };
         Ok(Box::new(RemoteWriter {
             remote: self.clone(),
             cx: cx.cloned(),
             key: key.to_owned(),
+            is_own,
             // A backend that can look before it writes says so here already.
             writer: match until(cx, Duration::ZERO, writer)? {
                 Ok(writer) => Some(writer),
@@ -261,19 +293,6 @@ impl Remote {
     }
 }
 
-impl Identity {
-    /// Whether the store refused who we are, and what we are may have changed meanwhile: then it is worth another try.
-    fn refused(&self, e: &opendal::Error) -> bool {
-        match &self.held {
-            Some(held) if e.kind() == opendal::ErrorKind::PermissionDenied => {
-                held.refused();
-                true
-            }
-            _ => false,
-        }
-    }
-}
-
 /// Runs a call to its end, unless the step should end before; then it may take so much longer.
 fn until<T>(
     cx: Option<&StepContext>,
@@ -298,185 +317,6 @@ fn until<T>(
     })
 }
 
-fn taken(e: &opendal::Error) -> bool {
-    matches!(e.kind(), opendal::ErrorKind::ConditionNotMatch | opendal::ErrorKind::AlreadyExists)
-}
-
-/// What opendal says, in our words: its own name hosts and URLs.
-fn said(store: &str, right: Right, doing: &str, key: &str, e: &opendal::Error) -> Error {
-    use opendal::ErrorKind as Of;
-    tracing::debug!(store, doing, key, "{e}");
-    let words = match e.kind() {
-        Of::NotFound => return super::no_object(store, key),
-        Of::PermissionDenied => "the store refuses it to this identity",
-        Of::ConfigInvalid => "there is no such bucket, or the store is configured wrongly",
-        Of::RateLimited => "the store takes no more requests for now",
-        Of::Unsupported => "the store can't do this",
-        _ if e.is_temporary() || error_code(&e.to_string()).is_none() => "no usable answer from the store",
-        _ => "the store answered with an error",
-    };
-    let code = error_code(&e.to_string()).map(|code| format!(" ({code})")).unwrap_or_default();
-    let error = Error::failed(format!("store {store}: {doing} {key}: {words}{code}"));
-    match e.kind() {
-        Of::PermissionDenied => error.hint(format!(
-            "look at the secrets of identity.{} (or credentials) in [environment.E.store.{store}], and at what the store allows it",
-            right.word()
-        )),
-        Of::ConfigInvalid => error.hint(format!("look at bucket, region and endpoint of [environment.E.store.{store}]")),
-        _ => error,
-    }
-}
-
-/// The protocol's own word for what is wrong, `SlowDown`.
-fn error_code(text: &str) -> Option<&str> {
-    let after = text.split_once("code: \"")?.1;
-    let code = after.split_once('"')?.0;
-    (!code.is_empty() && code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric())).then_some(code)
-}
-
-/// Length and hash of what goes by: guards against error; whoever means harm is found by the signed digests.
-#[derive(Default)]
-struct Seen {
-    bytes: u64,
-    hash: Xxh3,
-}
-
-impl Seen {
-    fn add(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        self.hash.update(bytes);
-    }
-
-    fn is(&self, other: &Self) -> bool {
-        self.bytes == other.bytes && self.hash.digest128() == other.hash.digest128()
-    }
-}
-
-/// A secret that is not there is no object that is not there.
-fn about_us(error: Error) -> Error {
-    match error.kind {
-        ErrorKind::NotFound => Error { kind: ErrorKind::Failed, ..error },
-        _ => error,
-    }
-}
-
-struct RemoteWriter {
-    remote: Arc<Remote>,
-    cx: Option<StepContext>,
-    key: String,
-    /// None once the key is known to be taken: the rest is swallowed.
-    writer: Option<opendal::Writer>,
-    parts: Parts,
-    /// Of the part that is being filled.
-    number: u64,
-    part: Vec<u8>,
-    /// What was given to us, for the case that nobody can tell whether it arrived.
-    seen: Seen,
-    finished: bool,
-}
-
-impl RemoteWriter {
-    fn send(&mut self) -> Result<()> {
-        let part = std::mem::take(&mut self.part);
-        self.number += 1;
-        let Some(writer) = &mut self.writer else { return Ok(()) };
-        self.remote.pace(self.cx.as_ref(), part.len() as u64)?;
-        match until(self.cx.as_ref(), Duration::ZERO, writer.write(part))? {
-            Ok(()) => Ok(()),
-            Err(Failure::Store(e)) if taken(&e) => {
-                self.abort();
-                Ok(())
-            }
-            Err(e) => Err(self.remote.error(Right::Write, "writing", &self.key, e)),
-        }
-    }
-
-    /// What can't be aborted is not visible either: an upload that was not completed is no object.
-    fn abort(&mut self) {
-        if let Some(mut writer) = self.writer.take() {
-            // The step may be over: this has some time of its own.
-            let _ = wait(async { tokio::time::timeout(CLOSE_GRACE, writer.abort()).await });
-        }
-    }
-
-    /// What became of an upload whose last answer is missing, or is no: the answer to a first request may have been lost, and that to a
-    /// second be about the first.
-    fn decide(&mut self, failure: Failure) -> Result<Put> {
-        let (is_taken, is_sure) = match &failure {
-            Failure::Step(_) => (false, false),
-            Failure::Store(e) => {
-                use opendal::ErrorKind as Of;
-                // A refusal may be of a second request, after one whose answer was lost.
-                (taken(e), matches!(e.kind(), Of::ConfigInvalid | Of::Unsupported))
-            }
-        };
-        let step = matches!(failure, Failure::Step(_));
-        let error = self.remote.error(Right::Write, "writing", &self.key, failure);
-        // Whoever may not read can't look: then it counts as failed, or as taken by somebody.
-        if !is_sure && !step && self.remote.may(Right::Read) {
-            match self.remote.is_ours(self.cx.as_ref(), &self.key, &self.seen) {
-                Ok(true) => return Ok(Put::Created),
-                Ok(false) => {}
-                Err(unseen) => {
-                    return Err(error.context(format!(
-                        "what became of it can't be told, because it can't be looked at ({})",
-                        unseen.message
-                    )));
-                }
-            }
-        }
-        self.abort();
-        if is_taken { Ok(Put::Exists) } else { Err(error) }
-    }
-}
-
-impl Write for RemoteWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let size = usize::try_from(self.parts.bytes(self.number)).map_err(std::io::Error::other)?;
-        let count = bytes.len().min(size - self.part.len());
-        self.part.extend_from_slice(&bytes[..count]);
-        self.seen.add(&bytes[..count]);
-        if self.part.len() == size {
-            self.send().map_err(std::io::Error::other)?;
-        }
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl StoreWriter for RemoteWriter {
-    fn finish(mut self: Box<Self>, may: &dyn Fn() -> Result<()>) -> Result<Put> {
-        if !self.part.is_empty() {
-            self.send()?;
-        }
-        may()?;
-        let before = self.remote.retried.count();
-        let Some(writer) = &mut self.writer else { return Ok(Put::Exists) };
-        let closed = until(self.cx.as_ref(), CLOSE_GRACE, writer.close())?;
-        self.finished = true;
-        match closed {
-            Ok(_) => Ok(Put::Created),
-            // Asked once, and answered.
-            Err(Failure::Store(e)) if taken(&e) && self.remote.retried.count() == before => {
-                self.abort();
-                Ok(Put::Exists)
-            }
-            Err(failure) => self.decide(failure),
-        }
-    }
-}
-
-impl Drop for RemoteWriter {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.abort();
-        }
-    }
-}
-
 struct RemoteReader {
     remote: Arc<Remote>,
     cx: Option<StepContext>,
@@ -492,11 +332,7 @@ impl RemoteReader {
         let end = self.size.min(self.offset + CHUNK_BYTES);
         self.remote.pace(self.cx.as_ref(), end - self.offset)?;
         let read = |reader: opendal::Reader, from: u64| async move { reader.read(from..end).await };
-        let read_it = || until(self.cx.as_ref(), Duration::ZERO, read(self.reader.clone(), self.offset));
-        let found = match read_it()? {
-            Err(Failure::Store(e)) if self.remote.identity(Right::Read)?.refused(&e) => read_it()?,
-            other => other,
-        };
+        let found = until(self.cx.as_ref(), Duration::ZERO, read(self.reader.clone(), self.offset))?;
         let chunk = found.map_err(|e| self.remote.error(Right::Read, "reading", &self.key, e))?.to_bytes();
         if chunk.is_empty() {
             return Err(Error::failed(format!(
@@ -524,14 +360,6 @@ impl Read for RemoteReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_stores_own_word_is_shown_and_nothing_else_of_it() {
-        let text = r#"Unexpected at write => S3Error { code: "SlowDown", message: "http://10.0.0.1/", resource: "" }"#;
-        assert_eq!(error_code(text), Some("SlowDown"));
-        assert_eq!(error_code(r#"code: "a b""#), None);
-        assert_eq!(error_code("nothing"), None);
-    }
 
     #[test]
     fn a_call_ends_with_its_step() {

@@ -173,6 +173,7 @@ impl Scripted {
             checksum: crate::bindings::Checksum::Crc32c,
             server_side_encryption: None,
             kms_key: None,
+            expect: None,
             credentials: None,
             identity: Identities { write: has(Right::Write), read: has(Right::Read), delete: None },
             bytes_per_s_max: None,
@@ -348,4 +349,20 @@ fn what_is_sent_carries_its_checksum_unless_that_is_not_wanted() {
     assert_eq!(*server.checksums.lock().unwrap(), ["4waSgw=="]);
     put(&S3Store { checksum: crate::bindings::Checksum::None, ..binding });
     assert_eq!(server.checksums.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn an_object_that_must_be_thawed_is_said_with_what_to_do() {
+    let Some(moto) = Moto::start() else { return };
+    // As a rule of the bucket would have moved it; an environment can't say so.
+    let cold = S3Store { storage_class: Some("DEEP_ARCHIVE".into()), ..moto.open_store() };
+    open(cold).put_if_absent("a/cold", b"1").unwrap();
+    let store = open(moto.open_store());
+    assert_eq!(store.size("a/cold").unwrap(), Some(1), "it is there");
+    let read = store
+        .open_object("a/cold")
+        .and_then(|mut reader| reader.read_to_end(&mut Vec::new()).map_err(crate::pipeline::error_of));
+    let error = read.unwrap_err();
+    assert!(error.message.contains("must be thawed before it can be read"), "{error}");
+    assert!(error.hint.as_deref().unwrap().contains("12 to 48 hours"), "{error}");
 }

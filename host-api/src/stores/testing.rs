@@ -1,11 +1,17 @@
-//! For tests: the suite that every kind of store must pass, and an S3 to run it against.
+//! For tests: the suite that every kind of store must pass, servers to run it against, and a proxy between the two that fails.
 
+mod azurite;
+mod gcs;
 mod moto;
+mod proxy;
 
 use std::io::Write;
 use std::sync::Arc;
 
+pub use azurite::Azurite;
+pub use gcs::Gcs;
 pub use moto::Moto;
+pub use proxy::{Fault, Proxy, Seen};
 
 use super::{ObjectStore, Put};
 use crate::error::{Error, ErrorKind};

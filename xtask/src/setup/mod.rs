@@ -1,6 +1,7 @@
 //! What has to be on the machine: a compiler for guests, PostgreSQL, stock tools, the reference service,
-//! an S3 for tests.
+//! an S3 and an Azure Blob Storage for tests.
 
+mod azurite;
 mod debian;
 pub mod guests;
 mod kneo;
@@ -24,6 +25,7 @@ pub struct Services {
     newer_postgres: Option<PathBuf>,
     kneo: kneo::Kneo,
     moto: Option<PathBuf>,
+    azurite: Option<PathBuf>,
 }
 
 /// Finds or installs the services.
@@ -41,6 +43,7 @@ pub fn services(workspace: &Workspace) -> Result<Services> {
         newer_postgres,
         kneo: kneo::find_or_install(workspace)?,
         moto: moto::find_or_install(workspace)?,
+        azurite: azurite::find_or_install(workspace)?,
     })
 }
 
@@ -69,13 +72,18 @@ impl Services {
         if let Some(folder) = &self.moto {
             variables.push(("LIFEBOAT_MOTO", folder.into()));
         }
+        if let Some(folder) = &self.azurite {
+            variables.push(("LIFEBOAT_AZURITE", folder.into()));
+        }
         variables
     }
 
     /// What can't be tested here, and why.
     pub fn skipped(&self) -> Vec<&'static str> {
         let kneo = matches!(self.kneo, kneo::Kneo::NoPython).then_some(kneo::NO_PYTHON);
-        kneo.into_iter().chain(self.moto.is_none().then_some(moto::NO_PYTHON)).collect()
+        let moto = self.moto.is_none().then_some(moto::NO_PYTHON);
+        let azurite = self.azurite.is_none().then_some(azurite::NO_NODE);
+        kneo.into_iter().chain(moto).chain(azurite).collect()
     }
 
     /// Prints the variables as lines for a shell: `eval "$(cargo xtask setup)"`.

@@ -37,6 +37,9 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// What a directory entry may take on disk beyond its content, when space is checked.
 const ENTRY_BYTES: u64 = 4096;
 
+/// What a file system holds at least before a directory on it is walked through for its size: smaller ones fit into parts of the first size.
+const WALKED_FOR_BYTES: u64 = 40_000 * 1024 * 1024;
+
 /// Driver of one directory.
 #[derive(Debug)]
 pub struct FilesDriver {
@@ -60,6 +63,17 @@ impl FilesDriver {
 
     fn live_place(&self) -> Result<PathBuf> {
         exchange::live_place(&self.binding.path)
+    }
+
+    /// About how large the archive will be; none where that is not known. Walked for only where the file system holds so much that it matters:
+    /// each file is looked at once more.
+    fn about_bytes(&self, cx: &StepContext) -> Option<u64> {
+        let holds = disk::used_bytes(&self.binding.path).ok()?;
+        if holds <= WALKED_FOR_BYTES {
+            return Some(holds);
+        }
+        let walked = look::walked(cx, &self.binding.path).ok()?;
+        Some(walked.bytes.saturating_add(walked.entries.saturating_mul(ENTRY_BYTES)))
     }
 
     fn no_sql(&self) -> Error {
@@ -111,7 +125,7 @@ impl SourceDriver for FilesDriver {
         }
         self.check(cx)?;
         let started_at_ms = now_ms();
-        let mut data = sink.create("data", "tar", None)?;
+        let mut data = sink.create_about("data", "tar", self.about_bytes(cx))?;
         // Without a name: a killed engine leaves nothing of it.
         let mut index =
             tempfile::tempfile_in(&self.spool).doing(|| format!("making an index in {}", self.spool.display()))?;

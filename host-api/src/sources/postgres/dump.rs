@@ -118,7 +118,11 @@ fn dump_once(
         answers.insert(question.name.clone(), session.ask(question)?);
     }
 
-    let (writer, summary, ended) = run_pg_dump(tools, sink, source, &snapshot, encoding, lock_wait)?;
+    // Indexes count, what is compressed in rows counts as such: about right is enough.
+    let about_bytes = session
+        .value("SELECT pg_catalog.pg_database_size(pg_catalog.current_database())")?
+        .and_then(|bytes| bytes.parse().ok());
+    let (writer, summary, ended) = run_pg_dump(tools, (sink, about_bytes), source, &snapshot, encoding, lock_wait)?;
     // Had the session ended in between, the locks would have gone with it.
     session.run("COMMIT;").map_err(|e| e.context("the session that held the snapshot"))?;
     session.close()?;
@@ -228,7 +232,7 @@ fn read_facts(session: &mut Session<'_>) -> Result<(String, PostgresFacts, Vec<F
 /// Streams `pg_dump` into the sink. The object is complete but not finished: it counts only if all else is right too.
 fn run_pg_dump(
     tools: &Tools<'_>,
-    sink: &dyn ObjectSink,
+    (sink, about_bytes): (&dyn ObjectSink, Option<u64>),
     source: &str,
     snapshot: &str,
     encoding: &str,
@@ -261,7 +265,7 @@ fn run_pg_dump(
         reader.feed(&buffer[..count]).map_err(|e| e.context("what pg_dump wrote"))?;
         let writer = match &mut writer {
             Some(writer) => writer,
-            none => none.insert(sink.create("data", "pgdump", None)?),
+            none => none.insert(sink.create_about("data", "pgdump", about_bytes)?),
         };
         writer.write_all(&buffer[..count]).doing(|| "storing the dump".into())?;
         done += count as u64;

@@ -106,6 +106,11 @@ impl Moto {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Its port on this machine.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The bucket as a store of these identities.
     pub fn store(&self, identity: Identities) -> S3Store {
         S3Store {
@@ -119,6 +124,7 @@ impl Moto {
             checksum: crate::bindings::Checksum::Crc32c,
             server_side_encryption: None,
             kms_key: None,
+            expect: None,
             credentials: None,
             identity,
             bytes_per_s_max: None,
@@ -131,6 +137,11 @@ impl Moto {
     pub fn open_store(&self) -> S3Store {
         let key = Key { id: "anybody".into(), secret: "anything".into() };
         S3Store { credentials: Some(self.credentials("anybody", &key)), ..self.store(Identities::default()) }
+    }
+
+    /// Sets something of the bucket itself, where nobody looks at keys.
+    pub fn set(&self, what: &str, text: &str) {
+        self.ask("PUT", &format!("/{BUCKET}?{what}"), "s3", text);
     }
 
     /// A key in two files.
@@ -175,8 +186,9 @@ impl Moto {
             stream,
             "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n\
              Authorization: AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=x\r\n\
-             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+             Content-Type: application/{}\r\nContent-Length: {}\r\n\r\n{body}",
             self.port,
+            if body.starts_with('<') { "xml" } else { "x-www-form-urlencoded" },
             body.len()
         )
         .expect("a request");
