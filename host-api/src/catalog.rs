@@ -192,12 +192,26 @@ pub(crate) fn latest(
     service: &str,
     verified: bool,
 ) -> Result<Option<Backup>> {
+    let mut refused = None;
     for backup in list(cx, store, service)?.into_iter().rev() {
+        cx.check()?;
+        // Who may put objects there must not be able to hide the newest good one, or to make a backup look taken that was not.
+        if let Some(why) = manifests::stored(store, service, &backup.id, &backup.digest)?.signature(signing).refused {
+            refused.get_or_insert((backup.id, why));
+            continue;
+        }
         if !verified || state(cx, store, signing, &backup)?.verified_at_ms.is_some() {
             return Ok(Some(backup));
         }
     }
-    Ok(None)
+    match refused {
+        Some((id, why)) if !verified => Err(Error::refused(format!(
+            "store {}: every backup of {service} there is refused; of the newest, {id}: {why}",
+            store.name()
+        ))
+        .hint("`lifeboat backups list` shows who signed what; take a backup with a key that is trusted here")),
+        _ => Ok(None),
+    }
 }
 
 /// Holds and verifications of a backup, and who signed it.
