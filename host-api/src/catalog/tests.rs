@@ -244,7 +244,7 @@ mod indexed {
         assert_eq!((found.backups.len(), found.unreadable.keys().collect::<Vec<_>>()), (1, vec![&two.id]));
         let tombstone = records::Tombstone::new(&world.cx, one, &"0".repeat(64), Vec::new());
         records::write_tombstone(&world.cx, &world.store, "notes", &tombstone).unwrap();
-        assert_eq!(read().hidden, [one.id.clone()]);
+        assert_eq!(read().hidden, std::slice::from_ref(&one.id));
     }
 
     #[test]

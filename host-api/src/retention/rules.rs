@@ -76,19 +76,23 @@ fn keep(backups: &[Seen], counted: &[usize], keep: &Keep, words: &Words, zone: &
         (Span::Year, keep.yearly, words.yearly),
     ] {
         let Some(count) = count else { continue };
-        let firsts = firsts(backups, counted, span, zone);
-        for (place, index) in firsts.values().rev().take(some(count)).enumerate() {
+        let firsts = firsts(backups, counted, span, some(count), zone);
+        for (place, index) in firsts.values().rev().enumerate() {
             note(*index, word, format!("{} of {count}", place + 1));
         }
     }
 }
 
-/// The one that keeps each hour, day, …: the first that the store took. Whoever comes later takes no place away.
-fn firsts(backups: &[Seen], counted: &[usize], span: Span, zone: &TimeZone) -> BTreeMap<Bucket, usize> {
+/// The one that keeps each of the newest hours, days, …: the first that the store took. Whoever comes later takes no place away. `counted`: newest
+/// first, so what comes after the last bucket that is wanted is older than all of them, and is not looked at.
+fn firsts(backups: &[Seen], counted: &[usize], span: Span, most: usize, zone: &TimeZone) -> BTreeMap<Bucket, usize> {
     let mut found: BTreeMap<Bucket, usize> = BTreeMap::new();
     let order = |index: usize| (backups[index].stored_at_ms, backups[index].taken_at_ms, &backups[index].id);
     for index in counted {
         let Some(bucket) = span.bucket(backups[*index].taken_at_ms, zone) else { continue };
+        if found.len() == most && !found.contains_key(&bucket) {
+            break;
+        }
         let keeper = found.entry(bucket).or_insert(*index);
         if order(*index) < order(*keeper) {
             *keeper = *index;
