@@ -233,6 +233,21 @@ service-account = { file = "key.json" }
     }
 
     #[test]
+    fn the_examples_of_the_documentation_are_read() {
+        let text = include_str!("../../../docs/environments.md");
+        let header = "[environment.production.store.offsite]\n";
+        let examples = text.split("```toml\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0));
+        let mut kinds = 0;
+        for example in examples.filter(|example| example.starts_with(header)) {
+            let table: toml::Table = toml::from_str(example).unwrap();
+            let store = table["environment"]["production"]["store"]["offsite"].clone();
+            store.try_into::<Store>().unwrap().check().unwrap();
+            kinds += 1;
+        }
+        assert_eq!(kinds, 3, "S3, Azure, Google");
+    }
+
+    #[test]
     fn mistakes_in_them_are_refused() {
         for (good, from, to, says) in [
             (AZURE, "acmebackups", "Acme", "storage account"),

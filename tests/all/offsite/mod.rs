@@ -1,5 +1,6 @@
 //! A store in a bucket, through the command line: hosts that may only put, hosts that may only read.
 
+mod clouds;
 mod encrypted;
 mod write_only;
 

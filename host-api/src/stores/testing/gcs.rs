@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
@@ -68,6 +69,7 @@ impl Gcs {
             rights.contains(&right).then(|| {
                 let file = self.directory.path().join(right.word());
                 std::fs::write(&file, right.word()).expect("a token's file");
+                std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("our own file");
                 let access_token = Some(Secret { file: Some(file), ..Secret::default() });
                 GcsCredentials { access_token, ..GcsCredentials::default() }
             })
