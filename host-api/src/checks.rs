@@ -35,8 +35,8 @@ use crate::signing::Signing;
 use crate::sources::{SourceDriver, files::FilesDriver, postgres::PostgresDriver, sqlite::SqliteDriver};
 use crate::upload::{Depth, Upload};
 
-pub use bucket::BucketAspect;
 pub use crate::catalog::Stocked;
+pub use bucket::BucketAspect;
 pub use seen::{Bound, Level, Measure, Seen, offset};
 
 /// Says the time in Unix milliseconds; a test has one of its own.

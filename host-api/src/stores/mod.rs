@@ -39,8 +39,8 @@ use crate::bindings::{self, Right};
 use crate::context::StepContext;
 use crate::error::{Context, Error, ErrorKind, Result};
 
-pub use key::check_key;
 pub(crate) use client::roots as trusted_roots;
+pub use key::check_key;
 
 /// A named place for objects. Objects are written once, whole, and never changed.
 #[derive(Clone)]

@@ -18,6 +18,8 @@ pub struct Parameters {
     pub store: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub off_site: Option<String>,
+    #[serde(default)]
+    pub retention: bool,
     #[serde(default = "utc")]
     pub zone: String,
     #[serde(default)]
@@ -179,6 +181,13 @@ impl Parameters {
         let of = json!({"service": self.service, "store": store});
         let drill = Duty::new("drill", "drill", of.as_object().cloned().unwrap_or_default(), "30 4 1 * *");
         duties.push(Duty { proof: Proof::Drill, ..drill });
+        if self.retention {
+            let stores = [("retention", Some(store)), ("retention-off-site", self.off_site.as_ref())];
+            for (name, store) in stores.into_iter().filter_map(|(name, store)| Some((name, store?))) {
+                let of = json!({"service": self.service, "store": store});
+                duties.push(Duty::new(name, "retention", of.as_object().cloned().unwrap_or_default(), "30 5 * * *"));
+            }
+        }
         Ok(duties)
     }
 }
@@ -236,6 +245,11 @@ mod tests {
         let names: Vec<_> = duties.iter().map(|duty| (duty.name.as_str(), duty.when.as_deref())).collect();
         assert_eq!(names, [("backup", Some("0 * * * *")), ("off-site", Some("0 3 * * *")), ("drill", None)]);
         assert_eq!(duties[1].parameters["copy-to"], json!(["far"]));
+        let of = r#"{"service":"s","shape":"low-volume","store":"local","off-site":"far","retention":true}"#;
+        let duties = parameters(of).all_duties().unwrap();
+        let stores: Vec<_> =
+            duties.iter().filter(|d| d.policy == "retention").map(|d| &d.parameters["store"]).collect();
+        assert_eq!(stores, ["local", "far"]);
     }
 
     #[test]
