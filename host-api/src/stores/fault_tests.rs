@@ -309,6 +309,17 @@ fn secrets_that_end_in_the_middle_of_an_upload_are_read_again_at_once() {
         assert_eq!(upload(&store, &key, &content).unwrap(), Put::Created, "{code}");
         assert_eq!((proxy.fired(), runs(directory.path())), (1, 2), "{code}: refused once, read once more");
         assert!(read_back(&store, &key).unwrap() == content, "{code}");
+
+        // The same in the middle of reading.
+        let directory = tempfile::tempdir().unwrap();
+        let rest: fn(&Seen<'_>) -> bool = |seen| seen.head.contains("\r\nrange: bytes=8388608-");
+        let proxy = Proxy::failing(moto.port(), 1, Fault::Answer(status, code), rest);
+        let mut binding = moto.open_store();
+        binding.endpoint = Some(format!("http://127.0.0.1:{}", proxy.port()));
+        binding.credentials = Some(printed(directory.path(), true));
+        let store = ObjectStore::open("offsite", &bindings::Store::S3(binding)).unwrap();
+        assert!(read_back(&store, &key).unwrap() == content, "{code}");
+        assert_eq!((proxy.fired(), runs(directory.path())), (1, 2), "{code}: refused once, read once more");
     }
 }
 
