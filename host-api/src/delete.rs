@@ -202,7 +202,7 @@ fn apply(
         Right::ALL.into_iter().try_for_each(|right| store.require(right))?;
     }
     let mut begun = Begun::default();
-    begun.find(backups, intent_sha256)?;
+    begun.find(cx, backups, intent_sha256)?;
     // All are looked at before any is touched.
     let looked = may().and_then(|()| {
         backups.iter().try_for_each(|(store, backup)| cx.check().and_then(|()| refuse_held(store, backup)))
@@ -223,7 +223,19 @@ fn apply(
         return Err(begun.take_back(cx, e));
     }
     for ((store, backup), objects) in backups.iter().zip(&begun.objects) {
-        remove(cx, store, backup, objects).map_err(|e| e.context(removing(store, backup)))?;
+        if let Err(e) = remove(cx, store, backup, objects) {
+            // Those whose turn had not come are whole: nothing would go on with this call, and nobody could name what it hides.
+            let mut whole = Begun::default();
+            // Also where what ended it is a cancellation.
+            let found = whole.find(&cx.taking_back(GRACE), backups, intent_sha256);
+            let e = whole.take_back(cx, e.context(removing(store, backup)));
+            return Err(match found {
+                Ok(()) => e,
+                Err(unread) => {
+                    e.hint_more(&format!("which others a tombstone hides can't be told: {}", unread.message))
+                }
+            });
+        }
     }
     Ok(())
 }
@@ -239,15 +251,16 @@ struct Begun<'b> {
 
 impl<'b> Begun<'b> {
     /// Tombstones that an earlier attempt put, and went no further.
-    fn find(&mut self, backups: &'b [(Arc<ObjectStore>, Backup)], intent_sha256: &str) -> Result<()> {
+    fn find(&mut self, cx: &StepContext, backups: &'b [(Arc<ObjectStore>, Backup)], intent_sha256: &str) -> Result<()> {
         for (store, backup) in backups {
-            let Some(tombstone) = records::read_tombstone(store, &backup.service, &backup.id)? else { continue };
+            let reached = store.in_step(cx);
+            let Some(tombstone) = records::read_tombstone(&reached, &backup.service, &backup.id)? else { continue };
             let prefix = manifests::objects_prefix(&backup.service, &backup.id);
             let sound =
                 tombstone.digest == backup.digest && tombstone.objects.iter().all(|key| key.starts_with(&prefix));
             let manifest = manifests::key(&backup.service, &backup.id, &backup.digest);
             // The manifest goes first: where it is, the objects are.
-            if sound && tombstone.intent_sha256 == intent_sha256 && store.size(&manifest)?.is_some() {
+            if sound && tombstone.intent_sha256 == intent_sha256 && reached.size(&manifest)?.is_some() {
                 self.fresh.push((&**store, backup));
             }
         }
@@ -256,6 +269,14 @@ impl<'b> Begun<'b> {
 
     fn put(&mut self, cx: &StepContext, store: &'b ObjectStore, backup: &'b Backup, intent_sha256: &str) -> Result<()> {
         let objects = match records::read_tombstone(store, &backup.service, &backup.id)? {
+            // Of a call that nobody here consented to, or that is about to take it back: its backup is whole, and has floors and holds.
+            Some(tombstone)
+                if tombstone.intent_sha256 != intent_sha256
+                    && store.size(&manifests::key(&backup.service, &backup.id, &backup.digest))?.is_some() =>
+            {
+                return Err(Error::conflict("another removal hides it, and has not begun to remove it")
+                    .hint("`lifeboat backups reindex --store STORE` says what to do"));
+            }
             Some(tombstone) if tombstone.digest == backup.digest => tombstone.objects,
             Some(tombstone) => {
                 return Err(Error::conflict(format!(

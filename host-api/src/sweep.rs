@@ -115,8 +115,9 @@ pub(crate) fn leftovers(store: &Arc<ObjectStore>, service: &str, guard: &Guard, 
         Some(match () {
             () if guard.runs.contains(run) || guard.in_use.contains_key(backup) => Because::InUse,
             () if !old => Because::Young,
-            () if backups.is_empty() && removed.is_empty() => Because::NothingElse,
             () if removed.contains(backup) => Because::Removed,
+            // The newest backup never goes: where there is none at all, manifests were lost, and nothing tells what they named.
+            () if backups.is_empty() => Because::NothingElse,
             () => Because::NoManifest,
         })
     };

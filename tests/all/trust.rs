@@ -53,7 +53,7 @@ fn only_what_was_signed_by_those_who_must_is_run() {
 
     // Another module under its name, with the signature that lies there; or with one of its own.
     fs::copy(policy("drill"), site.path("policies/backup.wasm")).unwrap();
-    assert!(site.run("backup", &[]).expect(12).stderr.contains("not good for these bytes"));
+    assert!(site.run("backup", &[]).expect(12).stderr.contains("no signature beside it is good for these bytes"));
     fs::copy(site.path("policies/drill.wasm.minisig"), site.path("policies/backup.wasm.minisig")).unwrap();
     // Its signature is good, and it is another policy: of another world, with other parameters.
     let other = site.run("backup", &[]);

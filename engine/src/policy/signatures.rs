@@ -21,6 +21,10 @@ use crate::error::{Error, Kind, Result};
 pub const ENDING: &str = ".minisig";
 /// A signature is four short lines.
 const SIGNATURE_BYTES_MAX: u64 = 4096;
+/// Algorithm, number of the key, signature of the file.
+const SIGNED_BYTES: usize = 2 + 8 + 64;
+/// Signature of the signature and the comment.
+const COMMENT_SIGNED_BYTES: usize = 64;
 /// More than anyone signs with.
 const SIGNATURES_MAX: usize = 32;
 
@@ -164,6 +168,15 @@ impl Rule {
         let bytes = super::read_bounded(file, SIGNATURE_BYTES_MAX).map_err(|e| e.message)?;
         let text = String::from_utf8(bytes).map_err(|_| "it is no signature of minisign".to_owned())?;
         let signature = SignatureBox::from_string(&text).map_err(|_| "it is no signature of minisign".to_owned())?;
+        // One signature has one text: what is read past is not signed.
+        let lengths = [(1, SIGNED_BYTES), (3, COMMENT_SIGNED_BYTES)];
+        let strict = lengths.into_iter().all(|(line, length)| {
+            let line = text.lines().nth(line).unwrap_or_default();
+            STANDARD.decode(line).is_ok_and(|bytes| bytes.len() == length)
+        });
+        if !strict || !signature.to_string().lines().skip(1).eq(text.lines().skip(1)) {
+            return Err("it is not written as minisign writes it".into());
+        }
         match self.signers.iter().find(|(_, signer)| signer.key.keynum() == signature.keynum()) {
             Some((name, signer)) => Ok((name, signer, signature)),
             None => Err("its key is none of those that are trusted here".into()),

@@ -31,6 +31,9 @@ pub(crate) fn keep(state_dir: &Path, store: &ObjectStore, attempt: &str, digest:
     Ok(())
 }
 
+/// A sweep leaves objects alone that are younger than this, and some hours more.
+const SWEPT_AFTER_MS: u64 = 24 * 3_600_000;
+
 /// The backup that an attempt made there, made complete if its manifest did not arrive; none where it never came so far.
 pub(crate) fn complete(
     state_dir: &Path,
@@ -54,8 +57,18 @@ pub(crate) fn complete(
         if manifest.attempt != attempt || manifest.service != service {
             return Err(Error::failed(format!("{} is of another attempt or service", path.display())));
         }
+        let backup = manifests::backup(&manifest, digest, store.name());
+        // Objects without a manifest are swept after a while, and whether they are still there can't be looked at from here.
+        let age_ms = crate::identifier::now_ms().saturating_sub(backup.taken_at_ms);
+        if age_ms > SWEPT_AFTER_MS {
+            return Err(Error::failed(format!(
+                "the objects of backup {} are older than a day: they may have been swept, and nobody can tell from here",
+                backup.id
+            ))
+            .hint("look where the store can be read; `lifeboat runs resolve RUN --step N --as failed` ends the doubt"));
+        }
         manifests::put(cx, store, &manifest, &bytes, digest)?;
-        return Ok(Some(manifests::backup(&manifest, digest, store.name())));
+        return Ok(Some(backup));
     }
     Ok(None)
 }

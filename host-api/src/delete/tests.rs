@@ -81,6 +81,37 @@ fn half_a_removal_counts_as_removed_and_is_completed() {
 }
 
 #[test]
+fn a_removal_that_fails_half_way_hides_nothing_that_is_whole() {
+    let world = World::new();
+    let (one, two) = (world.take().unwrap(), world.take().unwrap());
+    // An object that can't be removed: a directory stands in its place.
+    let object =
+        world.stored("local").into_iter().find(|path| path.contains(&one.id) && path.contains("/objects/")).unwrap();
+    let path = world.path("local", &object);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir_all(path.join("in-the-way")).unwrap();
+    remove_all(&world, &[&one, &two]).unwrap_err();
+    assert!(ids(&world).into_iter().eq([two.id.clone()]), "its turn had not come");
+    assert!(records::read_tombstone(&world.store, "notes", &one.id).unwrap().is_some());
+    assert!(records::read_tombstone(&world.store, "notes", &two.id).unwrap().is_none());
+    std::fs::remove_dir_all(&path).unwrap();
+    remove_all(&world, &[&one, &two]).unwrap();
+    assert!(ids(&world).is_empty());
+}
+
+#[test]
+fn what_another_call_hides_and_has_not_begun_to_remove_is_not_removed() {
+    let world = World::new();
+    let backup = world.take().unwrap();
+    let foreign = records::Tombstone::new(&world.cx, &backup, &"f".repeat(64), Vec::new());
+    assert!(records::write_tombstone(&world.cx, &world.store, "notes", &foreign).unwrap());
+    let before = world.stored("local");
+    let error = remove_all(&world, &[&backup]).unwrap_err();
+    assert_eq!(error.kind, crate::ErrorKind::Conflict, "{error}");
+    assert_eq!(world.stored("local"), before);
+}
+
+#[test]
 fn a_hold_that_comes_after_the_look_takes_the_tombstone_back() {
     let world = World::new();
     let backup = world.take().unwrap();

@@ -113,7 +113,8 @@ impl<K: SigningCredential> HttpTransport for Transport<K> {
         let texts = self.texts(None).await?;
         let (answer, said) = said(self.send(&texts, request.clone()).await?).await?;
         let status = answer.status().as_u16();
-        let is_expired = status == 401 || EXPIRED.iter().any(|word| said.contains(word));
+        // Of any other status, a word in what it says is no refusal: it may have had its effect.
+        let is_expired = status == 401 || matches!(status, 400 | 403) && EXPIRED.iter().any(|word| said.contains(word));
         let is_refused = is_expired || status == 403 && !NOT_ABOUT_SECRETS.iter().any(|word| said.contains(word));
         if !is_refused {
             return Ok(answer);

@@ -58,7 +58,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
             // Another service may be swept all the same.
             Err(error) => {
                 output::say(&format!("error: {}", Error::from(error)));
-                code = 3;
+                code = code.max(3);
                 continue;
             }
         };

@@ -10,7 +10,8 @@ pub(super) fn taken(e: &opendal::Error) -> bool {
 /// What opendal says, in our words: its own name hosts and URLs.
 pub(super) fn said(store: &str, right: Right, doing: &str, key: &str, e: &opendal::Error) -> Error {
     use opendal::ErrorKind as Of;
-    tracing::debug!(store, doing, key, "{e}");
+    // Its own words quote the URL as it was signed, which is a secret where a token stands in it.
+    tracing::debug!(store, doing, key, kind = ?e.kind(), code = error_code(&e.to_string()), "the store said no");
     let words = match e.kind() {
         Of::NotFound => return super::super::no_object(store, key),
         Of::PermissionDenied => "the store refuses it to this identity",
