@@ -112,7 +112,7 @@ impl ServeBinding {
             if notify.on.is_empty() {
                 return Err(wrong(Error::new(Kind::Configuration, "`on` is empty: it would never tell anything")));
             }
-            for name in notify.policies.iter().filter(|name| !policies.contains_key(*name)) {
+            if let Some(name) = notify.policies.iter().find(|name| !policies.contains_key(*name)) {
                 return Err(wrong(Error::unknown("policy", name, policies.keys().map(String::as_str))));
             }
             let message = notify.message.check(&NOTIFY_NAMES);

@@ -41,6 +41,9 @@ const PAST_RUNS: u32 = 100;
 /// Who stands on the records of what starts by itself.
 const CHANNEL: &str = "serve";
 
+/// What a task came to, and which it was.
+type Joined<T> = std::result::Result<(tokio::task::Id, T), tokio::task::JoinError>;
+
 /// Opens engines for the scheduler.
 #[async_trait]
 pub trait Opens: Send + Sync {
@@ -243,10 +246,7 @@ impl Scheduler {
         Ok(())
     }
 
-    fn took_answer(
-        &mut self,
-        answered: std::result::Result<(tokio::task::Id, (String, Result<Ended>)), tokio::task::JoinError>,
-    ) {
+    fn took_answer(&mut self, answered: Joined<(String, Result<Ended>)>) {
         let (name, ended) = match answered {
             Ok((id, (name, ended))) => {
                 self.tasks.remove(&id);
@@ -380,10 +380,7 @@ impl Scheduler {
         Ok(())
     }
 
-    fn took_end(
-        &mut self,
-        ended: std::result::Result<(tokio::task::Id, (Due, Option<Result<Ended>>)), tokio::task::JoinError>,
-    ) {
+    fn took_end(&mut self, ended: Joined<(Due, Option<Result<Ended>>)>) {
         let (due, ended) = match ended {
             Ok((id, ended)) => {
                 self.tasks.remove(&id);
