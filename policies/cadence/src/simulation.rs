@@ -21,6 +21,9 @@ fn ms(time: &str) -> u64 {
     u64::try_from(time.parse::<Timestamp>().unwrap().as_millisecond()).unwrap()
 }
 
+/// Whether a run of a policy comes to a good end, by when it starts.
+type Works = dyn Fn(&str, u64) -> bool;
+
 /// Backups and runs as they would be, and calendars from the host's own crate.
 struct Simulated {
     zone: TimeZone,
@@ -32,7 +35,7 @@ struct Simulated {
     /// By policy, oldest first.
     runs: BTreeMap<String, Vec<Past>>,
     /// Whether a run of a policy that starts at a time comes to a good end.
-    works: Box<dyn Fn(&str, u64) -> bool>,
+    works: Box<Works>,
 }
 
 impl Simulated {
