@@ -112,6 +112,11 @@ pub(crate) fn find_by_hand(name: &str) -> Option<&'static Call> {
     find(name).or_else(|| BY_HAND.iter().find(|c| c.name == name))
 }
 
+/// Whether a call has no outside effect: it needs no grant.
+pub fn is_pure(name: &str) -> bool {
+    find(name).is_some_and(|call| call.class == Class::Pure)
+}
+
 /// The class of one concrete request.
 pub fn class_of(call: &Call, arguments: &Value) -> Class {
     match call.class {

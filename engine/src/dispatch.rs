@@ -122,11 +122,11 @@ impl Stepper {
             }
             "schedule.previous-time" => {
                 let (calendar, at_ms) = (calendar(full)?, get(full, "at-ms")?);
-                answer(reckoned(move || calendar.at_or_before(at_ms)).await?)
+                answer(blocking(move || calendar.at_or_before(at_ms)).await?)
             }
             "schedule.next-time" => {
                 let (calendar, after_ms) = (calendar(full)?, get(full, "after-ms")?);
-                answer(reckoned(move || calendar.after(after_ms)).await?)
+                answer(blocking(move || calendar.after(after_ms)).await?)
             }
             other => Err(HostError::failed(format!("a bug: {other} is no read"))),
         }
@@ -350,8 +350,8 @@ impl Stepper {
             "policy.pin" => {
                 let (path, accepted): (PathBuf, Accepted) = (get(full, "lock")?, get(full, "accepted")?);
                 let environment = self.run.environment.clone();
-                let written = blocking(move || accepted.write(&path, &environment)).await;
-                written.map_err(|e| HostError::failed(e.to_string()))?;
+                let write = move || accepted.write(&path, &environment).map_err(|e| HostError::failed(e.to_string()));
+                blocking(write).await?;
                 (Value::Null, Vec::new())
             }
             "backups.import" => {
@@ -513,18 +513,12 @@ pub(crate) fn answer(value: impl serde::Serialize) -> Result<Value, HostError> {
     serde_json::to_value(value).map_err(|e| HostError::failed(format!("a bug: {e}")))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> crate::Result<T> + Send + 'static) -> crate::Result<T> {
+/// Work that waits for a disk, or reckons for as long as a guest likes, on a thread of its own: it holds up nobody else.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, HostError> + Send + 'static,
+) -> Result<T, HostError> {
     let ended = tokio::task::spawn_blocking(work).await;
-    ended.unwrap_or_else(|_| Err(crate::Error::new(crate::error::Kind::Failed, "a bug: the step's thread panicked")))
-}
-
-/// A calendar that is written to be slow holds up nobody else.
-async fn reckoned<T: Send + 'static>(
-    work: impl FnOnce() -> host_api::Result<T> + Send + 'static,
-) -> host_api::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|_| Err(HostError::failed("a bug: the step's thread panicked")))
+    ended.unwrap_or_else(|_| Err(HostError::failed("a bug: the step's thread panicked")))
 }
 
 fn calendar(full: &Value) -> Result<Calendar, HostError> {

@@ -58,8 +58,7 @@ impl Grants {
 
     /// Whether a call on these objects is granted.
     pub fn allow(&self, call: &str, objects: &[(&'static str, String)]) -> bool {
-        let Some((interface, function)) = call.split_once('.') else { return false };
-        self.lines.iter().any(|grant| grant.covers(interface, function, objects))
+        self.lines.iter().any(|grant| grant.covers(call, objects))
     }
 
     /// The grants themselves.
@@ -127,9 +126,14 @@ impl Grant {
         Ok(Self { interface: interface.into(), function: function.into(), objects })
     }
 
-    fn covers(&self, interface: &str, function: &str, objects: &[(&'static str, String)]) -> bool {
-        self.interface == interface
-            && (self.function == "*" || self.function == function)
+    /// Whether it speaks of a call, on whatever objects.
+    pub fn speaks_of(&self, call: &str) -> bool {
+        let (interface, function) = call.split_once('.').unwrap_or_default();
+        self.interface == interface && (self.function == "*" || self.function == function)
+    }
+
+    fn covers(&self, call: &str, objects: &[(&'static str, String)]) -> bool {
+        self.speaks_of(call)
             && objects.iter().all(|(key, value)| match self.objects.get(*key) {
                 Some(granted) if granted == "*" => true,
                 Some(granted) if *key == "path" => {

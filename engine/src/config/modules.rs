@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Environment, PolicyBinding};
 use crate::error::{Error, Kind, Result};
 use crate::policy::lock::{Lock, Pin};
-use crate::policy::signatures::{Rule, Signer, Verdict};
+use crate::policy::signatures::{Rule, Signer};
 use crate::policy::{Inspected, inspect};
 
 /// Whose signatures modules need. Without it, unsigned ones are taken.
@@ -87,8 +87,6 @@ pub struct Admitted {
     pub inspected: Inspected,
     /// What there is of it now, to be held against what was accepted.
     pub pin: Pin,
-    /// What came of each signature.
-    pub verdicts: Vec<Verdict>,
 }
 
 impl Environment<'_> {
@@ -127,6 +125,6 @@ impl Environment<'_> {
         let signers = rule.admit(&verdicts)?;
         let lines: BTreeSet<String> = policy.grants.iter().map(|line| line.get_ref().clone()).collect();
         let pin = Pin::of(&inspected, signers, &policy.grants()?, lines);
-        Ok(Admitted { bytes, inspected, pin, verdicts })
+        Ok(Admitted { bytes, inspected, pin })
     }
 }

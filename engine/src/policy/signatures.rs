@@ -126,8 +126,7 @@ impl Rule {
                 .collect::<Vec<_>>()
                 .join("; "),
         };
-        Err(Error::new(Kind::PolicyRefused, format!("the module is refused: {wanted}; {found}"))
-            .hint("lifeboat policy verify MODULE says more; lifeboat policy sign MODULE --key FILE signs"))
+        Err(unsigned(&wanted, &found))
     }
 
     /// An error unless at least one signature beside a module is good for its bytes: those of a stranger are not even parsed.
@@ -149,8 +148,7 @@ impl Rule {
         } else {
             "no signature beside it is good for these bytes"
         };
-        Err(Error::new(Kind::PolicyRefused, format!("the module is refused: {}; {why}", self.wanted(&BTreeSet::new())))
-            .hint("lifeboat policy verify MODULE says more; lifeboat policy sign MODULE --key FILE signs"))
+        Err(unsigned(&self.wanted(&BTreeSet::new()), why))
     }
 
     /// Who would have to sign, besides those who have.
@@ -211,6 +209,12 @@ impl Rule {
         }
         Ok(name.clone())
     }
+}
+
+/// Not enough of those who must have signed it.
+fn unsigned(wanted: &str, found: &str) -> Error {
+    Error::new(Kind::PolicyRefused, format!("the module is refused: {wanted}; {found}"))
+        .hint("lifeboat policy verify MODULE says more; lifeboat policy sign MODULE --key FILE signs")
 }
 
 fn names<'a>(names: impl IntoIterator<Item = &'a String>) -> String {

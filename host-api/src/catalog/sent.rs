@@ -42,14 +42,7 @@ pub(crate) fn complete(
     service: &str,
     attempt: &str,
 ) -> Result<Option<Backup>> {
-    let directory = directory(state_dir, store);
-    let entries = match std::fs::read_dir(&directory) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::failed(format!("looking into {}: {e}", directory.display()))),
-    };
-    for entry in entries {
-        let path = entry.doing(|| format!("looking into {}", directory.display()))?.path();
+    for path in files(&directory(state_dir, store))? {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Some(digest) = name.strip_prefix(attempt).and_then(|rest| rest.strip_prefix('.')) else { continue };
         let bytes = std::fs::read(&path).doing(|| format!("reading {}", path.display()))?;
@@ -73,18 +66,21 @@ pub(crate) fn complete(
     Ok(None)
 }
 
+/// What lies in a directory; nothing where it is not there.
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let looking = || format!("looking into {}", directory.display());
+    let entries = match std::fs::read_dir(directory) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.doing(looking)?,
+    };
+    entries.map(|entry| Ok(entry.doing(looking)?.path())).collect()
+}
+
 /// Backups of a service whose manifests were sent there, as far as they are remembered: ids, with the digests of their manifests. One that can't
 /// be read is left out: it decides nothing.
 pub(crate) fn remembered(state_dir: &Path, store: &ObjectStore, service: &str) -> Result<BTreeMap<String, String>> {
-    let directory = directory(state_dir, store);
-    let entries = match std::fs::read_dir(&directory) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(e) => return Err(Error::failed(format!("looking into {}: {e}", directory.display()))),
-    };
     let mut found = BTreeMap::new();
-    for entry in entries {
-        let path = entry.doing(|| format!("looking into {}", directory.display()))?.path();
+    for path in files(&directory(state_dir, store))? {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Some((_, digest)) = name.rsplit_once('.') else { continue };
         let Ok(bytes) = std::fs::read(&path) else { continue };

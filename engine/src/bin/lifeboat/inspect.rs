@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use engine::calls::{self, Class};
+use engine::calls::is_pure;
 use engine::config::{Environment, PolicyBinding};
-use engine::error::{Error, Kind};
 use engine::grants::Grant;
 use engine::journal::PastRun;
 use engine::policy::lock::Lock;
@@ -15,6 +14,7 @@ use engine::{Result, config::Config};
 use host_api::identifier::{shown, shown_long, utc};
 use serde_json::{Value, json};
 
+use crate::modules::{is_file, read_file};
 use crate::{Global, output};
 
 /// How many of its runs are looked through.
@@ -36,13 +36,13 @@ struct Here<'c> {
 
 impl Here<'_> {
     fn granted(&self, call: &str) -> bool {
-        self.grants.iter().any(|grant| covers(grant, call))
+        self.grants.iter().any(|grant| grant.speaks_of(call))
     }
 
     /// Grants that nothing it imports could use.
     fn idle(&self, found: &Inspected) -> Vec<&str> {
         let lines = self.binding.grants.iter().map(|line| line.get_ref().as_str());
-        let idle = |(_, grant): &(&str, &Grant)| !found.imports.iter().any(|import| covers(grant, &import.name));
+        let idle = |(_, grant): &(&str, &Grant)| !found.imports.iter().any(|import| grant.speaks_of(&import.name));
         lines.zip(&self.grants).filter(idle).map(|(line, _)| line).collect()
     }
 
@@ -56,22 +56,11 @@ impl Here<'_> {
     }
 }
 
-fn covers(grant: &Grant, call: &str) -> bool {
-    let (interface, function) = call.split_once('.').unwrap_or_default();
-    grant.interface == interface && (grant.function == "*" || grant.function == function)
-}
-
-fn is_pure(call: &str) -> bool {
-    calls::find(call).is_some_and(|call| call.class == Class::Pure)
-}
-
 /// Shows it. `named`: a file, or a policy's name in the environment. `interface`: only its interface, as WIT.
 pub async fn run(global: &Global, named: &str, interface: bool) -> Result<u8> {
     let config;
-    let (bytes, binding) = if Path::new(named).is_file() {
-        (std::fs::read(named).map_err(|e| Error::new(Kind::Usage, format!("{named}: {e}")))?, None)
-    } else if named.contains(['/', '.']) {
-        return Err(Error::new(Kind::PolicyRefused, format!("{}: no such file", shown(named))));
+    let (bytes, binding) = if is_file(named)? {
+        (read_file(Path::new(named))?, None)
     } else {
         config = global.load()?;
         let environment = config.environment(global.env.as_deref())?;

@@ -23,20 +23,32 @@ use crate::{Global, output};
 /// A larger file holds no key and no password.
 const KEY_BYTES_MAX: u64 = 4096;
 
+/// Whether a module is named by its path, and not by a policy's name in the environment.
+pub fn is_file(named: &str) -> Result<bool> {
+    match Path::new(named).is_file() {
+        false if named.contains(['/', '.']) => {
+            Err(Error::new(Kind::PolicyRefused, format!("{}: no such file", shown(named))))
+        }
+        is_file => Ok(is_file),
+    }
+}
+
+/// The bytes of a file that a person named.
+pub fn read_file(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).map_err(|e| Error::new(Kind::Usage, format!("{}: {e}", file.display())))
+}
+
 /// The file of a module that is named by its path, or by a policy's name in the environment.
 fn file_of(global: &Global, named: &str) -> Result<PathBuf> {
-    if Path::new(named).is_file() {
+    if is_file(named)? {
         return Ok(named.into());
-    }
-    if named.contains(['/', '.']) {
-        return Err(Error::new(Kind::PolicyRefused, format!("{}: no such file", shown(named))));
     }
     let config = global.load()?;
     Ok(config.environment(global.env.as_deref())?.policy(named)?.module)
 }
 
 fn read(file: &Path) -> Result<(Vec<u8>, Inspected)> {
-    let bytes = std::fs::read(file).map_err(|e| Error::new(Kind::Usage, format!("{}: {e}", file.display())))?;
+    let bytes = read_file(file)?;
     let inspected = inspect(&bytes).map_err(|e| e.context(file.display()))?;
     Ok((bytes, inspected))
 }

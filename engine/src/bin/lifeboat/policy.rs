@@ -1,6 +1,6 @@
 //! `lifeboat policy`: modules, without running them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use engine::Result;
@@ -161,12 +161,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
             }
         }
         Verb::Pack { module, description, output: path } => {
-            let read = |path: &Path| {
-                std::fs::read(path).map_err(|e| Error::new(Kind::Usage, format!("{}: {e}", path.display())))
-            };
-            let text = String::from_utf8(read(&description)?)
+            let text = String::from_utf8(modules::read_file(&description)?)
                 .map_err(|_| Error::new(Kind::Configuration, format!("{} is not UTF-8", description.display())))?;
-            let (component, inspected) = pack(&read(&module)?, &text).map_err(|e| e.context(module.display()))?;
+            let (component, inspected) =
+                pack(&modules::read_file(&module)?, &text).map_err(|e| e.context(module.display()))?;
             std::fs::write(&path, &component)
                 .map_err(|e| Error::new(Kind::Failed, format!("{}: {e}", path.display())))?;
             let said = json!({"file": path, "sha256": inspected.sha256, "bytes": inspected.bytes, "policy": inspected.description.name});

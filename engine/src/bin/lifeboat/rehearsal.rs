@@ -16,6 +16,7 @@ use host_api::real::RealHost;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::modules::read_file;
 use crate::terminal::Watch;
 use crate::{Global, output};
 
@@ -179,13 +180,9 @@ impl Bench {
     }
 }
 
-fn read_module(file: &Path) -> Result<Vec<u8>> {
-    std::fs::read(file).map_err(|e| Error::new(Kind::Usage, format!("{}: {e}", file.display())))
-}
-
 /// Runs a module on scenarios; 0 if each came to what is expected of it, 5 otherwise.
 pub async fn test(global: &Global, file: &Path, scenarios: &[std::path::PathBuf]) -> Result<u8> {
-    let bytes = read_module(file)?;
+    let bytes = read_file(file)?;
     let mut results = Vec::new();
     for path in scenarios {
         let scenario = Scenario::read(path)?;
@@ -324,7 +321,7 @@ fn said<'r>(records: &'r [Record], what: &'r str) -> impl Iterator<Item = &'r Va
 
 /// Runs a module over what earlier runs of a policy were answered; 0 if it asks the same in all of them, 5 otherwise.
 pub async fn replay(global: &Global, file: &Path, policy: Option<&str>, runs: &[String], limit: u32) -> Result<u8> {
-    let bytes = read_module(file)?;
+    let bytes = read_file(file)?;
     let inspected = inspect(&bytes)?;
     let config = global.load()?;
     let environment = config.environment(global.env.as_deref())?.name;
@@ -378,7 +375,7 @@ pub async fn replay(global: &Global, file: &Path, policy: Option<&str>, runs: &[
 
 /// Whether a module fits what an environment has for a policy, before it is put in its place; 0 or 12.
 pub fn check(global: &Global, file: &Path, policy: Option<&str>) -> Result<u8> {
-    let bytes = read_module(file)?;
+    let bytes = read_file(file)?;
     let inspected = inspect(&bytes)?;
     let config: Config = global.load()?;
     let environment: Environment<'_> = config.environment(global.env.as_deref())?;
@@ -397,17 +394,12 @@ pub fn check(global: &Global, file: &Path, policy: Option<&str>) -> Result<u8> {
         against.push(error.message);
     }
     let grants: Vec<_> = binding.grants()?.lines().to_vec();
-    let granted = |call: &str| {
-        let (interface, function) = call.split_once('.').unwrap_or_default();
-        grants.iter().any(|grant| grant.interface == interface && (grant.function == "*" || grant.function == function))
-    };
+    let granted = |call: &str| grants.iter().any(|grant| grant.speaks_of(call));
     let denied: Vec<&str> = inspected
         .imports
         .iter()
         .map(|import| import.name.as_str())
-        .filter(|call| {
-            engine::calls::find(call).is_some_and(|c| c.class != engine::calls::Class::Pure) && !granted(call)
-        })
+        .filter(|call| !engine::calls::is_pure(call) && !granted(call))
         .collect();
     let code = if against.is_empty() { 0 } else { 12 };
     if global.json {
