@@ -3,10 +3,12 @@
 //! Times on a shared machine say little by themselves: every subject runs in every round, in turn (A B C A B C …), medians are shown,
 //! and what counts are the ratios. See [`timed`] for what exactly is measured.
 
+mod bucket;
 mod catalog;
 mod cluster;
 mod journal;
 mod postgres;
+mod s3;
 mod sandbox;
 mod sqlite;
 mod table;
@@ -23,8 +25,15 @@ use crate::policies;
 use crate::workspace::Workspace;
 
 /// Programs that measured commands consist of, with the Debian packages they are in.
-const PROGRAMS: [(&str, &str); 5] =
-    [("bash", "bash"), ("time", "time"), ("zstd", "zstd"), ("gzip", "gzip"), ("sqlite3", "sqlite3")];
+const PROGRAMS: [(&str, &str); 7] = [
+    ("bash", "bash"),
+    ("time", "time"),
+    ("zstd", "zstd"),
+    ("gzip", "gzip"),
+    ("sqlite3", "sqlite3"),
+    ("age", "age"),
+    ("curl", "curl"),
+];
 
 /// What to measure.
 #[derive(Args)]
@@ -51,6 +60,7 @@ enum Part {
     Sandbox,
     Journal,
     Catalog,
+    S3,
 }
 
 /// A folder that everything happens in, and the programs that are measured.
@@ -118,6 +128,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     }
     if wanted(Part::Postgres) {
         missed += postgres::run(workspace, &site)?;
+    }
+    if wanted(Part::S3) {
+        missed += s3::run(workspace, &site)?;
     }
     // Its gigabytes are of no use to anyone.
     fs::remove_dir_all(&site.root)?;

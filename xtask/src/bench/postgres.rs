@@ -49,7 +49,7 @@ pub fn run(workspace: &Workspace, site: &Site) -> Result<usize> {
 }
 
 /// Events with a text of random words, as a service's log has them: they compress about five times.
-fn fill(cluster: &Cluster, mb: u64) -> Result<()> {
+pub(super) fn fill(cluster: &Cluster, mb: u64) -> Result<()> {
     eprintln!("making a PostgreSQL database of {mb} MB");
     cluster.create("live")?;
     let rows = (mb * ROWS_PER_MB / TABLES).max(1);

@@ -8,6 +8,7 @@ mod kneo;
 mod moto;
 mod postgres;
 mod python;
+mod s3s;
 mod stamp;
 mod tools;
 
@@ -54,6 +55,15 @@ pub fn services(workspace: &Workspace) -> Result<Services> {
 /// If it can't be had.
 pub fn postgres(workspace: &Workspace) -> Result<postgres::Postgres> {
     postgres::find_or_install(workspace)
+}
+
+/// The program of an S3 for measuring.
+///
+/// # Errors
+///
+/// If it can't be had.
+pub fn s3s(workspace: &Workspace) -> Result<PathBuf> {
+    s3s::find_or_install(workspace)
 }
 
 impl Services {
