@@ -93,10 +93,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     }
     if !arguments.prebuilt {
         policies::build(workspace)?;
-        let build = ["build", "--release", "--package", "lifeboat-engine", "--bin", "lifeboat", "--example", "measure"];
-        Run::cargo().args(build).dir(&workspace.root).run()?;
-        let build = ["build", "--release", "--package", "lifeboat-tests", "--bin", "lifeboat-crashing"];
-        Run::cargo().args(build).dir(&workspace.root).run()?;
+        // As one build: with packages named, cargo would choose other features, and wasmtime would be built twice.
+        let build = ["build", "--release", "--workspace", "--bin", "lifeboat", "--bin", "lifeboat-crashing"];
+        Run::cargo().args(build).args(["--example", "measure"]).dir(&workspace.root).run()?;
     }
     let root = workspace.target.join("bench");
     if root.exists() {
