@@ -89,6 +89,10 @@ pub fn shown_whole(text: &str) -> String {
 }
 
 fn shown_up_to(text: &str, chars_max: usize) -> String {
+    // Nearly all there is.
+    if text.len() <= chars_max && text.bytes().all(|b| matches!(b, b' '..=b'~')) {
+        return text.to_owned();
+    }
     let mut out = String::new();
     for (count, c) in text.chars().enumerate() {
         if count == chars_max {

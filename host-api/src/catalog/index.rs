@@ -39,6 +39,13 @@ pub(crate) struct From {
     pub(crate) trust: String,
 }
 
+/// A row.
+pub(crate) struct Known {
+    pub(crate) from: From,
+    /// None: it can't be read, so its manifest is read anew.
+    pub(crate) parsed: Option<Parsed>,
+}
+
 /// The file, which may not be there.
 #[derive(Debug, Clone)]
 pub(crate) struct Index {
@@ -54,14 +61,14 @@ impl Index {
     }
 
     /// What is known of the manifests of a service in a place, by key. Nothing where the file can't be read.
-    pub(crate) fn known(&self, place: &str, service: &str) -> HashMap<String, (From, String)> {
-        let read = || -> rusqlite::Result<_> {
+    pub(crate) fn known(&self, place: &str, service: &str) -> HashMap<String, Known> {
+        let read = || -> rusqlite::Result<HashMap<_, _>> {
             let Some(database) = self.open()? else { return Ok(HashMap::new()) };
             let mut rows = database
                 .prepare("select key, bytes, stored_ms, trust, body from manifest where place = ? and service = ?")?;
             let found = rows.query_map(params![place, service], |row| {
                 let from = From { bytes: row.get(1)?, stored_at_ms: row.get(2)?, trust: row.get(3)? };
-                Ok((row.get(0)?, (from, row.get(4)?)))
+                Ok((row.get(0)?, Known { from, parsed: serde_json::from_str(row.get_ref(4)?.as_str()?).ok() }))
             })?;
             found.collect()
         };

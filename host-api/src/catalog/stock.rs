@@ -62,19 +62,26 @@ pub(crate) fn survey(
     index: &Index,
 ) -> Result<Survey> {
     let (place, trust) = (store.place(), signing.fingerprint());
-    let listed = manifests::listed(store, service)?;
-    let mut known = index.known(place, service);
     // Records are only looked for where there are any: a store may hold thousands of backups.
     let prefix = format!("{service}/records/");
+    // Two things that take about as long where the store is a directory; where it is not, the first costs nothing.
+    let (known, listed, with_records) = std::thread::scope(|scope| {
+        let known = scope.spawn(|| index.known(place, service));
+        let listed = manifests::listed(store, service);
+        let records = store.list(&prefix);
+        (known.join(), listed, records)
+    });
+    // What panicked is without an index, as what can't be read.
+    let (mut known, listed) = (known.unwrap_or_default(), listed?);
     let with_records: BTreeSet<String> =
-        store.list(&prefix)?.iter().filter_map(|key| Some(key[prefix.len()..].split_once('/')?.0.to_owned())).collect();
+        with_records?.iter().filter_map(|key| Some(key[prefix.len()..].split_once('/')?.0.to_owned())).collect();
     let (mut survey, mut read) = (Survey::default(), Vec::new());
     for (id, present) in listed {
         cx.check()?;
         let key = manifests::key(service, &id, &present.digest);
         let from = From { bytes: present.bytes, stored_at_ms: present.stored_at_ms, trust: trust.clone() };
-        let known = known.remove(&key).filter(|(was, _)| *was == from);
-        let parsed = match known.and_then(|(_, body)| serde_json::from_str::<Parsed>(&body).ok()) {
+        let known = known.remove(&key).filter(|known| known.from == from);
+        let parsed = match known.and_then(|known| known.parsed) {
             Some(mut parsed) => {
                 // A place may have had another name.
                 store.name().clone_into(&mut parsed.backup.store);

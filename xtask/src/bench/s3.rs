@@ -57,7 +57,13 @@ fn configure(site: &Site, cluster: &Cluster, recipient: &str, places: &[(&str, &
         io::Write::write_all(&mut file, text.as_bytes())?;
     }
     // Not in an argument: as one should.
-    fs::write(site.root.join("curl"), format!("user = \"{KEY_ID}:{KEY}\"\naws-sigv4 = \"aws:amz:us-east-1:s3\"\n"))?;
+    fs::write(
+        site.root.join("curl"),
+        format!(
+            "user = \"{KEY_ID}:{KEY}\"\naws-sigv4 = \"aws:amz:us-east-1:s3\"\n\
+             header = \"x-amz-content-sha256: UNSIGNED-PAYLOAD\"\n"
+        ),
+    )?;
     let config = site.root.join("lifeboat.toml");
     let mut text = fs::read_to_string(&config)?;
     text += &format!("[environment.bench.encryption]\nrecipients = [\"{recipient}\"]\n");

@@ -41,7 +41,8 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> Result<()> {
         for (column, cell) in cells.iter().enumerate() {
             text.push_str(cell);
             let last = column + 1 == cells.len();
-            text.push_str(&" ".repeat(if last { 0 } else { widths[column] + 2 - cell.chars().count() }));
+            let pad = if last { 0 } else { widths[column] + 2 - cell.chars().count() };
+            text.extend(std::iter::repeat_n(' ', pad));
         }
         text.truncate(text.trim_end_matches(' ').len());
         text.push('\n');
