@@ -6,7 +6,7 @@
 //! at any time. What goes wrong with it costs reading, and nothing else; and before anything is removed, what that rests on is read again
 //! ([`super::stock::confirm`]).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -61,11 +61,12 @@ impl Index {
     }
 
     /// What is known of the manifests of a service in a place, by key. Nothing where the file can't be read.
-    pub(crate) fn known(&self, place: &str, service: &str) -> HashMap<String, Known> {
-        let read = || -> rusqlite::Result<HashMap<_, _>> {
-            let Some(database) = self.open()? else { return Ok(HashMap::new()) };
-            let mut rows = database
-                .prepare("select key, bytes, stored_ms, trust, body from manifest where place = ? and service = ?")?;
+    pub(crate) fn known(&self, place: &str, service: &str) -> BTreeMap<String, Known> {
+        let read = || -> rusqlite::Result<BTreeMap<_, _>> {
+            let Some(database) = self.open()? else { return Ok(BTreeMap::new()) };
+            let mut rows = database.prepare(
+                "select key, bytes, stored_ms, trust, body from manifest where place = ? and service = ? order by key",
+            )?;
             let found = rows.query_map(params![place, service], |row| {
                 let from = From { bytes: row.get(1)?, stored_at_ms: row.get(2)?, trust: row.get(3)? };
                 Ok((row.get(0)?, Known { from, parsed: serde_json::from_str(row.get_ref(4)?.as_str()?).ok() }))

@@ -105,6 +105,12 @@ fn reads(kind: &Kind) {
     let proxy = Proxy::failing(kind.port, usize::MAX, Fault::Cut(0), kind.is_read);
     let error = read_back(&(kind.open)(proxy.port(), ALL), "read/object").unwrap_err();
     assert!(proxy.fired() > 1 && error.message.contains("no usable answer"), "{error}");
+    let proxy = Proxy::failing(kind.port, usize::MAX, Fault::Endless, kind.is_read);
+    let error = read_back(&(kind.open)(proxy.port(), ALL), "read/object").unwrap_err();
+    assert!(proxy.fired() >= 1 && error.message.contains("more than it was asked for"), "{error}");
+    let proxy = Proxy::failing(kind.port, usize::MAX, Fault::Endless, |seen| seen.line.starts_with("GET"));
+    let error = (kind.open)(proxy.port(), ALL).list("read/").unwrap_err();
+    assert!(proxy.fired() >= 1 && error.message.contains("more than it was asked for"), "{error}");
 }
 
 /// Answers that come slower than the step may last.
@@ -148,6 +154,41 @@ fn s3(moto: &Moto) -> Kind {
 fn s3_is_right_or_fails_clearly() {
     let Some(moto) = Moto::start() else { return };
     suffers(&s3(&moto));
+}
+
+#[test]
+fn a_listing_that_never_ends_is_given_up() {
+    let Some(moto) = Moto::start() else { return };
+    let kind = s3(&moto);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let pages = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let asked = pages.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut reader = std::io::BufReader::new(stream.try_clone().unwrap());
+            if super::testing::read_head(&mut reader).is_err() {
+                continue;
+            }
+            let page = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let content = |n: usize| {
+                format!(
+                    "<Contents><Key>some/prefix/a/{page}-{n}</Key><LastModified>2026-11-23T06:15:34.000Z</LastModified>\
+                     <ETag>&quot;e&quot;</ETag><Size>1</Size></Contents>"
+                )
+            };
+            let body = format!(
+                "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>true</IsTruncated>\
+                 <NextContinuationToken>t{page}</NextContinuationToken>{}</ListBucketResult>",
+                (0..100).map(content).collect::<String>()
+            );
+            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+            let _ = stream.write_all((head + &body).as_bytes());
+        }
+    });
+    let error = (kind.open)(port, ALL).list("a/").unwrap_err();
+    assert!(error.message.contains("more than 1000 objects"), "{error}");
+    assert_eq!(pages.load(std::sync::atomic::Ordering::SeqCst), 11);
 }
 
 fn azure(azurite: &Azurite) -> Kind {

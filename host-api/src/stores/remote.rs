@@ -1,5 +1,6 @@
 //! Stores behind opendal's own reader and writer: memory, S3, Azure Blob, Google Cloud Storage.
 
+mod pool;
 mod words;
 mod writer;
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::TryStreamExt;
 use opendal::Operator;
 
 use super::bucket::Asking;
@@ -18,11 +20,14 @@ use super::{StoreWriter, wait};
 use crate::bindings::Right;
 use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
+use pool::Pool;
 use words::{about_us, said, taken};
 use writer::{RemoteWriter, Seen};
 
 /// How much is asked for at once.
 const CHUNK_BYTES: u64 = 8 * 1024 * 1024;
+/// Most objects that are listed below a prefix: far more than a service has. A store that never ends to list must not fill our memory.
+const LISTED_MAX: usize = if cfg!(test) { 1_000 } else { 1_000_000 };
 /// How often a wait looks whether its step should end.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -214,8 +219,20 @@ impl Remote {
     }
 
     pub(super) fn list(&self, cx: Option<&StepContext>, prefix: &str) -> Result<Vec<opendal::Entry>> {
-        self.call(cx, Right::Read, "listing", prefix, |operator| async move {
-            operator.list_with(prefix).recursive(true).await
+        let found = self.call(cx, Right::Read, "listing", prefix, |operator| async move {
+            let mut pages = operator.lister_with(prefix).recursive(true).await?;
+            let mut found = Vec::new();
+            while let Some(entry) = pages.try_next().await? {
+                if found.len() == LISTED_MAX {
+                    return Ok(None);
+                }
+                found.push(entry);
+            }
+            Ok(Some(found))
+        })?;
+        found.ok_or_else(|| {
+            Error::failed(format!("store {}: listing {prefix}: there are more than {LISTED_MAX} objects", self.name))
+                .hint("that is no store of Lifeboat's alone: give it a prefix of its own, or look at who fills it")
         })
     }
 
@@ -256,6 +273,7 @@ impl Remote {
             },
             parts,
             number: 0,
+            pool: Pool::default(),
             part: Vec::new(),
             seen: Seen::default(),
             finished: false,

@@ -11,6 +11,8 @@ use std::sync::Arc;
 pub use azurite::Azurite;
 pub use gcs::Gcs;
 pub use moto::Moto;
+#[cfg(test)]
+pub(crate) use proxy::read_head;
 pub use proxy::{Fault, Proxy, Seen};
 
 use super::{ObjectStore, Put};

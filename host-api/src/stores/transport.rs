@@ -15,6 +15,10 @@ use super::secrets::{Held, Texts};
 
 /// Most of an error's text that is taken from a store, bytes.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
+/// Most of an answer that was not asked for by range, bytes: a page of a listing, or what a bucket says of itself. Its pages hold a thousand names.
+const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Said of an answer that is longer than any that makes sense.
+pub(super) const TOO_MUCH: &str = "the store sends more than it was asked for";
 /// The stores' own words for secrets that were good and are no longer.
 const EXPIRED: [&str; 7] = [
     "ExpiredToken",
@@ -104,7 +108,8 @@ impl<K: SigningCredential> Transport<K> {
         self.signer(texts)?.sign(&mut parts, None).await.map_err(|e| unsigned(&e))?;
         // The client sets it by the version of HTTP that is spoken.
         parts.headers.remove(http::header::HOST);
-        self.inner.fetch(Request::from_parts(parts, body)).await
+        let bytes_max = asked_for(&parts.headers);
+        self.inner.fetch(Request::from_parts(parts, body)).await.map(|answer| bounded(answer, bytes_max))
     }
 }
 
@@ -129,6 +134,31 @@ impl<K: SigningCredential> HttpTransport for Transport<K> {
         }
         self.send(&renewed, request).await
     }
+}
+
+/// How many bytes the answer may have.
+fn asked_for(headers: &http::HeaderMap) -> u64 {
+    let range = headers.get(http::header::RANGE).and_then(|range| range.to_str().ok());
+    let ends = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let bytes = ends.and_then(|(from, to)| to.parse::<u64>().ok()?.checked_sub(from.parse().ok()?)?.checked_add(1));
+    bytes.unwrap_or(0).max(ANSWER_BYTES_MAX)
+}
+
+/// The same answer, with an error in place of what is more than so many bytes: whoever sends without an end must not fill our memory.
+fn bounded(answer: Response<HttpBody>, bytes_max: u64) -> Response<HttpBody> {
+    answer.map(|body| {
+        let chunks = futures::stream::try_unfold((body, bytes_max), |(mut body, left)| async move {
+            let chunk = body.read().await?;
+            if chunk.is_empty() {
+                return Ok(None);
+            }
+            match left.checked_sub(chunk.len() as u64) {
+                Some(left) => Ok(Some((chunk, (body, left)))),
+                None => Err(opendal::Error::new(ErrorKind::Unexpected, TOO_MUCH)),
+            }
+        });
+        HttpBody::new(Box::pin(chunks), None)
+    })
 }
 
 /// What an answer that is an error says, bounded; the answer is as it was.

@@ -80,8 +80,10 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     for n in due {
         let chosen = chosen(&found[n]);
         if arguments.dry_run {
-            // What a person names is held against the floors here too: a dry run that says yes must not lie.
-            environment.host()?.may_go(&context(), &chosen, &regard).await?;
+            // What a person names is held against the floors here too: a dry run that says yes must not lie. The rules' own choice was.
+            if !arguments.backups.is_empty() {
+                environment.host()?.may_go(&context(), &chosen, &regard).await?;
+            }
             continue;
         }
         let (ended, mut with) = remove(global, &config, &environment, &arguments, &chosen).await?;

@@ -2,6 +2,7 @@
 
 use crate::bindings::Right;
 use crate::error::{Error, ErrorKind};
+use crate::stores::transport::TOO_MUCH;
 
 pub(super) fn taken(e: &opendal::Error) -> bool {
     matches!(e.kind(), opendal::ErrorKind::ConditionNotMatch | opendal::ErrorKind::AlreadyExists)
@@ -12,16 +13,17 @@ pub(super) fn said(store: &str, right: Right, doing: &str, key: &str, e: &openda
     use opendal::ErrorKind as Of;
     // Its own words quote the URL as it was signed, which is a secret where a token stands in it.
     tracing::debug!(store, doing, key, kind = ?e.kind(), code = error_code(&e.to_string()), "the store said no");
+    let text = e.to_string();
     let words = match e.kind() {
+        _ if text.contains(TOO_MUCH) => TOO_MUCH,
         Of::NotFound => return super::super::no_object(store, key),
         Of::PermissionDenied => "the store refuses it to this identity",
         Of::ConfigInvalid => "there is no such bucket, or the store is configured wrongly",
         Of::RateLimited => "the store takes no more requests for now",
         Of::Unsupported => "the store can't do this",
-        _ if e.is_temporary() || error_code(&e.to_string()).is_none() => "no usable answer from the store",
+        _ if e.is_temporary() || error_code(&text).is_none() => "no usable answer from the store",
         _ => "the store answered with an error",
     };
-    let text = e.to_string();
     let code = error_code(&text);
     if code == Some("InvalidObjectState") {
         return archived(store, doing, key);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::pool::Pool;
 use super::words::taken;
 use super::{Failure, Remote, until};
 use crate::bindings::Right;
@@ -48,6 +49,7 @@ pub(super) struct RemoteWriter {
     /// Of the part that is being filled.
     pub(super) number: u64,
     pub(super) part: Vec<u8>,
+    pub(super) pool: Pool,
     /// What was given to us, for the case that nobody can tell whether it arrived.
     pub(super) seen: Seen,
     pub(super) finished: bool,
@@ -67,7 +69,7 @@ impl RemoteWriter {
     }
 
     fn send(&mut self) -> Result<()> {
-        let part = std::mem::take(&mut self.part);
+        let part = self.pool.lend(std::mem::take(&mut self.part));
         self.number += 1;
         let Some(writer) = &mut self.writer else { return Ok(()) };
         self.remote.pace(self.cx.as_ref(), part.len() as u64)?;
@@ -151,6 +153,9 @@ impl Write for RemoteWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let size = self.parts.bytes(self.number).ok_or_else(|| std::io::Error::other(self.too_large()))?;
         let size = usize::try_from(size).map_err(std::io::Error::other)?;
+        if self.part.is_empty() {
+            self.part = self.pool.take(size);
+        }
         let count = bytes.len().min(size - self.part.len());
         self.part.extend_from_slice(&bytes[..count]);
         self.seen.add(&bytes[..count]);

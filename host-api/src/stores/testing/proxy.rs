@@ -26,6 +26,8 @@ pub enum Fault {
     Instead(u16, &'static str),
     /// It is passed on, and the body of its answer ends after so many bytes.
     Cut(usize),
+    /// It is passed on, and the body of its answer never ends.
+    Endless,
     /// It is passed on, and its answer comes so slowly that nobody lives to see its end.
     Trickle,
 }
@@ -147,6 +149,18 @@ impl Shared {
             Fault::Lost => Ok(()),
             Fault::Instead(status, code) => client.write_all(&answer(status, code)),
             Fault::Cut(bytes) => client.write_all(&found[..(body_start(&found) + bytes).min(found.len())]),
+            Fault::Endless => {
+                let head = String::from_utf8_lossy(&found[..body_start(&found)]).into_owned();
+                let ends = |line: &str| {
+                    ["content-length:", "transfer-encoding:"].iter().any(|word| line.to_lowercase().starts_with(word))
+                };
+                let kept = head.lines().filter(|line| !ends(line));
+                client.write_all(kept.flat_map(|line| [line, "\r\n"]).collect::<String>().as_bytes())?;
+                // Until whoever reads it has had enough.
+                loop {
+                    client.write_all(&[b' '; 64 * 1024])?;
+                }
+            }
             Fault::Trickle => {
                 let start = body_start(&found);
                 client.write_all(&found[..start])?;
