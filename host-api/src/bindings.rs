@@ -41,7 +41,7 @@ pub use retention::{Keep, Retention};
 pub use scratch_postgres::{ScratchCluster, ScratchPostgres, ScratchServer};
 pub use store::{
     AzureCredentials, AzureStore, Checksum, Credentials, DirectoryStore, Expected, GcsCredentials, GcsStore,
-    Identities, Identity, Right, S3Store, ServerSideEncryption, Store,
+    Identities, Identity, Right, S3Store, ServerSideEncryption, Store, Thaw, Tier,
 };
 
 /// A service: what is preserved and recovered as one.

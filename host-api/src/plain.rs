@@ -23,7 +23,7 @@ use crate::manifest::{FORMAT, Manifest};
 use crate::real::{RealHost, blocking};
 use crate::sources::PlainFile;
 use crate::stores::ObjectStore;
-use crate::upload::require_objects;
+use crate::upload::require_readable;
 use crate::work::{GRACE, Work};
 use crate::{Finding, disk, dump};
 
@@ -104,7 +104,7 @@ fn export(
     // An archive is code: whose it is, is settled before a byte of it is read.
     let manifest = manifests::usable(store, &work.signing, &backup.service, &backup.id, &backup.digest)?;
     let key = work.key(&manifest)?;
-    require_objects(cx, store, &manifest)?;
+    require_readable(cx, store, &manifest)?;
     let source = chosen(&manifest, source)?;
     let format = match work.service.source.get(source) {
         Some(Source::Postgres(_)) => "sql.gz",

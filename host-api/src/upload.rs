@@ -206,6 +206,14 @@ fn finding(e: Error) -> Finding {
     Finding::error("stored-object", e.message, e.hint.unwrap_or_default())
 }
 
+/// An error unless every object of a backup is there with the right size, and can be read: archived ones are asked back, and waited for, where the
+/// environment says that they may be.
+pub(crate) fn require_readable(cx: &StepContext, store: &ObjectStore, manifest: &Manifest) -> Result<()> {
+    require_objects(cx, store, manifest)?;
+    let keys: Vec<&str> = manifest.objects().map(|object| object.key.as_str()).collect();
+    store.thaw(cx, &keys)
+}
+
 /// An error unless every object of a backup is there with the right size.
 pub(crate) fn require_objects(cx: &StepContext, store: &ObjectStore, manifest: &Manifest) -> Result<()> {
     for entry in manifest.objects() {

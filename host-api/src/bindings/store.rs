@@ -15,7 +15,7 @@ use crate::error::Result;
 pub use azure::{AzureCredentials, AzureStore};
 pub use gcs::{GcsCredentials, GcsStore};
 pub use identity::{Identities, Identity, Right};
-pub use s3::{Checksum, Credentials, Expected, S3Store, ServerSideEncryption};
+pub use s3::{Checksum, Credentials, Expected, S3Store, ServerSideEncryption, Thaw, Tier};
 
 /// A named place for backups.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use crate::manifest::{Manifest, SourceFacts};
 use crate::pipeline::StoreSource;
 use crate::sources::{Member, StageOptions, Target};
 use crate::stores::ObjectStore;
-use crate::upload::require_objects;
+use crate::upload::require_readable;
 use crate::work::{GRACE, Work};
 
 /// Jobs of a database restore where nobody says: more would take what the live service needs.
@@ -51,7 +51,7 @@ pub(crate) fn stage(
     }
     let key = work.key(&manifest)?;
     // Before anything is made: half of a backup is none.
-    require_objects(cx, store, &manifest)?;
+    require_readable(cx, store, &manifest)?;
 
     let dir = work.candidate_dir(candidate);
     if scratch {

@@ -4,17 +4,14 @@
 use std::sync::Arc;
 
 use http::Request;
-use opendal::raw::oio::ReadStream;
-use opendal::{Buffer, HttpTransporter};
+use opendal::HttpTransporter;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::answer::Answer;
 use super::remote::Remote;
 use crate::context::StepContext;
 use crate::error::{Error, Result};
-
-/// Most of an answer that is read, bytes: a bucket has at most 1,000 rules.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// Where to ask.
 pub(super) struct Asking {
@@ -194,29 +191,16 @@ impl Remote {
     pub(crate) fn told<T: DeserializeOwned>(self: &Arc<Self>, cx: &StepContext, what: &str) -> Result<Told<T>> {
         let Some(asking) = &self.asking else { return Ok(Told::Hidden) };
         let url = format!("{}?{what}", asking.url);
-        let (status, text) = self.asked(cx, what, async {
-            let request = Request::get(&url).body(Buffer::new());
-            let request = request.map_err(|e| opendal::Error::new(opendal::ErrorKind::Unexpected, e.to_string()))?;
-            let (parts, mut body) = asking.transport.fetch(request).await?.into_parts();
-            let mut bytes = Vec::new();
-            loop {
-                let chunk = body.read().await?;
-                bytes.extend_from_slice(&chunk.to_bytes());
-                if chunk.is_empty() || bytes.len() > ANSWER_BYTES_MAX {
-                    return Ok((parts.status.as_u16(), String::from_utf8_lossy(&bytes).into_owned()));
-                }
-            }
-        })?;
+        let answer = self.asked(cx, what, Answer::of(&asking.transport, Request::get(&url), String::new()))?;
         let wrong =
             |why: String| Error::failed(format!("store {}: asking the bucket for its {what}: {why}", self.name()));
-        let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once('<')).map_or("", |(code, _)| code);
-        match status {
-            200 if text.len() <= ANSWER_BYTES_MAX => quick_xml::de::from_str(&text)
+        match (answer.status, answer.code()) {
+            (200, _) if answer.is_whole => quick_xml::de::from_str(&answer.text)
                 .map(Told::Set)
                 .map_err(|_| wrong("the answer is not what the protocol describes".into())),
-            403 | 401 => Ok(Told::Hidden),
-            404 if code != "NoSuchBucket" => Ok(Told::Nothing),
-            _ => Err(wrong(format!("status {status} {}", crate::identifier::shown(code)))
+            (403 | 401, _) => Ok(Told::Hidden),
+            (404, code) if code != "NoSuchBucket" => Ok(Told::Nothing),
+            (status, code) => Err(wrong(format!("status {status} {}", crate::identifier::shown(code)))
                 .hint("not every store that speaks S3's protocol knows this: take `expect` out where it does not")),
         }
     }

@@ -9,6 +9,7 @@
 //! opendal does asynchronously runs on one small runtime of this module, so that a caller's runtime, however busy or single-threaded,
 //! is never what a store waits for. Calling from an asynchronous task directly is a bug, and tokio answers it with a panic.
 
+mod answer;
 mod azure;
 pub(crate) mod bucket;
 mod client;
@@ -30,6 +31,9 @@ mod secrets;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod thaw;
+#[cfg(test)]
+mod thaw_tests;
 mod transport;
 
 use std::io::{Read, Write};

@@ -16,6 +16,7 @@ use super::bucket::Asking;
 use super::pace::Pace;
 use super::parts::{Limits, Parts};
 use super::secrets::Held;
+use super::thaw::Thawing;
 use super::{StoreWriter, wait};
 use crate::bindings::Right;
 use crate::context::StepContext;
@@ -41,6 +42,8 @@ pub(super) struct Remote {
     parts_at_once: usize,
     /// Where the bucket itself can be asked, by whoever may read.
     pub(super) asking: Option<Asking>,
+    /// What to do about archived objects, where the environment says it.
+    pub(super) thawing: Option<Thawing>,
 }
 
 /// Whoever may do what, as far as anybody may.
@@ -114,6 +117,7 @@ impl Remote {
             limits,
             parts_at_once,
             asking: None,
+            thawing: None,
         }
     }
 

@@ -12,6 +12,7 @@ use super::client;
 use super::parts::Limits;
 use super::remote::{Operators, Remote};
 use super::secrets::{Held, Texts};
+use super::thaw::Thawing;
 use super::transport::Transport;
 use crate::bindings::{Checksum, Credentials, Right, S3Store, ServerSideEncryption};
 use crate::error::{Error, Result};
@@ -30,6 +31,9 @@ pub(super) fn open(name: &str, binding: &S3Store) -> Result<Remote> {
         let transport = transport(&binding.region, held.clone(), &client);
         if right == Right::Read {
             remote.asking = Some(Asking { transport: transport.clone(), url: url(binding) });
+            let url = [url(binding).trim_end_matches('/'), binding.prefix.as_str()].join("/");
+            let url = format!("{}/", url.trim_end_matches('/'));
+            remote.thawing = binding.thaw.map(|thaw| Thawing { transport: transport.clone(), url, thaw });
         }
         let operator = operator(binding, transport).map_err(|e| Error::invalid(format!("store {name}: {e}")))?;
         let limit = Duration::from_secs(binding.timeout_s);

@@ -170,6 +170,7 @@ impl Scripted {
             path_style: true,
             ca_file: None,
             storage_class: None,
+            thaw: None,
             checksum: crate::bindings::Checksum::Crc32c,
             server_side_encryption: None,
             kms_key: None,

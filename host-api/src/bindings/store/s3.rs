@@ -28,6 +28,8 @@ pub struct S3Store {
     pub ca_file: Option<PathBuf>,
     /// Storage class of new objects; one that must be thawed first is refused.
     pub storage_class: Option<String>,
+    /// Archived objects may be asked back for a restore, and at what price. Without it, that is left to people.
+    pub thaw: Option<Thaw>,
     /// How the store encrypts what it keeps.
     pub server_side_encryption: Option<ServerSideEncryption>,
     /// The key of `aws-kms`; without it the account's own.
@@ -65,6 +67,59 @@ pub struct Expected {
     pub encryption: Option<ServerSideEncryption>,
     /// No rule removes objects that are younger, days.
     pub kept_days: Option<u64>,
+}
+
+/// How archived objects are asked back.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Thaw {
+    /// For how many days they stay readable, 1 to 30: the store takes money for each.
+    pub days: u32,
+    /// How fast.
+    #[serde(default)]
+    pub tier: Tier,
+}
+
+/// How fast, and how dear, archived objects come back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// Not from DEEP_ARCHIVE.
+    Expedited,
+    /// The usual one.
+    #[default]
+    Standard,
+    /// The cheapest.
+    Bulk,
+}
+
+impl Tier {
+    /// As an environment says it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Expedited => "expedited",
+            Self::Standard => "standard",
+            Self::Bulk => "bulk",
+        }
+    }
+
+    /// As the protocol does.
+    pub(crate) fn protocol(self) -> &'static str {
+        match self {
+            Self::Expedited => "Expedited",
+            Self::Standard => "Standard",
+            Self::Bulk => "Bulk",
+        }
+    }
+
+    /// How long it takes, by Amazon's description (2026), for people.
+    pub fn takes(self) -> &'static str {
+        match self {
+            Self::Expedited => "1 to 5 minutes",
+            Self::Standard => "3 to 5 hours (12 from DEEP_ARCHIVE)",
+            Self::Bulk => "5 to 12 hours (48 from DEEP_ARCHIVE)",
+        }
+    }
 }
 
 /// A checksum of what is sent.
@@ -152,6 +207,9 @@ impl S3Store {
         }
         if self.region.is_empty() || !is_word(&self.region) {
             return wrong("region: one is needed, like `eu-central-1`; stores without regions take `us-east-1`".into());
+        }
+        if self.thaw.is_some_and(|thaw| !(1..=30).contains(&thaw.days)) {
+            return wrong("thaw.days: 1 to 30".into());
         }
         if matches!(self.storage_class.as_deref(), Some("GLACIER" | "DEEP_ARCHIVE")) {
             return Err(Error::invalid("storage-class: what lies there must be thawed before it can be read")

@@ -121,6 +121,7 @@ impl Moto {
             path_style: true,
             ca_file: None,
             storage_class: None,
+            thaw: None,
             checksum: crate::bindings::Checksum::Crc32c,
             server_side_encryption: None,
             kms_key: None,
@@ -142,6 +143,12 @@ impl Moto {
     /// Sets something of the bucket itself, where nobody looks at keys.
     pub fn set(&self, what: &str, text: &str) {
         self.ask("PUT", &format!("/{BUCKET}?{what}"), "s3", text);
+    }
+
+    /// From now on, archived objects that are asked for can be read only after they were looked at so often.
+    pub fn thaws_slowly(&self, looks: u32) {
+        let transition = serde_json::json!({"model_name": "s3::keyrestore", "transition": {"progression": "manual", "times": looks}});
+        self.ask("POST", "/moto-api/state-manager/set-transition", "s3", &transition.to_string());
     }
 
     /// A key in two files.
@@ -194,7 +201,7 @@ impl Moto {
         .expect("a request");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
-        assert!(answer.starts_with("HTTP/1.1 200"), "{method} {path} {body}: {answer}");
+        assert!(answer.starts_with("HTTP/1.1 20"), "{method} {path} {body}: {answer}");
         answer
     }
 }

@@ -1,0 +1,180 @@
+//! Objects of S3 that a rule has moved to an archived storage class: asked back for some days, and waited for. opendal has no calls for this, so
+//! each is one request of our own, signed by the transport that opendal's requests go through.
+//!
+//! Asking twice is the same as asking once: the store itself keeps what was asked for, so a step that begins again finds it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request};
+use opendal::HttpTransporter;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::answer::Answer;
+use super::remote::Remote;
+use super::{Backend, ObjectStore};
+use crate::bindings::Thaw;
+use crate::context::StepContext;
+use crate::error::{Error, Result};
+
+/// How often it is asked whether they can be read: the fastest takes minutes.
+const ASK_INTERVAL: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(30) };
+/// How often a wait looks whether its step should end.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often in a row asking may fail while it is waited: a store is away now and then in hours.
+const FAILURES_MAX: usize = 10;
+/// What stands in a path as it is.
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// How it is done in one store.
+pub(super) struct Thawing {
+    /// Signs as whoever reads.
+    pub(super) transport: HttpTransporter,
+    /// What an object's own URL begins with.
+    pub(super) url: String,
+    /// What to ask for.
+    pub(super) thaw: Thaw,
+}
+
+/// Whether an object can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Readable,
+    /// Nobody has asked for it.
+    Archived,
+    /// Somebody has.
+    Thawing,
+}
+
+impl ObjectStore {
+    /// Asks for those of these objects that are archived, and waits until all can be read or the step ends. Where the environment does not say
+    /// that it may be asked, nothing is: reading then says what to do.
+    pub(crate) fn thaw(&self, cx: &StepContext, keys: &[&str]) -> Result<()> {
+        match &self.backend {
+            Backend::Remote(remote) => remote.thawing.as_ref().map_or(Ok(()), |thawing| thawing.all(remote, cx, keys)),
+            Backend::Directory(_) => Ok(()),
+        }
+    }
+}
+
+impl Thawing {
+    fn all(&self, remote: &Arc<Remote>, cx: &StepContext, keys: &[&str]) -> Result<()> {
+        let mut waiting = Vec::new();
+        // All are asked for before any is waited for: they thaw side by side.
+        for key in keys {
+            cx.check()?;
+            let standing = self.standing(remote, cx, key)?;
+            if standing == Standing::Archived {
+                self.ask_for(remote, cx, key)?;
+            }
+            if standing != Standing::Readable {
+                waiting.push(*key);
+            }
+        }
+        let (began, count, mut failures) = (Instant::now(), waiting.len(), 0);
+        while !waiting.is_empty() {
+            let words = format!(
+                "thaw {} of {count} archived objects in {}: {} takes {}, {} min so far",
+                waiting.len(),
+                remote.name(),
+                self.thaw.tier.word(),
+                self.thaw.tier.takes(),
+                began.elapsed().as_secs() / 60
+            );
+            cx.report(&words, (count - waiting.len()) as u64, None);
+            self.pause(remote, cx)?;
+            let mut still = Vec::new();
+            for key in waiting {
+                match self.standing(remote, cx, key) {
+                    Ok(Standing::Readable) => failures = 0,
+                    Ok(_) => {
+                        failures = 0;
+                        still.push(key);
+                    }
+                    Err(e) if failures == FAILURES_MAX || cx.check().is_err() => return Err(e),
+                    Err(_) => {
+                        failures += 1;
+                        still.push(key);
+                    }
+                }
+            }
+            waiting = still;
+        }
+        Ok(())
+    }
+
+    fn pause(&self, remote: &Remote, cx: &StepContext) -> Result<()> {
+        let end = Instant::now() + ASK_INTERVAL;
+        while Instant::now() < end {
+            cx.check().map_err(|e| {
+                e.context(format!("store {}: waiting for archived objects", remote.name())).hint(format!(
+                    "they go on thawing, and stay readable for {} days: try again later ({} takes {}), or raise deadline-s of the policy",
+                    self.thaw.days,
+                    self.thaw.tier.word(),
+                    self.thaw.tier.takes()
+                ))
+            })?;
+            std::thread::sleep(LOOK_INTERVAL.min(end.saturating_duration_since(Instant::now())));
+        }
+        Ok(())
+    }
+
+    fn standing(&self, remote: &Remote, cx: &StepContext, key: &str) -> Result<Standing> {
+        let answer = self.send(remote, cx, Method::HEAD, key, "", String::new())?;
+        let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if answer.status != 200 {
+            return Err(self.refused(remote, "looking at", key, &answer));
+        }
+        let is_archived = matches!(header("x-amz-storage-class"), "GLACIER" | "DEEP_ARCHIVE")
+            || !header("x-amz-archive-status").is_empty();
+        let asked = header("x-amz-restore");
+        Ok(match () {
+            () if asked.contains("ongoing-request=\"true\"") => Standing::Thawing,
+            () if is_archived && !asked.contains("ongoing-request=\"false\"") => Standing::Archived,
+            () => Standing::Readable,
+        })
+    }
+
+    fn ask_for(&self, remote: &Remote, cx: &StepContext, key: &str) -> Result<()> {
+        let body = format!(
+            "<RestoreRequest xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Days>{}</Days>\
+             <GlacierJobParameters><Tier>{}</Tier></GlacierJobParameters></RestoreRequest>",
+            self.thaw.days,
+            self.thaw.tier.protocol()
+        );
+        let answer = self.send(remote, cx, Method::POST, key, "?restore", body)?;
+        match answer.status {
+            200 | 202 => Ok(()),
+            // Somebody else asked in between, or we did, and were not told.
+            409 if answer.code() == "RestoreAlreadyInProgress" => Ok(()),
+            _ => Err(self.refused(remote, "asking for", key, &answer)),
+        }
+    }
+
+    fn refused(&self, remote: &Remote, doing: &str, key: &str, answer: &Answer) -> Error {
+        let code = crate::identifier::shown(answer.code());
+        let error = Error::failed(format!("store {}: {doing} {key}: status {} {code}", remote.name(), answer.status));
+        match answer.status {
+            401 | 403 => error.hint("thawing needs s3:RestoreObject for identity.read, beside s3:GetObject"),
+            404 => Error::new(crate::error::ErrorKind::NotFound, error.message),
+            503 if answer.code() == "GlacierExpeditedRetrievalNotAvailable" => {
+                error.hint("take another tier: `thaw.tier` of the store")
+            }
+            _ => error,
+        }
+    }
+
+    fn send(
+        &self,
+        remote: &Remote,
+        cx: &StepContext,
+        method: Method,
+        key: &str,
+        query: &str,
+        body: String,
+    ) -> Result<Answer> {
+        let url = format!("{}{}{query}", self.url, utf8_percent_encode(key, IN_PATH));
+        let request = Request::builder().method(method).uri(&url);
+        remote.asked(cx, key, Answer::of(&self.transport, request, body))
+    }
+}
