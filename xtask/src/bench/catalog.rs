@@ -32,6 +32,7 @@ pub fn run(site: &Site) -> Result<usize> {
         Subject::new("backups list, without an index", format!("'{lifeboat}' backups list > /dev/null")).before(index),
         Subject::new("backups list", format!("'{lifeboat}' backups list > /dev/null")),
         Subject::new("backups delete --dry-run", format!("'{lifeboat}' backups delete --dry-run > /dev/null")),
+        Subject::new("status", format!("'{lifeboat}' status > /dev/null")),
         Subject::new("find: every manifest's name and time", "find backups -printf '%p %T@\\n' > /dev/null".into()),
     ];
     let figures = interleaved(&site.root, site.rounds, &subjects)?;
@@ -39,6 +40,7 @@ pub fn run(site: &Site) -> Result<usize> {
     let missed = table::judge(&[
         Aim { what: "list, s".into(), found: figures[1].wall_s, at_most: 1.0 },
         Aim { what: "plan, s".into(), found: figures[2].wall_s, at_most: 1.0 },
+        Aim { what: "status, s".into(), found: figures[3].wall_s, at_most: 1.0 },
     ]);
     site.clear_backups()?;
     Ok(missed)
