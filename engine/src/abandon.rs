@@ -67,7 +67,7 @@ impl Stepper {
         cx.step = step.body["step"].as_u64().unwrap_or(cx.step);
         // Whichever attempt it was, it is an earlier one.
         cx.attempt = u32::MAX;
-        if let Err(error) = host.end_attempts(&cx, service_of(step, records).as_deref()).await {
+        if let Err(error) = host.probe.end_attempts(&cx, service_of(step, records).as_deref()).await {
             self.said.finding(Finding::error(
                 "leftovers",
                 format!("what step {} left running may still run: {error}", cx.step),
@@ -112,9 +112,9 @@ impl Stepper {
         plan: Result<Promotion, HostError>,
     ) -> Result<Standing, HostError> {
         let (host, plan) = (self.around.host.clone(), plan?);
-        let standing = host.standing(cx, &plan).await?;
+        let standing = host.promote.standing(cx, &plan).await?;
         match standing {
-            Standing::Before => match host.undo(cx, &plan).await {
+            Standing::Before => match host.promote.undo(cx, &plan).await {
                 // The service runs, so its data take connections.
                 Err(error) if error.kind == ErrorKind::Conflict => Ok(standing),
                 undone => undone.map(|()| standing),

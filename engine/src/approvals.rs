@@ -160,6 +160,7 @@ fn word(value: &Value) -> String {
 
 /// A person's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Answer {
     /// Yes: who, and how it was given (`typed-phrase`, `yes-flag`, …).
     Approved {

@@ -51,44 +51,44 @@ impl Stepper {
         let cx = self.context();
         match name {
             "catalog.list" => {
-                answer(host.list(&cx, &get::<String>(full, "service")?, &get::<String>(full, "store")?).await?)
+                answer(host.catalog.list(&cx, &get::<String>(full, "service")?, &get::<String>(full, "store")?).await?)
             }
             "catalog.get" => {
                 let (service, store, id): (String, String, String) =
                     (get(full, "service")?, get(full, "store")?, get(full, "id")?);
-                answer(host.get(&cx, &service, &store, &id).await?)
+                answer(host.catalog.get(&cx, &service, &store, &id).await?)
             }
             "catalog.latest" => {
                 let (service, store): (String, String) = (get(full, "service")?, get(full, "store")?);
-                answer(host.latest(&cx, &service, &store, get(full, "verified")?).await?)
+                answer(host.catalog.latest(&cx, &service, &store, get(full, "verified")?).await?)
             }
             "upload.verify" => {
                 let (backup, depth): (Backup, Depth) = (get(full, "backup")?, depth(full)?);
-                answer(host_api::upload::Upload::verify(&*host, &cx, &backup, depth).await?)
+                answer(host.upload.verify(&cx, &backup, depth).await?)
             }
             "backups.export" => {
                 let (backup, to): (Backup, PathBuf) = (get(full, "backup")?, get(full, "to")?);
                 let source: Option<String> = get(full, "source")?;
-                answer(host.export(&cx, &backup, source.as_deref(), &to).await?)
+                answer(host.plain.export(&cx, &backup, source.as_deref(), &to).await?)
             }
             "restore.query" => {
                 let candidate: Candidate = get(full, "candidate")?;
-                answer(host_api::restore::Restore::query(&*host, &cx, &candidate, &get::<String>(full, "name")?).await?)
+                answer(host.restore.query(&cx, &candidate, &get::<String>(full, "name")?).await?)
             }
             "scratch.wait-ready" => {
                 let instance: Instance = get(full, "instance")?;
-                answer(host_api::scratch::Scratch::wait_ready(&*host, &cx, &instance.id).await?)
+                answer(host.scratch.wait_ready(&cx, &instance.id).await?)
             }
-            "service.get-status" => answer(host.status(&cx, &get::<String>(full, "service")?).await?),
+            "service.get-status" => answer(host.service.status(&cx, &get::<String>(full, "service")?).await?),
             "service.wait-ready" => {
                 let service: String = get(full, "service")?;
-                answer(host_api::service::ServiceControl::wait_ready(&*host, &cx, &service).await?)
+                answer(host.service.wait_ready(&cx, &service).await?)
             }
             "service.installable" => {
                 let (service, version): (String, String) = (get(full, "service")?, get(full, "version")?);
-                answer(host.installable(&cx, &service, &version).await?)
+                answer(host.service.installable(&cx, &service, &version).await?)
             }
-            "promote.preflight" => answer(host.preflight(&cx, &get::<Candidate>(full, "candidate")?).await?),
+            "promote.preflight" => answer(host.promote.preflight(&cx, &get::<Candidate>(full, "candidate")?).await?),
             "promote.latest" => {
                 let service: String = get(full, "service")?;
                 let rows = self.around.state.promotions().await.map_err(|e| HostError::failed(e.to_string()))?;
@@ -102,15 +102,15 @@ impl Stepper {
             "delete.plan" => {
                 let (service, store): (String, String) = (get(full, "service")?, get(full, "store")?);
                 let regard = self.regard(full).await?;
-                answer(retention_plan(host.removal_plan(&cx, &service, &store, &regard).await?))
+                answer(retention_plan(host.delete.removal_plan(&cx, &service, &store, &regard).await?))
             }
             "http-check.check" => self.http_check(&cx, full).await,
             "query.run" => {
                 let (service, name): (String, String) = (get(full, "service")?, get(full, "name")?);
-                answer(host_api::query::Query::run(&*host, &cx, &service, &name).await?)
+                answer(host.query.run(&cx, &service, &name).await?)
             }
             "schedule.terms-of" => {
-                let mut terms = host.terms(&cx, &get::<String>(full, "service")?).await?;
+                let mut terms = host.schedule.terms(&cx, &get::<String>(full, "service")?).await?;
                 terms.unread.iter_mut().for_each(|(_, why)| *why = crate::conceal::for_guest(why));
                 answer(terms)
             }
@@ -137,7 +137,7 @@ impl Stepper {
         let endpoint: String = get(full, "endpoint")?;
         // The same for every attempt at this step: a service that knows the header does it once.
         let key = format!("{}/{}", self.run.id, self.step);
-        answer(self.around.host.check(cx, &endpoint, &request, &key).await?)
+        answer(self.around.host.http_check.check(cx, &endpoint, &request, &key).await?)
     }
 
     /// What stands in the journal before an effect begins. An error: it is not begun.
@@ -167,7 +167,7 @@ impl Stepper {
             "restore.verify" | "restore.park" | "restore.discard" => {
                 let candidate: Candidate = get(full, "candidate")?;
                 if name == "restore.discard" {
-                    mixed::refuse_discard(&self.around.state, &*host, &cx, &candidate.id).await?;
+                    mixed::refuse_discard(&self.around.state, &*host.promote, &cx, &candidate.id).await?;
                 }
                 Prepared::with(json!({"candidate": candidate.id}))
             }
@@ -190,7 +190,7 @@ impl Stepper {
                         identifier::shown(&if_aborted)
                     )));
                 }
-                let before = host.status(&cx, &service).await?;
+                let before = host.service.status(&cx, &service).await?;
                 let mut prepared = Prepared::with(json!({"service": service, "before": before.state}));
                 // One that did not run before us is not ours to start; one that we stopped is, as the last stop says.
                 let ours = self.stopped_by_us(&service).await?;
@@ -217,7 +217,7 @@ impl Stepper {
                 let description = self.describe(&cx, &candidate).await?;
                 let subject = promote_subject(&candidate, description, "");
                 let row = self.approval_for(full, subject).await?;
-                let plan = host.plan(&cx, &identifier::fresh(), &candidate).await?;
+                let plan = host.promote.plan(&cx, &identifier::fresh(), &candidate).await?;
                 Prepared {
                     body: json!({"promotion": plan, "approval": row.id, "intent-sha256": row.intent_sha256}),
                     on_start: vec![
@@ -244,7 +244,7 @@ impl Stepper {
                 let backups: Vec<Backup> = get(full, "backups")?;
                 let regard = self.regard(full).await?;
                 // Before the approval is spent; the act looks again.
-                host.may_go(&cx, &backups, &regard).await?;
+                host.delete.may_go(&cx, &backups, &regard).await?;
                 let row = self.approval_for(full, delete_subject(&backups, regard.despite_times, "")).await?;
                 Prepared {
                     body: json!({"approval": row.id, "intent-sha256": row.intent_sha256}),
@@ -253,14 +253,18 @@ impl Stepper {
             }
             "backups.request-sweep" => {
                 let sweeping = Sweeping::of(full)?;
-                let found =
-                    host.leftovers(&cx, &sweeping.service, &sweeping.store, &self.sweep_guard(full).await?).await?;
+                let found = host
+                    .sweep
+                    .leftovers(&cx, &sweeping.service, &sweeping.store, &self.sweep_guard(full).await?)
+                    .await?;
                 self.open_approval(sweep_subject(&sweeping, &found, &get::<String>(full, "why")?)?).await?
             }
             "backups.sweep" => {
                 let sweeping = Sweeping::of(full)?;
-                let found =
-                    host.leftovers(&cx, &sweeping.service, &sweeping.store, &self.sweep_guard(full).await?).await?;
+                let found = host
+                    .sweep
+                    .leftovers(&cx, &sweeping.service, &sweeping.store, &self.sweep_guard(full).await?)
+                    .await?;
                 let row = self.approval_for(full, sweep_subject(&sweeping, &found, "")?).await?;
                 Prepared {
                     body: json!({"approval": row.id, "intent-sha256": row.intent_sha256}),
@@ -284,7 +288,7 @@ impl Stepper {
                 let why: String = get(full, "why")?;
                 let regard = self.regard(full).await?;
                 // Nobody is asked for what is refused anyway.
-                host.may_go(&cx, &backups, &regard).await?;
+                host.delete.may_go(&cx, &backups, &regard).await?;
                 self.open_approval(delete_subject(&backups, regard.despite_times, &why)).await?
             }
             _ => Prepared::default(),
@@ -315,7 +319,7 @@ impl Stepper {
     async fn after_failed_promotion(&self, prepared: &Value) -> Change {
         let id = prepared["promotion"]["id"].as_str().unwrap_or_default().to_owned();
         let standing = match get::<Promotion>(prepared, "promotion") {
-            Ok(plan) => self.around.host.standing(&self.settling_context(LOOK_LIMIT), &plan).await,
+            Ok(plan) => self.around.host.promote.standing(&self.settling_context(LOOK_LIMIT), &plan).await,
             Err(error) => Err(error),
         };
         Change::PromotionState(
@@ -336,16 +340,16 @@ impl Stepper {
         Ok(match name {
             "catalog.hold" => {
                 let (backup, why): (Backup, String) = (get(full, "backup")?, get(full, "why")?);
-                done(host.hold(&cx, &backup, get(full, "until-ms")?, &why).await?)
+                done(host.catalog.hold(&cx, &backup, get(full, "until-ms")?, &why).await?)
             }
             "catalog.unhold" => {
                 let (backup, why): (Backup, String) = (get(full, "backup")?, get(full, "why")?);
-                done(host.unhold(&cx, &backup, &why).await?)
+                done(host.catalog.unhold(&cx, &backup, &why).await?)
             }
             "dump.take" => {
                 let (service, store): (String, String) = (get(full, "service")?, get(full, "store")?);
                 let options: dump::Options = get(full, "options")?;
-                (answer(host.take(&cx, &service, &store, &options).await?)?, Vec::new())
+                (answer(host.dump.take(&cx, &service, &store, &options).await?)?, Vec::new())
             }
             "policy.pin" => {
                 let (path, accepted): (PathBuf, Accepted) = (get(full, "lock")?, get(full, "accepted")?);
@@ -356,54 +360,53 @@ impl Stepper {
             }
             "backups.import" => {
                 let (import, id): (Import, String) = (get(full, "import")?, get(prepared, "candidate")?);
-                (answer(host.import(&cx, &id, &import).await?)?, Vec::new())
+                (answer(host.plain.import(&cx, &id, &import).await?)?, Vec::new())
             }
             "upload.copy" => {
                 let (backup, store): (Backup, String) = (get(full, "backup")?, get(full, "store")?);
-                (answer(host.copy(&cx, &backup, &store).await?)?, Vec::new())
+                (answer(host.upload.copy(&cx, &backup, &store).await?)?, Vec::new())
             }
             "upload.attest" => {
                 let (backup, depth): (Backup, Depth) = (get(full, "backup")?, depth(full)?);
-                (answer(host.attest(&cx, &backup, depth).await?)?, Vec::new())
+                (answer(host.upload.attest(&cx, &backup, depth).await?)?, Vec::new())
             }
             "restore.stage" => {
                 let (backup, target): (Backup, String) = (get(full, "backup")?, get(full, "target")?);
                 let options: restore::Options = get(full, "options")?;
                 let id: String = get(prepared, "candidate")?;
-                let candidate = host.stage(&cx, &id, &backup, &target, &options).await?;
+                let candidate = host.restore.stage(&cx, &id, &backup, &target, &options).await?;
                 (answer(&candidate)?, vec![Change::CandidateStaged(Box::new(candidate))])
             }
             "restore.verify" => {
                 let candidate: Candidate = get(full, "candidate")?;
-                let verification = host_api::restore::Restore::verify(&*host, &cx, &candidate).await?;
+                let verification = host.restore.verify(&cx, &candidate).await?;
                 // Also one that failed: an earlier pass must not outlive it.
                 (answer(&verification)?, vec![Change::CandidateVerified(candidate.id, Some(Box::new(verification)))])
             }
-            "restore.park" => done(host.park(&cx, &get::<Candidate>(full, "candidate")?).await?),
-            "restore.discard" => done(host.discard(&cx, &get::<Candidate>(full, "candidate")?).await?),
+            "restore.park" => done(host.restore.park(&cx, &get::<Candidate>(full, "candidate")?).await?),
+            "restore.discard" => done(host.restore.discard(&cx, &get::<Candidate>(full, "candidate")?).await?),
             "scratch.start" => {
                 let (candidate, version): (Candidate, Option<String>) =
                     (get(full, "candidate")?, get(full, "version")?);
                 let id: String = get(prepared, "instance")?;
-                let instance =
-                    host_api::scratch::Scratch::start(&*host, &cx, &id, &candidate, version.as_deref()).await?;
+                let instance = host.scratch.start(&cx, &id, &candidate, version.as_deref()).await?;
                 (answer(&instance)?, Vec::new())
             }
             "scratch.stop" => {
                 let instance: Instance = get(full, "instance")?;
-                (answer(host_api::scratch::Scratch::stop(&*host, &cx, &instance.id).await?)?, Vec::new())
+                (answer(host.scratch.stop(&cx, &instance.id).await?)?, Vec::new())
             }
             "service.stop" => {
                 let service: String = get(full, "service")?;
-                done(host_api::service::ServiceControl::stop(&*host, &cx, &service).await?)
+                done(host.service.stop(&cx, &service).await?)
             }
             "service.start" => {
                 let service: String = get(full, "service")?;
-                done(host_api::service::ServiceControl::start(&*host, &cx, &service).await?)
+                done(host.service.start(&cx, &service).await?)
             }
             "service.install" => {
                 let (service, version): (String, String) = (get(full, "service")?, get(full, "version")?);
-                done(host.install(&cx, &service, &version).await?)
+                done(host.service.install(&cx, &service, &version).await?)
             }
             "promote.promote" => {
                 let candidate: Candidate = get(full, "candidate")?;
@@ -415,20 +418,22 @@ impl Stepper {
                     .await
                     .map_err(|e| HostError::refused(e.to_string()))?
                     .verification;
-                host.promote(&cx, &candidate, verification.as_ref(), &plan).await?;
+                host.promote.promote(&cx, &candidate, verification.as_ref(), &plan).await?;
                 (answer(&plan)?, Vec::new())
             }
-            "promote.undo" => done(host.undo(&cx, &get::<Promotion>(full, "promotion")?).await?),
-            "promote.drop-previous" => done(host.drop_previous(&cx, &get::<Promotion>(full, "promotion")?).await?),
+            "promote.undo" => done(host.promote.undo(&cx, &get::<Promotion>(full, "promotion")?).await?),
+            "promote.drop-previous" => {
+                done(host.promote.drop_previous(&cx, &get::<Promotion>(full, "promotion")?).await?)
+            }
             "delete.apply" => {
                 let backups: Vec<Backup> = get(full, "backups")?;
                 let intent: String = get(prepared, "intent-sha256")?;
                 let regard = self.regard(full).await?;
-                done(host.apply(&cx, &backups, &intent, &regard).await?)
+                done(host.delete.apply(&cx, &backups, &intent, &regard).await?)
             }
             "backups.sweep" => {
                 let Sweeping { service, store, keys } = Sweeping::of(full)?;
-                done(host.sweep(&cx, &service, &store, &keys, &self.sweep_guard(full).await?).await?)
+                done(host.sweep.sweep(&cx, &service, &store, &keys, &self.sweep_guard(full).await?).await?)
             }
             "http-check.check" => (self.http_check(&cx, full).await?, Vec::new()),
             "clock.sleep-until" => done(self.sleep_until(get(full, "time-ms")?).await?),
@@ -451,7 +456,7 @@ impl Stepper {
 
     /// See [`mixed::refuse_start`].
     pub(crate) async fn refuse_mixed_set(&self, cx: &StepContext, service: &str) -> Result<(), HostError> {
-        mixed::refuse_start(&self.around.state, &*self.around.host, cx, &self.run.environment, service).await
+        mixed::refuse_start(&self.around.state, &*self.around.host.promote, cx, &self.run.environment, service).await
     }
 
     /// What promoting a candidate would mean. That its data were parked stands in no data.
@@ -460,7 +465,7 @@ impl Stepper {
         cx: &StepContext,
         candidate: &Candidate,
     ) -> Result<host_api::promote::Description, HostError> {
-        let mut description = self.around.host.describe(cx, candidate).await?;
+        let mut description = self.around.host.promote.describe(cx, candidate).await?;
         let row = self.around.state.candidate(&candidate.id).await.map_err(|e| HostError::failed(e.to_string()))?;
         if row.state == "parked" {
             description.consequence.push(

@@ -7,6 +7,7 @@ use std::fmt;
 
 /// What sort of failure it is, and with it the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
     /// Tried, and failed.
     Failed,

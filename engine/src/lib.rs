@@ -19,7 +19,7 @@
 //! # }
 //! ```
 //!
-//! A host with primitives of its own implements [`host_api::Primitives`] and fills [`run::RunOptions`] itself.
+//! A program with primitives of its own puts them into [`run::RunOptions`]'s [`host_api::Host`]: see `examples/embed`.
 
 mod abandon;
 pub mod approvals;

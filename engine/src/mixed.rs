@@ -1,14 +1,14 @@
 //! Sets that a promotion left mixed: it failed half-way, or was cut off, and some sources are promoted and some are from before.
 
-use host_api::promote::Standing;
-use host_api::{Error as HostError, Primitives, StepContext};
+use host_api::promote::{Promote, Standing};
+use host_api::{Error as HostError, StepContext};
 
 use crate::journal::{PromotionRow, State};
 
 /// An error if the newest promotion of a service left its sources mixed: a service that starts on data of two times does harm.
 pub async fn refuse_start(
     state: &State,
-    host: &dyn Primitives,
+    host: &dyn Promote,
     cx: &StepContext,
     environment: &str,
     service: &str,
@@ -35,7 +35,7 @@ pub async fn refuse_start(
 /// back.
 pub(crate) async fn refuse_discard(
     state: &State,
-    host: &dyn Primitives,
+    host: &dyn Promote,
     cx: &StepContext,
     candidate: &str,
 ) -> Result<(), HostError> {
@@ -56,6 +56,6 @@ async fn promotions(state: &State) -> Result<Vec<PromotionRow>, HostError> {
     state.promotions().await.map_err(|e| HostError::failed(e.to_string()))
 }
 
-async fn is_mixed(row: &PromotionRow, host: &dyn Primitives, cx: &StepContext) -> Result<bool, HostError> {
+async fn is_mixed(row: &PromotionRow, host: &dyn Promote, cx: &StepContext) -> Result<bool, HostError> {
     Ok(row.state != "taken-back" && host.standing(cx, &row.promotion).await? == Standing::Mixed)
 }

@@ -81,7 +81,7 @@ impl Stepper {
         let cx = self.settling_context(SETTLE_LIMIT);
         match (obligation.kind.as_str(), obligation.if_aborted.as_str()) {
             ("instance", _) => {
-                match host_api::scratch::Scratch::stop(&*host, &cx, &obligation.object).await {
+                match host.scratch.stop(&cx, &obligation.object).await {
                     Ok(findings) => findings.into_iter().for_each(|finding| self.said.finding(finding)),
                     // It never came so far as to run.
                     Err(e) if e.kind == ErrorKind::NotFound => {}
@@ -90,7 +90,7 @@ impl Stepper {
                 Ok(())
             }
             ("candidate", _) => {
-                crate::mixed::refuse_discard(&self.around.state, &*host, &cx, &obligation.object).await?;
+                crate::mixed::refuse_discard(&self.around.state, &*host.promote, &cx, &obligation.object).await?;
                 let row = self
                     .around
                     .state
@@ -99,12 +99,12 @@ impl Stepper {
                     .map_err(|e| HostError::failed(e.to_string()))?;
                 let service = obligation.body["service"].as_str().unwrap_or_default();
                 let candidate = row.candidate.unwrap_or_else(|| Candidate::unfinished(&row.id, service));
-                host.discard(&cx, &candidate).await
+                host.restore.discard(&cx, &candidate).await
             }
             ("service-stopped", "start") => {
                 self.hold_service(&obligation.object).await.map_err(|stop| HostError::conflict(stop.to_string()))?;
                 self.refuse_mixed_set(&cx, &obligation.object).await?;
-                host_api::service::ServiceControl::start(&*host, &cx, &obligation.object).await
+                host.service.start(&cx, &obligation.object).await
             }
             ("service-stopped", "leave") => {
                 self.said.finding(Finding::error(

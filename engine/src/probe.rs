@@ -135,25 +135,25 @@ impl Stepper {
         cx.attempt += 1;
         let subject = ["backup", "candidate", "instance", "promotion"].iter().find_map(|key| full.get(*key));
         let service = subject.unwrap_or(full)["service"].as_str();
-        host.end_attempts(&cx, service).await?;
+        host.probe.end_attempts(&cx, service).await?;
         match call {
             "dump.take" | "backups.import" => {
                 let (service, store): (String, String) = (get(full, "service")?, get(full, "store")?);
-                Ok(match host.backup_of_attempt(&cx, &service, &store, &attempt).await? {
+                Ok(match host.probe.backup_of_attempt(&cx, &service, &store, &attempt).await? {
                     Some(backup) => Decided::Done(answer(backup)?),
                     None => Decided::Again,
                 })
             }
             "service.install" => {
                 let (service, version): (String, String) = (get(full, "service")?, get(full, "version")?);
-                Ok(match host.installed_by_attempt(&service, &version, &attempt).await? {
+                Ok(match host.probe.installed_by_attempt(&service, &version, &attempt).await? {
                     true => Decided::Done(Value::Null),
                     false => Decided::Again,
                 })
             }
             "http-check.check" => {
                 let endpoint: String = get(full, "endpoint")?;
-                if host.repeatable(&endpoint)? {
+                if host.probe.repeatable(&endpoint)? {
                     return Ok(Decided::Again);
                 }
                 Err(HostError::failed(format!(
@@ -164,11 +164,11 @@ impl Stepper {
             }
             // Looked at first: where the sources can't be seen, nothing is said and nothing moves.
             "promote.promote" => {
-                host.standing(&cx, &get::<Promotion>(prepared, "promotion")?).await?;
+                host.promote.standing(&cx, &get::<Promotion>(prepared, "promotion")?).await?;
                 Ok(Decided::Again)
             }
             "promote.undo" | "promote.drop-previous" => {
-                host.standing(&cx, &get::<Promotion>(full, "promotion")?).await?;
+                host.promote.standing(&cx, &get::<Promotion>(full, "promotion")?).await?;
                 Ok(Decided::Again)
             }
             call if way(call).is_some() => Ok(Decided::Again),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use host_api::{ErrorKind, Finding, Primitives, Severity, identifier};
+use host_api::{ErrorKind, Finding, Host, Severity, identifier};
 use serde_json::{Map, Value, json};
 use wasmtime::Store;
 use wasmtime::component::{Func, Val};
@@ -31,6 +31,7 @@ use crate::{Engine, contract};
 const NO_RUN: &str = "none";
 
 /// What to run a module with.
+#[non_exhaustive]
 pub struct RunOptions {
     /// The environment's name.
     pub environment: String,
@@ -47,7 +48,7 @@ pub struct RunOptions {
     /// Who may consent to what it asks for.
     pub approval_rules: Rules,
     /// The environment's primitives.
-    pub host: Arc<dyn Primitives>,
+    pub host: Host,
     /// Who started it, `alice@host`.
     pub actor: String,
     /// By which way, `cli`, `embedded`.
@@ -65,6 +66,27 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
+    /// To run a policy under a name, with nothing granted, the usual limits, no parameters and nobody who could consent: set what is wanted.
+    pub fn new(environment: &str, policy: &str, world: &str, host: Host) -> Self {
+        Self {
+            environment: environment.to_owned(),
+            policy: policy.to_owned(),
+            world: world.to_owned(),
+            grants: Grants::default(),
+            limits: Limits::default(),
+            parameters: Map::new(),
+            approval_rules: Rules::default(),
+            host,
+            actor: crate::config::actor(),
+            channel: "embedded".into(),
+            duty: None,
+            rehearsed: false,
+            any_host: false,
+            took_over: None,
+            cancelled: Arc::default(),
+        }
+    }
+
     /// Who stands on its records.
     pub(crate) fn by(&self) -> By {
         By { actor: self.actor.clone(), channel: self.channel.clone() }
@@ -73,6 +95,7 @@ impl RunOptions {
 
 /// How a run came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Status {
     /// It did what it was for.
     Ok,
@@ -171,6 +194,7 @@ impl Status {
 
 /// A run's end, or its parking.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Ended {
     /// The run's id.
     pub run: String,
@@ -437,7 +461,7 @@ impl Engine {
         }
         let mut warnings = self.seal(&run).await;
         // An engine before this one may have been killed while it read or wrote there.
-        if let Err(error) = stepper.around.host.clear_spool(&run).await {
+        if let Err(error) = stepper.around.host.probe.clear_spool(&run).await {
             warnings.push(format!("what the run left in the scratch space could not be removed: {error}"));
         }
         let said = stepper.said;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use host_api::context::{Progress, Waypoint};
-use host_api::{Error as HostError, ErrorKind, Finding, Primitives, StepContext};
+use host_api::{Error as HostError, ErrorKind, Finding, Host, StepContext};
 use serde_json::{Value, json};
 
 use crate::approvals::Confirmer;
@@ -108,7 +108,7 @@ impl RunIdentity {
 /// What a run needs from around it.
 pub struct Surroundings {
     /// The primitives.
-    pub host: Arc<dyn Primitives>,
+    pub host: Host,
     /// The journal.
     pub state: Arc<State>,
     /// Who is asked.

@@ -1,8 +1,8 @@
 //! Lifeboat's primitives: what a host can do to back up and recover a service, with no WASM in sight.
 //!
-//! Each interface of the contract in `wit/` has a module of the same name here with one trait; [`Primitives`] is all of
-//! them together, and [`real::RealHost`] the implementation that touches real databases, files, stores and services.
-//! The engine reaches a primitive only through these traits, so a simulated world is a drop-in.
+//! Each interface of the contract in `wit/` has a module of the same name here with one trait; [`Host`] holds one implementation of each,
+//! and [`real::RealHost`] is the one of all that touches real databases, files, stores and services. The engine reaches a primitive only
+//! through these, so a simulated world, or a single primitive of another program's own, is a drop-in.
 //!
 //! | layer | modules |
 //! | --- | --- |
@@ -58,9 +58,11 @@ mod work;
 pub use context::StepContext;
 pub use error::{Error, ErrorKind, Result};
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-/// Every primitive: what the engine needs of a world, real or simulated.
+/// A whole world, real or simulated: whatever implements all of the contract's traits.
 pub trait Primitives:
     catalog::Catalog
     + dump::Dump
@@ -92,10 +94,74 @@ impl<T> Primitives for T where
         + http_check::HttpCheck
         + query::Query
         + schedule::Schedule
-        + schedule::Schedule
         + plain::Plain
         + probe::Probe
 {
+}
+
+/// What the engine works with: every primitive, each of which a program that embeds the engine may put its own in place of.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # fn with(world: Arc<host_api::real::RealHost>, mine: Arc<dyn host_api::http_check::HttpCheck>) -> host_api::Host {
+/// let mut host = host_api::Host::of(world);
+/// host.http_check = mine;
+/// # host
+/// # }
+/// ```
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Host {
+    /// Backups that exist.
+    pub catalog: Arc<dyn catalog::Catalog>,
+    /// Taking backups.
+    pub dump: Arc<dyn dump::Dump>,
+    /// Copies, and looking at what is stored.
+    pub upload: Arc<dyn upload::Upload>,
+    /// Candidates.
+    pub restore: Arc<dyn restore::Restore>,
+    /// Services started on candidates.
+    pub scratch: Arc<dyn scratch::Scratch>,
+    /// The live service.
+    pub service: Arc<dyn service::ServiceControl>,
+    /// Putting a candidate in service, and taking that back.
+    pub promote: Arc<dyn promote::Promote>,
+    /// Removing backups.
+    pub delete: Arc<dyn delete::Delete>,
+    /// Removing objects of no backup.
+    pub sweep: Arc<dyn sweep::Sweep>,
+    /// Asking services.
+    pub http_check: Arc<dyn http_check::HttpCheck>,
+    /// Asking databases.
+    pub query: Arc<dyn query::Query>,
+    /// What a cadence may know.
+    pub schedule: Arc<dyn schedule::Schedule>,
+    /// Files that need no Lifeboat.
+    pub plain: Arc<dyn plain::Plain>,
+    /// Deciding a step in doubt.
+    pub probe: Arc<dyn probe::Probe>,
+}
+
+impl Host {
+    /// All of one world.
+    pub fn of(world: Arc<impl Primitives + 'static>) -> Self {
+        Self {
+            catalog: world.clone(),
+            dump: world.clone(),
+            upload: world.clone(),
+            restore: world.clone(),
+            scratch: world.clone(),
+            service: world.clone(),
+            promote: world.clone(),
+            delete: world.clone(),
+            sweep: world.clone(),
+            http_check: world.clone(),
+            query: world.clone(),
+            schedule: world.clone(),
+            plain: world.clone(),
+            probe: world,
+        }
+    }
 }
 
 /// Something a person should know about data or a procedure.

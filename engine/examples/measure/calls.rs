@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use engine::Engine;
 use engine::grants::Grants;
@@ -39,24 +38,14 @@ impl Calls {
     }
 
     pub fn options(&self, parameters: Map<String, Value>) -> RunOptions {
-        RunOptions {
-            environment: "bench".into(),
-            policy: "calls".into(),
-            world: self.module.inspected.description.world.clone(),
-            // What else is recorded is recorded as refused.
-            grants: Grants::parse(["clock.sleep-until"]).expect("a grant"),
-            limits: Limits { report_bytes_max: 1 << 30, steps_max: u64::MAX, ..Limits::default() },
-            parameters,
-            approval_rules: Default::default(),
-            took_over: None,
-            host: self.host.clone(),
-            actor: "bench".into(),
-            channel: "embedded".into(),
-            duty: None,
-            rehearsed: false,
-            any_host: false,
-            cancelled: Arc::new(AtomicBool::new(false)),
-        }
+        let world = &self.module.inspected.description.world;
+        let mut options = RunOptions::new("bench", "calls", world, host_api::Host::of(self.host.clone()));
+        // What else is recorded is recorded as refused.
+        options.grants = Grants::parse(["clock.sleep-until"]).expect("a grant");
+        options.limits = Limits { report_bytes_max: 1 << 30, steps_max: u64::MAX, ..Limits::default() };
+        options.parameters = parameters;
+        options.actor = "bench".into();
+        options
     }
 
     /// One run with so many calls; its id.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use host_api::{Primitives, StepContext};
+use host_api::{Host, StepContext};
 
 use super::rules::Rules;
 use crate::direct::NO_MODULE;
@@ -31,7 +31,7 @@ pub async fn check_recorded(state: &State, row: &ApprovalRow) -> Result<()> {
 }
 
 /// Refuses an approval whose intent is stale, and says what has changed.
-pub async fn check(host: &dyn Primitives, state: &State, rules: &Rules, row: &ApprovalRow) -> Result<()> {
+pub async fn check(host: &Host, state: &State, rules: &Rules, row: &ApprovalRow) -> Result<()> {
     check_recorded(state, row).await?;
     let stale = |why: &str| {
         Err(Error::new(Kind::Failed, format!("approval {} takes no vote: it is stale: {why}", row.id)).hint(
@@ -52,7 +52,7 @@ pub async fn check(host: &dyn Primitives, state: &State, rules: &Rules, row: &Ap
             let Some(candidate) = state.candidate(object("candidate")).await?.candidate else {
                 return stale("its candidate is not there");
             };
-            let now = host.describe(&StepContext::detached("vote", LOOK_LIMIT), &candidate).await?;
+            let now = host.promote.describe(&StepContext::detached("vote", LOOK_LIMIT), &candidate).await?;
             if row.intent["identities"] != serde_json::json!(now.identities) {
                 return stale("the live data or the candidate are not those that it names");
             }

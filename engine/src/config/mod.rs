@@ -12,9 +12,8 @@ mod signing;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use host_api::Primitives;
+use host_api::Host;
 use host_api::bindings::{Retention, Service, Store};
 use host_api::real::RealHost;
 use serde::{Deserialize, Serialize};
@@ -292,21 +291,11 @@ impl Environment<'_> {
         channel: &str,
     ) -> Result<RunOptions> {
         Ok(RunOptions {
-            environment: self.name.clone(),
-            policy: name.to_owned(),
-            world: policy.world.get_ref().clone(),
             grants: policy.grants()?,
             limits: policy.limits.clone(),
             parameters,
-            approval_rules: self.binding.approval_rules()?,
-            host: self.host()? as Arc<dyn Primitives>,
-            actor: actor(),
             channel: channel.to_owned(),
-            duty: None,
-            rehearsed: false,
-            any_host: self.binding.any_host,
-            took_over: None,
-            cancelled: Arc::new(AtomicBool::new(false)),
+            ..self.options(name, policy.world.get_ref())?
         })
     }
 }
@@ -314,22 +303,15 @@ impl Environment<'_> {
 impl Environment<'_> {
     /// What a verb of the command line runs with when a person does something by hand.
     pub fn options_by_hand(&self, verb: &str) -> Result<RunOptions> {
+        Ok(RunOptions { channel: "cli".into(), ..self.options(verb, "")? })
+    }
+
+    /// What holds of everything that is run here.
+    fn options(&self, name: &str, world: &str) -> Result<RunOptions> {
         Ok(RunOptions {
-            environment: self.name.clone(),
-            policy: verb.to_owned(),
-            world: String::new(),
-            grants: Grants::default(),
-            limits: Limits::default(),
-            parameters: Map::new(),
             approval_rules: self.binding.approval_rules()?,
-            host: self.host()? as Arc<dyn Primitives>,
-            actor: actor(),
-            channel: "cli".into(),
-            duty: None,
-            rehearsed: false,
             any_host: self.binding.any_host,
-            took_over: None,
-            cancelled: Arc::new(AtomicBool::new(false)),
+            ..RunOptions::new(&self.name, name, world, Host::of(self.host()?))
         })
     }
 }

@@ -279,7 +279,7 @@ async fn vote(global: &Global, arguments: &VoteArguments, choice: Choice, reason
     voting::answerable(&case.row, case.asked(), case.run_is_over, choice, identifier::now_ms())?;
     if choice != Choice::Deny {
         let environment = config.environment(case.row.intent["environment"].as_str())?;
-        fresh::check(&*environment.host()?, &state, &case.rules, &case.row).await?;
+        fresh::check(&host_api::Host::of(environment.host()?), &state, &case.rules, &case.row).await?;
     }
     let signature = match &arguments.signature {
         Some(file) => read_signature(file)?,

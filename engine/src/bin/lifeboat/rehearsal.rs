@@ -160,23 +160,12 @@ impl Bench {
 
     fn options(&self, module: &Module, parameters: Map<String, Value>) -> RunOptions {
         let description = &module.inspected.description;
-        RunOptions {
-            environment: "rehearsal".into(),
-            policy: description.name.clone(),
-            world: description.world.clone(),
-            grants: Default::default(),
-            limits: Default::default(),
-            parameters,
-            approval_rules: Default::default(),
-            host: self.host.clone(),
-            actor: engine::config::actor(),
-            channel: "cli".into(),
-            duty: None,
-            rehearsed: true,
-            any_host: false,
-            took_over: None,
-            cancelled: Default::default(),
-        }
+        let host = host_api::Host::of(self.host.clone());
+        let mut options = RunOptions::new("rehearsal", &description.name, &description.world, host);
+        options.parameters = parameters;
+        options.channel = "cli".into();
+        options.rehearsed = true;
+        options
     }
 }
 

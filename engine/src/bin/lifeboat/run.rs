@@ -102,8 +102,8 @@ pub async fn go_on(
     cancelled: &Arc<AtomicBool>,
 ) -> Result<u8> {
     let row = engine.state().run(claim.run()).await?;
-    let (module, options) = beginnings(engine, environment, &row)?;
-    let options = RunOptions { cancelled: cancelled.clone(), ..options };
+    let (module, mut options) = beginnings(engine, environment, &row)?;
+    options.cancelled = cancelled.clone();
     let ended = engine.resume_claimed(claim, &module, options).await?;
     finish(global, engine, &ended)
 }
