@@ -9,6 +9,7 @@ mod card;
 mod check;
 mod denials;
 mod doubt;
+mod embed;
 mod kneo;
 mod limits;
 mod modules;
