@@ -15,7 +15,9 @@ async fn filled(directory: &std::path::Path) -> (Program, Arc<Mutex<Vec<String>>
     let lines = Arc::<Mutex<Vec<String>>>::default();
     let sink = lines.clone();
     let program =
-        Program::start(directory, policy("backup").parent().unwrap(), move |line| sink.lock().unwrap().push(line)).await.unwrap();
+        Program::start(directory, policy("backup").parent().unwrap(), move |line| sink.lock().unwrap().push(line))
+            .await
+            .unwrap();
     program.ledger.add("rent -40").unwrap();
     assert_eq!(program.run("backup").await.unwrap().status, Status::Ok);
     program.ledger.lose_all().unwrap();

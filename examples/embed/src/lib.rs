@@ -8,7 +8,7 @@ pub mod ledger;
 pub mod own;
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::Engine;
@@ -21,6 +21,9 @@ use own::{Duty, InProcess, Watch};
 /// Anything that can go wrong.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// The beginning of a step's line, and the flag that ends the run there.
+type EndsAt = Arc<Mutex<Option<(String, Arc<AtomicBool>)>>>;
+
 /// A ledger with what recovers it.
 pub struct Program {
     /// The data.
@@ -30,7 +33,7 @@ pub struct Program {
     config: Config,
     engine: Engine,
     /// The step that ends a run, if one should.
-    ends_at: Arc<Mutex<Option<(String, Arc<std::sync::atomic::AtomicBool>)>>>,
+    ends_at: EndsAt,
 }
 
 impl Program {
@@ -45,7 +48,7 @@ impl Program {
         std::fs::write(&file, text)?;
         std::fs::create_dir_all(directory.join("backups"))?;
         let ledger = Arc::new(Ledger::start(&directory.join("ledger.sqlite"))?);
-        let ends_at = Arc::<Mutex<Option<(String, Arc<std::sync::atomic::AtomicBool>)>>>::default();
+        let ends_at = EndsAt::default();
         let seen = ends_at.clone();
         let begins = move |line: &str| {
             if let Some((step, cancelled)) = &*seen.lock().unwrap_or_else(PoisonError::into_inner)
