@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! measure sandbox CALLS.wasm DIR            what an instance, a call and a step cost; CALLS is tests/guests/calls
+//! measure waiting SLEEPER.wasm DIR          memory of a thousand runs that wait
+//! measure threads CALLS.wasm DIR            instances a second on one thread and on two
 //! measure stage CONFIG SERVICE STORE        restores the newest backup beside the live data, and leaves it there
 //! measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE]
 //!                                           steps a second, recorded in SQLite, or in PostgreSQL as its user `postgres`
@@ -14,6 +16,7 @@
 mod alone;
 mod calls;
 mod catalog;
+mod crowd;
 mod journal;
 mod outage;
 mod sandbox;
@@ -29,12 +32,12 @@ use host_api::restore::{Options, Restore};
 use host_api::{StepContext, identifier};
 use serde_json::{Value, json};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Longer than any measurement.
 const TIMEOUT: Duration = Duration::from_secs(3600);
 
-const USAGE: &str = "measure sandbox CALLS.wasm DIR | measure stage CONFIG SERVICE STORE |
+const USAGE: &str = "measure sandbox CALLS.wasm DIR | measure waiting SLEEPER.wasm DIR | measure threads CALLS.wasm DIR | measure stage CONFIG SERVICE STORE |
 measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE] |
 measure outage CONFIG SERVICE STORE SOCKET-DIRECTORY DATABASE ROUNDS | measure serve PORT |
 measure catalog DIR SERVICE COUNT";
@@ -44,6 +47,12 @@ async fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let measured = match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["sandbox", module, directory] => sandbox::run(module.as_ref(), directory.as_ref()).await?,
+        ["waiting", module, directory] => crowd::waiting(module.as_ref(), directory.as_ref()).await?,
+        ["threads", module, directory] => {
+            let (module, directory) = (module.to_string(), directory.to_string());
+            // Not on a thread of the runtime: it makes its own.
+            tokio::task::spawn_blocking(move || crowd::threads(module.as_ref(), directory.as_ref())).await??
+        }
         ["stage", config, service, store] => stage(config.as_ref(), service, store).await?,
         ["journal", module, directory, rounds] => {
             journal::run(module.as_ref(), directory.as_ref(), rounds.parse()?, None).await?
