@@ -281,8 +281,12 @@ impl Engine {
         stepper.began_on = began_on;
         let deadline = stepper.deadline;
         let mut store = self.store(stepper);
+        let called = async {
+            store.data_mut().room = self.sandbox().room(module.instances.component()).await;
+            call(module, &limits, &mut store, parameters).await
+        };
         let ended = tokio::select! {
-            result = call(module, &limits, &mut store, parameters) => Some(result),
+            result = called => Some(result),
             () = past(deadline, limits.grace(), &cancelled) => None,
             never = self.watch_for_cancellation(&id, &cancelled) => match never {},
         };
@@ -369,6 +373,7 @@ impl Engine {
         let guest = Guest {
             handles: Handles::new(stepper.limits.handles_max),
             memory: MemoryLimiter::new(stepper.limits.memory_bytes_max),
+            room: None,
             stepper,
         };
         Store::new(self.sandbox().engine(), guest)

@@ -16,6 +16,8 @@ use crate::step::Stepper;
 pub struct Guest {
     pub(crate) handles: Handles,
     pub(crate) memory: MemoryLimiter,
+    /// Dropped after the instance it is for.
+    pub(crate) room: Option<tokio::sync::OwnedSemaphorePermit>,
     pub(crate) stepper: Stepper,
 }
 

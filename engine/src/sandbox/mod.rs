@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Component;
 use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -30,13 +31,20 @@ const TICK: Duration = Duration::from_millis(10);
 /// hundred MiB.
 pub const MEMORY_BYTES_MAX: usize = 1 << 30;
 
-/// Instances that may be alive at once in one engine.
-const INSTANCES_MAX: u32 = 128;
+/// Memories that may be alive at once in one engine: nearly every policy has one. Whoever comes when all are taken waits for one, until its
+/// deadline. What is set aside is addresses, not memory.
+const MEMORIES_MAX: u32 = if cfg!(test) { MEMORIES_EACH } else { 1_200 };
+/// Most memories, tables and instances of core modules in one policy.
+const MEMORIES_EACH: u32 = 8;
+const TABLES_EACH: u32 = 32;
+const CORE_INSTANCES_EACH: u32 = 32;
 
 /// Compiles and holds what runs guests. One for each [`crate::Engine`].
 pub struct Sandbox {
     engine: wasmtime::Engine,
     stop_ticking: Arc<AtomicBool>,
+    /// One for each memory.
+    room: Arc<Semaphore>,
 }
 
 impl Sandbox {
@@ -60,14 +68,14 @@ impl Sandbox {
             .memory_guard_size(64 << 10)
             .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(20));
         let mut pool = PoolingAllocationConfig::default();
-        pool.total_component_instances(INSTANCES_MAX)
-            .total_core_instances(INSTANCES_MAX * 4)
-            .total_memories(INSTANCES_MAX)
-            .total_tables(INSTANCES_MAX * 4)
-            .total_stacks(INSTANCES_MAX)
-            .max_memories_per_component(8)
-            .max_tables_per_component(32)
-            .max_core_instances_per_component(32)
+        pool.total_component_instances(MEMORIES_MAX)
+            .total_core_instances(MEMORIES_MAX * CORE_INSTANCES_EACH)
+            .total_memories(MEMORIES_MAX)
+            .total_tables(MEMORIES_MAX * TABLES_EACH)
+            .total_stacks(MEMORIES_MAX)
+            .max_memories_per_component(MEMORIES_EACH)
+            .max_tables_per_component(TABLES_EACH)
+            .max_core_instances_per_component(CORE_INSTANCES_EACH)
             .table_elements(100_000)
             .max_component_instance_size(4 << 20)
             .max_core_instance_size(4 << 20)
@@ -95,13 +103,20 @@ impl Sandbox {
                 }
             })
             .map_err(|e| Error::new(Kind::Failed, format!("sandbox: {e}")))?;
-        Ok(Self { engine, stop_ticking })
+        Ok(Self { engine, stop_ticking, room: Arc::new(Semaphore::new(MEMORIES_MAX as usize)) })
     }
 
     /// Compiles a component, or takes it from the cache.
     pub fn compile(&self, bytes: &[u8]) -> Result<Component> {
         Component::from_binary(&self.engine, bytes)
             .map_err(|e| Error::new(Kind::PolicyRefused, format!("the module does not compile: {e:#}")))
+    }
+
+    /// Waits for room for an instance of this component; it is taken until what this gives is dropped, after the instance.
+    pub(crate) async fn room(&self, component: &Component) -> Option<OwnedSemaphorePermit> {
+        let needed = component.resources_required().map_or(MEMORIES_EACH, |needed| needed.num_memories);
+        // Never closed, so there is always an answer.
+        self.room.clone().acquire_many_owned(needed.clamp(1, MEMORIES_EACH)).await.ok()
     }
 
     /// The engine underneath.
@@ -113,5 +128,26 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.stop_ticking.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_comes_when_all_is_taken_waits_for_room() {
+        let sandbox = Sandbox::new(None).unwrap();
+        let empty = sandbox.compile(b"\0asm\x0d\0\x01\0").unwrap();
+        let mut taken = Vec::new();
+        for _ in 0..MEMORIES_MAX {
+            taken.push(sandbox.room(&empty).now_or_never().expect("there is room").unwrap());
+        }
+        let mut next = Box::pin(sandbox.room(&empty));
+        assert!(next.as_mut().now_or_never().is_none(), "all is taken");
+        taken.pop();
+        assert!(next.await.is_some());
     }
 }
