@@ -6,6 +6,7 @@
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -99,6 +100,7 @@ impl RealHost {
             signing: self.signing.clone(),
             index: self.index(),
             rules: self.retention.get(service).map(|rules| rules.of_store(store).clone()).unwrap_or_default(),
+            takes_proven: Cell::new(false),
         })
     }
 
@@ -116,6 +118,8 @@ struct Place {
     signing: Arc<Signing>,
     index: Index,
     rules: Retention,
+    /// Whether a proven one is, or may be, among those that were asked for last.
+    takes_proven: Cell<bool>,
 }
 
 impl Place {
@@ -146,17 +150,21 @@ impl Place {
             .map_err(|e| e.context(format!("store {}", self.store.name())))?;
         // What this rests on was read now: those that go, and those that make it right that they go.
         let goes = |stocked: &&Stocked| named.contains(stocked.backup.id.as_str());
+        // What an earlier attempt hid is not among them: it may have been proven.
+        let hidden = stock.iter().filter(goes).count() < named.len();
+        self.takes_proven.set(hidden || stock.iter().filter(goes).any(is_proven));
         let proven = stock.iter().rev().filter(|stocked| is_proven(stocked) && !goes(stocked));
         let proven = proven.take(usize::try_from(self.rules.verified_at_least).unwrap_or(usize::MAX));
         let newest = stock.iter().rev().filter(|stocked| stocked.refused().is_none()).take(1);
         stock::confirm(&self.store, &self.signing, stock.iter().filter(goes).chain(proven).chain(newest))
     }
 
-    /// After tombstones were put: whether enough is left though somebody else may have removed others at the same moment.
+    /// After tombstones were put: whether enough is left though somebody else may have removed others at the same moment. Counted as the floors
+    /// count.
     fn still_stands(&self) -> Result<()> {
-        let left = self.stock()?.iter().filter(|stocked| is_proven(stocked)).count() as u64;
+        let left = retention::verified(&seen(&self.stock()?, &Regard::default()), &self.rules, now_ms());
         let needed = self.rules.verified_at_least;
-        if left < needed {
+        if self.takes_proven.get() && left < needed {
             return Err(Error::conflict(format!(
                 "store {}: {left} verified backups would be left, and {needed} must stay: somebody else removed others at the same moment",
                 self.store.name()

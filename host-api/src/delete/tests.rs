@@ -189,7 +189,7 @@ pub(crate) fn verify(world: &World, backup: &Backup) {
 fn place(world: &World, rules: Retention) -> Place {
     let (cx, store, signing) = (world.cx.clone(), world.store.clone(), world.work.signing.clone());
     let index = Index::of(&world.work.state_dir, true);
-    Place { cx, service: "notes".into(), store, signing, index, rules }
+    Place { cx, service: "notes".into(), store, signing, index, rules, takes_proven: Cell::new(false) }
 }
 
 fn keep_last(last: u64) -> Retention {
@@ -278,6 +278,25 @@ fn of_two_removals_at_the_same_moment_none_goes_below_what_must_stay() {
     assert_eq!(error.kind, crate::ErrorKind::Conflict);
     assert!(error.message.contains("1 verified backups would be left"), "{error}");
     assert_eq!(ids(&world), [backups[0].id.clone(), backups[2].id.clone(), backups[3].id.clone()]);
+}
+
+#[test]
+fn after_the_tombstones_it_is_counted_as_the_floors_count() {
+    let world = World::new();
+    let backups: Vec<Backup> = (0..3).map(|_| world.take().unwrap()).collect();
+    let look = place(&world, Retention::default());
+    // None is verified: one that is not may go by name, and nothing of what must stay is touched.
+    look.may_go(&[backups[0].clone()], &Regard::default()).unwrap_err();
+    verify(&world, &backups[1]);
+    verify(&world, &backups[2]);
+    look.may_go(&[backups[0].clone()], &Regard::default()).unwrap();
+    assert!(!look.takes_proven.get());
+    look.still_stands().unwrap();
+    // What an earlier attempt hid may have been proven: looked at with care.
+    Begun::default().put(&world.cx, &world.store, &backups[1], INTENT).unwrap();
+    look.may_go(&[backups[1].clone()], &Regard::default()).unwrap();
+    let error = look.still_stands().unwrap_err();
+    assert!(error.message.contains("1 verified backups would be left"), "{error}");
 }
 
 #[test]

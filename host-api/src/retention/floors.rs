@@ -125,6 +125,11 @@ pub fn refuse(
     Ok(())
 }
 
+/// How many verified backups there are, as the floors count them.
+pub fn verified(backups: &[Seen], rules: &Retention, now_ms: u64) -> u64 {
+    Floors::of(backups, rules, now_ms).verified as u64
+}
+
 /// What a person can do about a floor.
 fn way_out(word: Word) -> &'static str {
     match word {

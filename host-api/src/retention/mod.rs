@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-pub use floors::refuse;
+pub use floors::{refuse, verified};
 
 use crate::bindings::Retention;
 use crate::error::Result;
