@@ -47,7 +47,7 @@ pub fn answers_of(records: &[Record]) -> Vec<Answer> {
     given
         .map(|record| Answer {
             call: record.body["request"]["call"].as_str().unwrap_or_default().to_owned(),
-            arguments: Some(record.body["request"]["arguments"].clone()),
+            arguments: Some(in_words(&record.body["request"]["arguments"])),
             result: in_words(&record.body["result"]),
             at_ms: record.time_ms,
         })

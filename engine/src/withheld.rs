@@ -137,16 +137,37 @@ impl Withheld {
     }
 }
 
-/// A value on record with words in the place of each digest, the same that stand for it in texts: what a policy is given where the value is gone.
+/// What is on record with a word in the place of each digest, the same for the same value, in what a policy was given and in what it asked: what it
+/// is given where the values are gone. A word of letters and digits, which a policy may put into a path as it is.
 pub(crate) fn in_words(value: &Value) -> Value {
     match value {
         Value::Object(fields) => match fields.get(MARK).and_then(Value::as_str).filter(|_| fields.len() == 1) {
-            Some(digest) => json!(format!("({MARK} {})", digest.get(..WORD_DIGITS).unwrap_or(digest))),
+            Some(digest) => json!(format!("{MARK}-{}", digest.get(..WORD_DIGITS).unwrap_or(digest))),
             None => fields.iter().map(|(name, field)| (name.clone(), in_words(field))).collect(),
         },
         Value::Array(items) => items.iter().map(in_words).collect(),
+        Value::String(text) => json!(in_text(text)),
         other => other.clone(),
     }
+}
+
+/// `(withheld XXXXXXXXXXXXXXXX)` as the same word.
+fn in_text(text: &str) -> String {
+    let begin = format!("({MARK} ");
+    let mut parts = text.split(begin.as_str());
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_at_checked(WORD_DIGITS).and_then(|(digits, rest)| Some((digits, rest.strip_prefix(')')?))) {
+            Some((digits, rest)) if digits.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                out.push_str(&format!("{MARK}-{digits}{rest}"));
+            }
+            _ => {
+                out.push_str(&begin);
+                out.push_str(part);
+            }
+        }
+    }
+    out
 }
 
 /// Hexadecimal SHA-256 of salt and value.
@@ -329,5 +350,22 @@ mod tests {
         assert!(said[1]["finding"]["message"].as_str().unwrap().starts_with("an (withheld "), "{said}");
         let said = said.to_string();
         assert!(!said.contains("note-17") && said.contains("is no note1, annotes"), "{said}");
+    }
+
+    #[test]
+    fn the_word_for_a_value_is_the_same_in_what_was_given_and_in_what_was_asked() {
+        let given = in_words(&json!({"ok": {"captures": [["id", {"withheld": "0123456789abcdef0123"}]]}}));
+        assert_eq!(given, json!({"ok": {"captures": [["id", "withheld-0123456789abcdef"]]}}));
+        let asked = in_words(&json!({"path": "/notes/(withheld 0123456789abcdef)?n=(withheld 0123456789abcdef)"}));
+        assert_eq!(asked, json!({"path": "/notes/withheld-0123456789abcdef?n=withheld-0123456789abcdef"}));
+        for other in [
+            "(withheld 01)",
+            "(withheld ",
+            "(withheld 0123456789abcdeg)",
+            "(withheld 0123456789abcdef",
+            "ü(withheld üüüüüüüüüüüüüüüü)",
+        ] {
+            assert_eq!(in_text(other), other);
+        }
     }
 }

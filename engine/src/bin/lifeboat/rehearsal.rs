@@ -347,7 +347,9 @@ pub async fn replay(global: &Global, file: &Path, policy: Option<&str>, runs: &[
         if !global.json {
             let word = if elsewhere.is_empty() { "the same" } else { "ELSEWHERE" };
             output::line(&format!("{run}: {word}, {} answers", answers.len()))?;
-            elsewhere.iter().try_for_each(|words| output::line(&format!("  {}", shown_long(words))))?;
+            for words in elsewhere.iter().flat_map(|words| words.lines()) {
+                output::line(&format!("  {}", shown_long(words)))?;
+            }
         }
         results.push(json!({"run": run, "same": elsewhere.is_empty(), "elsewhere": elsewhere}));
     }
