@@ -46,6 +46,8 @@ impl Calls {
             // What else is recorded is recorded as refused.
             grants: Grants::parse(["clock.sleep-until"]).expect("a grant"),
             limits: Limits { report_bytes_max: 1 << 30, steps_max: u64::MAX, ..Limits::default() },
+            wasi: false,
+            random_of: None,
             parameters,
             approval_rules: Default::default(),
             took_over: None,

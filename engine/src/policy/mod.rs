@@ -7,6 +7,7 @@ mod module;
 pub mod origin;
 mod pack;
 mod parameters;
+pub mod project;
 pub mod signatures;
 
 pub use description::{Description, SECTION};

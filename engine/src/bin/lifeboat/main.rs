@@ -14,6 +14,7 @@ mod modules;
 mod output;
 mod plain;
 mod policy;
+mod project;
 mod promotions;
 mod rehearsal;
 mod reindex;

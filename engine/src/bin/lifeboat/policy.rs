@@ -8,7 +8,7 @@ use engine::error::{Error, Kind};
 use engine::policy::pack;
 use serde_json::json;
 
-use crate::{Global, inspect, modules, output, rehearsal};
+use crate::{Global, inspect, modules, output, project, rehearsal};
 
 /// Verbs of `policy`.
 #[derive(Subcommand)]
@@ -98,6 +98,16 @@ pub enum Verb {
         #[arg(long)]
         accept: bool,
     },
+    /// Make a project: a small policy that works, its test, and the contract that it is written against.
+    New(project::New),
+    /// Print the contract; or write it beside a description (wit/), narrowed to the calls that the description declares.
+    Wit {
+        /// The description, policy.toml.
+        description: Option<PathBuf>,
+        /// Write C bindings too (bindings/).
+        #[arg(long, requires = "description")]
+        c: bool,
+    },
     /// Make a policy: a component with its description.
     Pack {
         /// A core module or a component.
@@ -122,6 +132,8 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
             return rehearsal::replay(global, &module, policy.as_deref(), &runs, limit).await;
         }
         Verb::Check { module, policy } => return rehearsal::check(global, &module, policy.as_deref()),
+        Verb::New(new) => return project::new(global, &new),
+        Verb::Wit { description, c } => return project::wit(description.as_deref(), c),
         Verb::Key { file } => return modules::key(global, &file),
         Verb::Sign { module, key, password_file, name } => {
             return modules::sign(global, &module, &key, password_file.as_deref(), name.as_deref());
