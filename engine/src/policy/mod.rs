@@ -1,5 +1,6 @@
 //! Policies as files: what a module says of itself, what it wants, and how it is made.
 
+pub mod bundle;
 mod description;
 pub mod difference;
 pub mod lock;

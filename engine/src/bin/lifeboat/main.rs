@@ -3,6 +3,7 @@
 mod approvals;
 mod audit;
 mod backups;
+mod bundle;
 mod candidates;
 mod check;
 mod config;
