@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
-use wit_parser::{FunctionKind, Handle, Resolve, SourceMap, Type, TypeDefKind, TypeOwner, WorldItem, WorldKey};
+use wit_parser::{
+    FunctionKind, Handle, PackageId, Resolve, SourceMap, Type, TypeDefKind, TypeOwner, WorldItem, WorldKey,
+};
 
 /// The package's name and version, as it stands in a component's imports after the interface: `lifeboat:recovery/dump@0.1.0`.
 pub const PACKAGE: &str = "lifeboat:recovery";
@@ -144,7 +146,8 @@ impl Contract {
     }
 }
 
-fn read() -> Result<Contract, String> {
+/// The text, parsed.
+pub(crate) fn parsed() -> Result<(Resolve, PackageId), String> {
     let mut map = SourceMap::default();
     for (path, text) in TEXTS {
         map.push_str(path, *text);
@@ -152,6 +155,11 @@ fn read() -> Result<Contract, String> {
     let group = map.parse().map_err(|(map, e)| e.render(&map))?;
     let mut resolve = Resolve::default();
     let package = resolve.push_group(group).map_err(|e| format!("{e:?}"))?;
+    Ok((resolve, package))
+}
+
+fn read() -> Result<Contract, String> {
+    let (resolve, package) = parsed()?;
     let package = &resolve.packages[package];
     let mut functions = BTreeMap::new();
     let mut resources = Vec::new();

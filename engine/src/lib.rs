@@ -71,6 +71,9 @@ use policy::Module;
 use sandbox::Sandbox;
 use sandbox::linker::Guest;
 
+/// By world, and whether with an empty WASI.
+type Linkers = BTreeMap<(String, bool), Arc<Linker<Guest>>>;
+
 /// Loads and runs policies. Holds no global state: several may live in one process.
 pub struct Engine {
     sandbox: Sandbox,
@@ -79,7 +82,7 @@ pub struct Engine {
     observer: Arc<dyn Observer>,
     waypoint: Waypoint,
     checkpoint_store: Option<CheckpointStore>,
-    linkers: Mutex<BTreeMap<String, Arc<Linker<Guest>>>>,
+    linkers: Mutex<Linkers>,
 }
 
 /// Makes an [`Engine`].
@@ -109,7 +112,7 @@ impl Engine {
 
     /// Checks, compiles and links a module. Only this engine can run it.
     pub fn load(&self, bytes: &[u8]) -> Result<Module> {
-        Module::load(&self.sandbox, bytes, |world| self.linker(world))
+        Module::load(&self.sandbox, bytes, |world, with_wasi| self.linker(world, with_wasi))
     }
 
     /// The journal and what is derived from it.
@@ -138,14 +141,15 @@ impl Engine {
         self.checkpoint_store.as_ref()
     }
 
-    /// The linker of a world; built once.
-    fn linker(&self, world: &str) -> Result<Arc<Linker<Guest>>> {
+    /// The linker of a world, with or without an empty WASI; built once.
+    fn linker(&self, world: &str, with_wasi: bool) -> Result<Arc<Linker<Guest>>> {
         let mut linkers = self.linkers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(linker) = linkers.get(world) {
+        let key = (world.to_owned(), with_wasi);
+        if let Some(linker) = linkers.get(&key) {
             return Ok(linker.clone());
         }
-        let linker = Arc::new(self.sandbox.linker(world)?);
-        linkers.insert(world.to_owned(), linker.clone());
+        let linker = Arc::new(self.sandbox.linker(world, with_wasi)?);
+        linkers.insert(key, linker.clone());
         Ok(linker)
     }
 }

@@ -10,7 +10,7 @@ use crate::grants::Grants;
 use crate::journal::{Change, Record, Transition};
 use crate::policy::Module;
 use crate::resume::gives_answer;
-use crate::run::{Ended, RunOptions, Status, check_world, identity};
+use crate::run::{Ended, RunOptions, Status, check_fits, identity};
 use crate::withheld::in_words;
 
 /// How the end of a run begins that asked something else than what is on record.
@@ -64,7 +64,7 @@ impl Engine {
         answers: &[Answer],
         begun_ms: u64,
     ) -> Result<Rehearsed> {
-        check_world(&module.inspected, &options.policy, &options.world)?;
+        check_fits(module, &options)?;
         (options.grants, options.rehearsed) = (Grants::default(), true);
         let run = identifier::fresh();
         let claim = self.claim(&run).await?;

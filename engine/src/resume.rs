@@ -12,14 +12,14 @@ use crate::config::host_name;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Change, Record, Stand, Transition};
 use crate::policy::Module;
-use crate::run::{Came, Ended, RunOptions, Status, check_world, identity};
+use crate::run::{Came, Ended, RunOptions, Status, check_fits, identity};
 use crate::step::RunIdentity;
 
 impl Engine {
     /// Goes on with a run that waits, is in doubt, or whose engine died: answers on record are given again, the step that was under way is
     /// decided, then it runs on. The module, its grants and its parameters must be those it began with.
     pub async fn resume(&self, run: &str, module: &Module, options: RunOptions) -> Result<Ended> {
-        check_world(&module.inspected, &options.policy, &options.world)?;
+        check_fits(module, &options)?;
         // Before it is looked at: nobody else resumes or abandons it meanwhile.
         let claim = self.claim(run).await?;
         self.resume_claimed(claim, module, options).await
@@ -33,7 +33,7 @@ impl Engine {
 
     /// [`Engine::resume`] of a run that is claimed already.
     pub async fn resume_claimed(&self, claim: Claim, module: &Module, mut options: RunOptions) -> Result<Ended> {
-        check_world(&module.inspected, &options.policy, &options.world)?;
+        check_fits(module, &options)?;
         let run = &claim.run().to_owned();
         let records = self.live_records(run).await?;
         let begun = &records[0].body;

@@ -22,6 +22,7 @@ use crate::resume::{gives_answer, is_question, open_step};
 use crate::sandbox::handles::Handles;
 use crate::sandbox::limits::{Breach, Limits, MemoryLimiter, breach_of};
 use crate::sandbox::linker::Guest;
+use crate::sandbox::wasi;
 use crate::schedule::{Due, Duty};
 use crate::step::{RunIdentity, Stepper, Stop, Surroundings};
 use crate::withheld::Withheld;
@@ -43,6 +44,10 @@ pub struct RunOptions {
     pub grants: Grants,
     /// How much of everything.
     pub limits: Limits,
+    /// Whether the module may import WASI 0.2, with nothing in it.
+    pub wasi: bool,
+    /// The run whose random numbers a module on WASI is given; its own, if none.
+    pub random_of: Option<String>,
     /// Its parameters, validated.
     pub parameters: Map<String, Value>,
     /// Who may consent to what it asks for.
@@ -82,6 +87,8 @@ impl RunOptions {
             duty: None,
             rehearsed: false,
             any_host: false,
+            wasi: false,
+            random_of: None,
             took_over: None,
             cancelled: Arc::default(),
         }
@@ -220,7 +227,7 @@ impl Engine {
     /// Runs a module from its beginning. Drive it to its end: a run is ended early by cancelling it. Dropped in the middle of an act, it lets
     /// go of its claim while a thread may still act.
     pub async fn run(&self, module: &Module, options: RunOptions) -> Result<Ended> {
-        check_world(&module.inspected, &options.policy, &options.world)?;
+        check_fits(module, &options)?;
         let run = identifier::fresh();
         let claim = self.claim(&run).await?;
         let identity = identity(&run, module, &options);
@@ -272,6 +279,7 @@ impl Engine {
         let replay: VecDeque<Record> = records.into_iter().filter(|r| gives_answer(r.kind)).collect();
         let (id, limits, cancelled) = (run.id.clone(), options.limits.clone(), options.cancelled.clone());
         let parameters = Value::Object(options.parameters.clone()).to_string();
+        let random_of = options.random_of.clone();
         let mut stepper = self.stepper(run, options, clock_ms);
         claim.watch(&cancelled);
         stepper.claim = Some(claim);
@@ -280,7 +288,8 @@ impl Engine {
         stepper.open_step = open_step;
         stepper.began_on = began_on;
         let deadline = stepper.deadline;
-        let mut store = self.store(stepper);
+        let seed = random_of.unwrap_or_else(|| id.clone());
+        let mut store = self.store(module, stepper, &seed, clock_ms);
         let called = async {
             store.data_mut().room = self.sandbox().room(module.instances.component()).await;
             call(module, &limits, &mut store, parameters).await
@@ -369,8 +378,11 @@ impl Engine {
         }
     }
 
-    fn store(&self, stepper: Stepper) -> Store<Guest> {
+    /// `seed` and `started_ms`: what a module on WASI is told of randomness and time.
+    fn store(&self, module: &Module, stepper: Stepper, seed: &str, started_ms: u64) -> Store<Guest> {
+        let on_wasi = !module.inspected.wasi.is_empty();
         let guest = Guest {
+            wasi: on_wasi.then(|| wasi::Empty::new(seed, started_ms, stepper.limits.handles_max)),
             handles: Handles::new(stepper.limits.handles_max),
             memory: MemoryLimiter::new(stepper.limits.memory_bytes_max),
             room: None,
@@ -381,10 +393,10 @@ impl Engine {
 
     /// Makes an instance as a run would, and lets go of it: nothing is called, nothing recorded. For measuring what a fresh one costs.
     pub async fn instantiate(&self, module: &Module, options: RunOptions) -> Result<()> {
-        check_world(&module.inspected, &options.policy, &options.world)?;
+        check_fits(module, &options)?;
         let limits = options.limits.clone();
         let stepper = self.stepper(identity(NO_RUN, module, &options), options, 0);
-        let made = instantiate(module, &limits, &mut self.store(stepper)).await;
+        let made = instantiate(module, &limits, &mut self.store(module, stepper, NO_RUN, 0)).await;
         made.map(drop).map_err(|e| Error::new(Kind::Failed, format!("instantiating: {e:#}")))
     }
 
@@ -494,6 +506,26 @@ pub fn check_world(module: &Inspected, policy: &str, world: &str) -> Result<()> 
         .hint("set the world in the configuration to the module's, if what that world holds is acceptable"));
     }
     Ok(())
+}
+
+/// Whether a module that imports WASI may.
+pub(crate) fn check_wasi(module: &Inspected, allowed: bool) -> Result<()> {
+    match module.wasi.first() {
+        Some(first) if !allowed => Err(Error::new(
+            Kind::PolicyRefused,
+            format!(
+                "the module is refused: it imports `{}`, and WASI is not allowed for it here",
+                identifier::shown(first)
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a module may run under these options.
+pub(crate) fn check_fits(module: &Module, options: &RunOptions) -> Result<()> {
+    check_world(&module.inspected, &options.policy, &options.world)?;
+    check_wasi(&module.inspected, options.wasi)
 }
 
 pub(crate) fn identity(run: &str, module: &Module, options: &RunOptions) -> RunIdentity {

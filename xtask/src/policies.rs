@@ -21,12 +21,12 @@ struct Guest {
     description: PathBuf,
 }
 
-/// Builds and packs all of them into `target/policies/NAME.wasm`.
+/// Builds and packs all of them into `target/policies/NAME.wasm`; the variables with which cargo builds guests.
 ///
 /// # Errors
 ///
 /// If there is no compiler for guests, or anything does not build or is refused by the packer.
-pub fn build(workspace: &Workspace) -> Result<()> {
+pub fn build(workspace: &Workspace) -> Result<guests::Variables> {
     let variables = guests::toolchain(workspace, Preference::from_environment(false)?)?;
     let modules = compile(workspace, &variables)?;
     build_host(workspace)?;
@@ -35,7 +35,7 @@ pub fn build(workspace: &Workspace) -> Result<()> {
     for guest in find(workspace)? {
         pack(workspace, &guest, &modules, &packed)?;
     }
-    Ok(())
+    Ok(variables)
 }
 
 /// Builds the guest workspace; the result is the folder with the modules.

@@ -30,7 +30,7 @@ pub fn run(workspace: &Workspace, args: impl Iterator<Item = OsString>) -> Resul
 
 fn tested(workspace: &Workspace, args: impl Iterator<Item = OsString>, sweep: &str) -> Result<()> {
     let services = setup::services(workspace)?;
-    policies::build(workspace)?;
+    let guests = policies::build(workspace)?;
     let outcome = Run::cargo()
         .args(["test", "--workspace"])
         .args(args)
@@ -40,7 +40,13 @@ fn tested(workspace: &Workspace, args: impl Iterator<Item = OsString>, sweep: &s
         .env_remove("LIFEBOAT_KNEO")
         .env_remove("LIFEBOAT_MOTO")
         .env_remove("LIFEBOAT_PG_BIN_NEWER")
+        .env_remove("LIFEBOAT_ZIG_PYTHON")
+        .env_remove("LIFEBOAT_COMPONENTIZE_PY")
+        .env_remove("LIFEBOAT_COMPONENTIZE_JS")
         .envs(services.variables())
+        // Tests make crates of their own and build them as guests: `KEY=VALUE`, a line each, and where their macros have been built before.
+        .env("LIFEBOAT_GUEST_VARIABLES", lines(&guests))
+        .env("LIFEBOAT_GUEST_TARGET", workspace.target.join("guests"))
         .env("LIFEBOAT_POLICIES", workspace.packed_policies())
         .env("LIFEBOAT_BIN", workspace.debug_binary("lifeboat"))
         .env("LIFEBOAT_NOTES_BIN_DIR", workspace.debug_dir())
@@ -52,6 +58,16 @@ fn tested(workspace: &Workspace, args: impl Iterator<Item = OsString>, sweep: &s
         eprintln!("skipped: {skipped}");
     }
     outcome
+}
+
+fn lines(variables: &[(&'static str, OsString)]) -> OsString {
+    let mut text = OsString::new();
+    for (key, value) in variables {
+        text.push(format!("{key}="));
+        text.push(value);
+        text.push("\n");
+    }
+    text
 }
 
 /// The commit that is checked out; none outside of a checkout.

@@ -31,8 +31,8 @@ use crate::audit::CheckpointStore;
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grants;
 use crate::journal::{PostgresState, State};
-use crate::policy::{self, Description};
-use crate::run::RunOptions;
+use crate::policy::{self, Description, Inspected};
+use crate::run::{RunOptions, check_wasi};
 use crate::sandbox::limits::Limits;
 use crate::{Builder, Engine};
 
@@ -134,6 +134,9 @@ pub struct PolicyBinding {
     /// How much of everything.
     #[serde(default)]
     pub limits: Limits,
+    /// Whether its module may import WASI 0.2, with nothing in it.
+    #[serde(default)]
+    pub wasi: bool,
 }
 
 /// One environment of a loaded file.
@@ -293,6 +296,7 @@ impl Environment<'_> {
         Ok(RunOptions {
             grants: policy.grants()?,
             limits: policy.limits.clone(),
+            wasi: policy.wasi,
             parameters,
             channel: channel.to_owned(),
             ..self.options(name, policy.world.get_ref())?
@@ -321,6 +325,22 @@ impl PolicyBinding {
     pub fn read_module(&self) -> Result<Vec<u8>> {
         policy::read_bounded(&self.module, policy::BYTES_MAX as u64)
             .map_err(|e| e.context("module").hint("`cargo xtask policies` builds the ones that come with lifeboat"))
+    }
+
+    /// An error unless a module can run under what the environment gives this policy: WASI, and memory.
+    pub fn fits(&self, environment: &str, name: &str, module: &Inspected) -> Result<()> {
+        let place = format!("[environment.{environment}.policy.{name}]");
+        check_wasi(module, self.wasi)
+            .map_err(|e| e.hint(format!("to allow it, with nothing in it: wasi = true in {place}")))?;
+        let (needs, limit) = (module.memory_bytes_min, self.limits.memory_bytes_max as u64);
+        match needs > limit {
+            true => Err(Error::new(
+                Kind::PolicyRefused,
+                format!("the module is refused: it needs {needs} bytes of memory, and memory-bytes-max is {limit}"),
+            )
+            .hint(format!("limits = {{ memory-bytes-max = {needs} }} in {place}"))),
+            false => Ok(()),
+        }
     }
 
     /// The grants.

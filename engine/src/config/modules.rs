@@ -123,6 +123,7 @@ impl Environment<'_> {
             false => rule.verdicts(&policy.module, &bytes, &inspected.description, now_ms)?,
         };
         let signers = rule.admit(&verdicts)?;
+        policy.fits(&self.name, name, &inspected)?;
         let lines: BTreeSet<String> = policy.grants.iter().map(|line| line.get_ref().clone()).collect();
         let pin = Pin::of(&inspected, signers, &policy.grants()?, lines);
         Ok(Admitted { bytes, inspected, pin })

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::calls::{self, Class};
 use crate::contract::contract;
 use crate::error::{Error, Kind, Result};
+use crate::sandbox::MEMORY_BYTES_MAX;
 
 /// Name of the custom section.
 pub const SECTION: &str = "lifeboat:policy";
@@ -33,6 +34,9 @@ pub struct Description {
     /// Calls it may make, `dump.take`.
     #[serde(default)]
     pub capabilities: Vec<String>,
+    /// Memory it needs, bytes, where that is more than its memories begin with: a language's runtime grows before the policy does anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes_min: Option<u64>,
     /// JSON Schema of its parameters: an object's.
     #[serde(default = "no_parameters")]
     pub parameters: Value,
@@ -84,6 +88,11 @@ impl Description {
                 return Err(Error { kind: Kind::PolicyRefused, ..Error::unknown("call", capability, valid) }
                     .context("its declared capabilities"));
             }
+        }
+        if let Some(bytes) = self.memory_bytes_min.filter(|bytes| *bytes > MEMORY_BYTES_MAX as u64) {
+            return Err(refused(format!(
+                "it needs {bytes} bytes of memory, and nothing is given more than {MEMORY_BYTES_MAX}"
+            )));
         }
         if !self.parameters["properties"].is_object() {
             return Err(refused("its parameters are no JSON Schema of an object with properties".into()));

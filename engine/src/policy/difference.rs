@@ -29,7 +29,7 @@ pub struct Difference {
     pub same_bytes: bool,
     /// Name, version, world, summary, where they differ: which, before, after.
     pub description: Vec<(String, String, String)>,
-    /// Calls that it imports and the first does not. Each is more that it can do.
+    /// Calls, and interfaces of WASI, that it imports and the first does not. Each is more that it can do.
     pub imports_added: Vec<String>,
     /// Calls that it does not import any more.
     pub imports_removed: Vec<String>,
@@ -44,7 +44,9 @@ pub struct Difference {
 impl Difference {
     /// From one module to another.
     pub fn between(before: &Inspected, after: &Inspected) -> Self {
-        let imports = |of: &Inspected| of.imports.iter().map(|import| import.name.clone()).collect::<BTreeSet<_>>();
+        let imports = |of: &Inspected| {
+            of.imports.iter().map(|i| i.name.clone()).chain(of.wasi.iter().cloned()).collect::<BTreeSet<_>>()
+        };
         let declared = |of: &Inspected| of.description.capabilities.iter().cloned().collect::<BTreeSet<_>>();
         let (imports_added, imports_removed) = apart(&imports(before), &imports(after));
         let (declared_added, declared_removed) = apart(&declared(before), &declared(after));
@@ -115,6 +117,8 @@ mod tests {
             bytes: 1,
             description: Description::decode(text.as_bytes()).unwrap(),
             imports: calls.iter().map(|call| Import { name: (*call).to_owned(), destructive: false }).collect(),
+            wasi: BTreeSet::new(),
+            memory_bytes_min: 0,
         }
     }
 

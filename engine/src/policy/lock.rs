@@ -71,7 +71,7 @@ pub struct Pin {
     pub grants_sha256: String,
     /// The grants, a line each, so that a difference can be shown.
     pub grants: BTreeSet<String>,
-    /// Calls that the module imports.
+    /// Calls that the module imports, and interfaces of WASI.
     pub calls: BTreeSet<String>,
 }
 
@@ -85,7 +85,7 @@ impl Pin {
             signers,
             grants_sha256: grants.sha256.clone(),
             grants: lines,
-            calls: inspected.imports.iter().map(|import| import.name.clone()).collect(),
+            calls: inspected.imports.iter().map(|i| i.name.clone()).chain(inspected.wasi.iter().cloned()).collect(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Policies as files: what a module says of itself, what it wants, and how it is made.
 
+pub mod bundle;
 mod description;
 pub mod difference;
 pub mod lock;
@@ -7,6 +8,7 @@ mod module;
 pub mod origin;
 mod pack;
 mod parameters;
+pub mod project;
 pub mod signatures;
 
 pub use description::{Description, SECTION};

@@ -15,6 +15,7 @@ use crate::contract::{self, Form, contract};
 use crate::error::Result;
 use crate::sandbox::Sandbox;
 use crate::sandbox::linker::Guest;
+use crate::sandbox::wasi::offered;
 
 /// Larger files are not read: the largest language runtimes make components of some 20 MB.
 pub const BYTES_MAX: usize = 128 << 20;
@@ -39,6 +40,10 @@ pub struct Inspected {
     pub description: Description,
     /// Calls it imports.
     pub imports: BTreeSet<Import>,
+    /// Interfaces of WASI 0.2 it imports, `wasi:random/random@0.2.6`: it only runs where that is allowed, and finds nothing in them.
+    pub wasi: BTreeSet<String>,
+    /// Memory it takes at least, bytes: what its memories begin with, or what it says it needs, whichever is more.
+    pub memory_bytes_min: u64,
 }
 
 /// A module that was checked and compiled.
@@ -56,12 +61,12 @@ impl Module {
     pub(crate) fn load(
         sandbox: &Sandbox,
         bytes: &[u8],
-        linker: impl FnOnce(&str) -> Result<Arc<Linker<Guest>>>,
+        linker: impl FnOnce(&str, bool) -> Result<Arc<Linker<Guest>>>,
     ) -> Result<Self> {
         let inspected = inspect(bytes)?;
         let component = sandbox.compile(bytes)?;
         let run = component.get_export_index(None, "run").ok_or_else(|| refused("it exports no `run`".into()))?;
-        let instances = linker(&inspected.description.world)?
+        let instances = linker(&inspected.description.world, !inspected.wasi.is_empty())?
             .instantiate_pre(&component)
             .map_err(|e| refused(format!("it can't be linked: {e:#}")))?;
         Ok(Self { inspected, instances, run })
@@ -83,7 +88,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected> {
         return Err(refused(format!("it is {what}")).hint("`lifeboat policy pack` makes a policy of a core module"));
     }
     let description = Description::decode(&section(bytes)?)?;
-    let imports = imports(bytes)?;
+    let Imports { calls: imports, wasi } = imports(bytes)?;
     let world = &contract().worlds[&description.world];
     for import in &imports {
         let (interface, _) = import.name.split_once('.').unwrap_or_default();
@@ -113,7 +118,9 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected> {
                 .hint("its description (policy.toml) must list the call among its capabilities"));
         }
     }
-    Ok(Inspected { sha256: hex::encode(Sha256::digest(bytes)), bytes: bytes.len(), description, imports })
+    let memory_bytes_min = initial_memory(bytes)?.max(description.memory_bytes_min.unwrap_or(0));
+    let sha256 = hex::encode(Sha256::digest(bytes));
+    Ok(Inspected { sha256, bytes: bytes.len(), description, imports, wasi, memory_bytes_min })
 }
 
 /// The one description at the component's own level; what stands in nested modules does not count.
@@ -136,13 +143,34 @@ fn section(bytes: &[u8]) -> Result<Vec<u8>> {
     found.ok_or_else(|| refused(format!("it has no section `{SECTION}`")).hint("`lifeboat policy pack` writes it"))
 }
 
-fn imports(bytes: &[u8]) -> Result<BTreeSet<Import>> {
+/// What the memories in a module begin with together, bytes.
+fn initial_memory(bytes: &[u8]) -> Result<u64> {
+    let mut sum = 0_u64;
+    for payload in Parser::new(0).parse_all(bytes) {
+        let unreadable = |e| refused(format!("it can't be parsed: {e}"));
+        if let Payload::MemorySection(memories) = payload.map_err(unreadable)? {
+            for memory in memories {
+                let memory = memory.map_err(unreadable)?;
+                let page_bytes = 1_u64.checked_shl(memory.page_size_log2.unwrap_or(16)).unwrap_or(u64::MAX);
+                sum = sum.saturating_add(memory.initial.saturating_mul(page_bytes));
+            }
+        }
+    }
+    Ok(sum)
+}
+
+struct Imports {
+    calls: BTreeSet<Import>,
+    wasi: BTreeSet<String>,
+}
+
+fn imports(bytes: &[u8]) -> Result<Imports> {
     let decoded = wit_component::decode(bytes).map_err(|e| refused(format!("its interface can't be read: {e:#}")))?;
     let DecodedWasm::Component(resolve, world) = decoded else {
         return Err(refused("it is an encoded WIT package, not a component".into()));
     };
     let world = &resolve.worlds[world];
-    let mut found = BTreeSet::new();
+    let (mut found, mut wasi) = (BTreeSet::new(), BTreeSet::new());
     for (key, item) in &world.imports {
         let name = resolve.name_world_key(key);
         let (WorldKey::Interface(_), WorldItem::Interface { id, .. }) = (key, item) else {
@@ -151,6 +179,10 @@ fn imports(bytes: &[u8]) -> Result<BTreeSet<Import>> {
                 host_api::identifier::shown(&name)
             )));
         };
+        if offered(&name) {
+            wasi.insert(name);
+            continue;
+        }
         let known: BTreeMap<String, &str> = contract()
             .functions
             .keys()
@@ -158,7 +190,7 @@ fn imports(bytes: &[u8]) -> Result<BTreeSet<Import>> {
             .collect();
         let Some(interface) = known.get(&name) else {
             let hint = if name.starts_with("wasi:") {
-                "nothing of WASI is offered: no files, sockets, environment, clocks or randomness".to_owned()
+                "of WASI only 0.2's io, clocks, random, cli, filesystem and sockets can be allowed, with nothing in them".to_owned()
             } else {
                 format!("this engine offers {} {}", contract::PACKAGE, contract::VERSION)
             };
@@ -193,7 +225,7 @@ fn imports(bytes: &[u8]) -> Result<BTreeSet<Import>> {
     if !runs {
         return Err(refused("it does not export `run: func(parameters: string) -> result<_, string>`".into()));
     }
-    Ok(found)
+    Ok(Imports { calls: found, wasi })
 }
 
 /// Signature of the export that every world has.

@@ -20,13 +20,13 @@ use crate::error::{Error, Kind, Result};
 /// Ending of the files that hold signatures: `MODULE.wasm.minisig`, and `MODULE.wasm.NAME.minisig` for further ones.
 pub const ENDING: &str = ".minisig";
 /// A signature is four short lines.
-const SIGNATURE_BYTES_MAX: u64 = 4096;
+pub(super) const SIGNATURE_BYTES_MAX: u64 = 4096;
 /// Algorithm, number of the key, signature of the file.
 const SIGNED_BYTES: usize = 2 + 8 + 64;
 /// Signature of the signature and the comment.
 const COMMENT_SIGNED_BYTES: usize = 64;
 /// More than anyone signs with.
-const SIGNATURES_MAX: usize = 32;
+pub(super) const SIGNATURES_MAX: usize = 32;
 
 /// Someone whose signature on modules counts.
 #[derive(Debug, Clone)]
@@ -230,6 +230,19 @@ pub fn comment_for(description: &Description) -> String {
 /// Whether a comment says that, with nothing or only further words after it (a time, say).
 fn said(comment: &str, wanted: &str) -> bool {
     comment.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with(['\t', ' ']))
+}
+
+/// The signatures that lie beside a module, by whose they are: empty for `MODULE.minisig`, `NAME` for `MODULE.NAME.minisig`.
+pub fn beside(module: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let base = module.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let mut found = BTreeMap::new();
+    for file in files_beside(module)? {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let middle = name.strip_prefix(base).and_then(|rest| rest.strip_suffix(ENDING)).unwrap_or_default();
+        let bytes = super::read_bounded(&file, SIGNATURE_BYTES_MAX)?;
+        found.insert(middle.trim_start_matches('.').to_owned(), bytes);
+    }
+    Ok(found)
 }
 
 /// Signatures beside a module, by name.

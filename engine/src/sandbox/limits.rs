@@ -153,7 +153,7 @@ impl ResourceLimiter for MemoryLimiter {
     }
 
     fn instances(&self) -> usize {
-        32
+        64
     }
 
     fn tables(&self) -> usize {

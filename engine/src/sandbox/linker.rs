@@ -8,6 +8,7 @@ use super::Sandbox;
 use super::handles::{Handles, Resource};
 use super::limits::MemoryLimiter;
 use super::values::{lift, lower};
+use super::wasi;
 use crate::contract::{Contract, Form, Function, contract, import_name};
 use crate::error::{Error, Kind, Result};
 use crate::step::Stepper;
@@ -19,11 +20,13 @@ pub struct Guest {
     /// Dropped after the instance it is for.
     pub(crate) room: Option<tokio::sync::OwnedSemaphorePermit>,
     pub(crate) stepper: Stepper,
+    /// Only of a module that imports it and was allowed to.
+    pub(crate) wasi: Option<wasi::Empty>,
 }
 
 impl Sandbox {
-    /// A linker with exactly the interfaces of a world.
-    pub(crate) fn linker(&self, world: &str) -> Result<Linker<Guest>> {
+    /// A linker with exactly the interfaces of a world, and with an empty WASI if that is asked for.
+    pub(crate) fn linker(&self, world: &str, with_wasi: bool) -> Result<Linker<Guest>> {
         let contract = contract();
         let interfaces = contract
             .worlds
@@ -33,6 +36,9 @@ impl Sandbox {
         for interface in interfaces {
             link(&mut linker, contract, interface)
                 .map_err(|e| Error::new(Kind::Failed, format!("linking {interface}: {e:#}")))?;
+        }
+        if with_wasi {
+            wasi::link(&mut linker).map_err(|e| Error::new(Kind::Failed, format!("linking WASI: {e:#}")))?;
         }
         Ok(linker)
     }

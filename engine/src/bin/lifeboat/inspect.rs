@@ -128,7 +128,8 @@ fn as_json(found: &Inspected, origin: &Origin, here: Option<&Here<'_>>) -> Value
         .collect();
     let lines = |here: &Here<'_>| here.binding.grants.iter().map(|line| line.get_ref().clone()).collect::<Vec<_>>();
     json!({
-        "sha256": found.sha256, "bytes": found.bytes, "description": description, "imports": imports,
+        "sha256": found.sha256, "bytes": found.bytes, "wasi": found.wasi, "memory-bytes-min": found.memory_bytes_min,
+        "wasi-allowed": here.map(|here| here.binding.wasi), "description": description, "imports": imports,
         "producers": origin.producers, "sections": origin.sections,
         "grants": here.map(lines), "limits": here.map(|here| &here.binding.limits),
         "idle-grants": here.map(|here| here.idle(found)), "unused-calls": here.map(|here| here.unused(found)),
@@ -150,6 +151,7 @@ fn show(found: &Inspected, origin: &Origin, here: Option<&Here<'_>>) -> Result<(
     ))?;
     output::line(&format!("sha256 {}", found.sha256))?;
     output::line(&shown_long(&description.summary))?;
+    output::line(&format!("needs {} of memory", output::bytes(found.memory_bytes_min)))?;
     output::line("\nit can call (nothing else reaches it: no files, sockets, clock, environment or randomness):")?;
     let rows: Vec<_> = found
         .imports
@@ -170,6 +172,17 @@ fn show(found: &Inspected, origin: &Origin, here: Option<&Here<'_>>) -> Result<(
     output::table(&["  call", "", if here.is_some() { "here" } else { "" }], &rows)?;
     for capability in description.capabilities.iter().filter(|c| !found.imports.iter().any(|i| i.name == **c)) {
         output::line(&format!("  {capability} is declared, but not imported"))?;
+    }
+    if !found.wasi.is_empty() {
+        let allowed = match here {
+            Some(here) if here.binding.wasi => ", which is allowed here",
+            Some(_) => ", which is NOT ALLOWED here: it is not run",
+            None => ", which an environment has to allow",
+        };
+        let all = Vec::from_iter(found.wasi.iter().map(|name| shown(name))).join(", ");
+        output::line(&format!(
+            "  and it imports WASI{allowed}; it finds it empty, its clocks stand, its randomness is the run's id: {all}"
+        ))?;
     }
     let parameters: Vec<String> =
         description.parameters["properties"].as_object().into_iter().flatten().map(|(name, _)| shown(name)).collect();

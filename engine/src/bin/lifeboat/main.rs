@@ -3,6 +3,7 @@
 mod approvals;
 mod audit;
 mod backups;
+mod bundle;
 mod candidates;
 mod check;
 mod config;
@@ -14,6 +15,7 @@ mod modules;
 mod output;
 mod plain;
 mod policy;
+mod project;
 mod promotions;
 mod rehearsal;
 mod reindex;

@@ -8,7 +8,7 @@ use engine::error::{Error, Kind};
 use engine::policy::pack;
 use serde_json::json;
 
-use crate::{Global, inspect, modules, output, rehearsal};
+use crate::{Global, bundle, inspect, modules, output, project, rehearsal};
 
 /// Verbs of `policy`.
 #[derive(Subcommand)]
@@ -98,6 +98,35 @@ pub enum Verb {
         #[arg(long)]
         accept: bool,
     },
+    /// Write modules, their signatures and what was accepted of them into one file, for a site without a network. The same modules are the same
+    /// bytes.
+    Export {
+        /// Policies of the environment.
+        #[arg(required = true)]
+        policies: Vec<String>,
+        /// Where to write it; a file that is there is replaced.
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Put the modules of a bundle, with their signatures, where the environment has its policies of the same names, if it would let them run.
+    /// Accepts nothing: shows what is different, and what to type.
+    Import {
+        /// The bundle.
+        file: PathBuf,
+        /// Only show what is different.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Make a project: a small policy that works, its test, and the contract that it is written against.
+    New(project::New),
+    /// Print the contract; or write it beside a description (wit/), narrowed to the calls that the description declares.
+    Wit {
+        /// The description, policy.toml.
+        description: Option<PathBuf>,
+        /// Write C bindings too (bindings/).
+        #[arg(long, requires = "description")]
+        c: bool,
+    },
     /// Make a policy: a component with its description.
     Pack {
         /// A core module or a component.
@@ -122,6 +151,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
             return rehearsal::replay(global, &module, policy.as_deref(), &runs, limit).await;
         }
         Verb::Check { module, policy } => return rehearsal::check(global, &module, policy.as_deref()),
+        Verb::Export { policies, output } => return bundle::export(global, &policies, &output),
+        Verb::Import { file, dry_run } => return bundle::import(global, &file, dry_run),
+        Verb::New(new) => return project::new(global, &new),
+        Verb::Wit { description, c } => return project::wit(description.as_deref(), c),
         Verb::Key { file } => return modules::key(global, &file),
         Verb::Sign { module, key, password_file, name } => {
             return modules::sign(global, &module, &key, password_file.as_deref(), name.as_deref());

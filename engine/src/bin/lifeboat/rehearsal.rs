@@ -158,10 +158,16 @@ impl Bench {
         Ok(Self { engine, host: Arc::new(host), _folder: folder })
     }
 
-    fn options(&self, module: &Module, parameters: Map<String, Value>) -> RunOptions {
+    fn options(&self, module: &Module, parameters: Map<String, Value>, random_of: &str) -> RunOptions {
         let description = &module.inspected.description;
         let host = host_api::Host::of(self.host.clone());
         let mut options = RunOptions::new("rehearsal", &description.name, &description.world, host);
+        // An environment has to give it as much before it runs there.
+        let needs = usize::try_from(module.inspected.memory_bytes_min).unwrap_or(usize::MAX);
+        options.limits.memory_bytes_max = options.limits.memory_bytes_max.max(needs);
+        // Nothing is in it, and whoever tests a module has it already.
+        options.wasi = true;
+        options.random_of = Some(random_of.to_owned());
         options.parameters = parameters;
         options.channel = "cli".into();
         options.rehearsed = true;
@@ -173,15 +179,16 @@ impl Bench {
 pub async fn test(global: &Global, file: &Path, scenarios: &[std::path::PathBuf]) -> Result<u8> {
     let bytes = read_file(file)?;
     let mut results = Vec::new();
+    // Compiled once: a language's runtime takes seconds.
+    let bench = Bench::new(true).await?;
+    let module = bench.engine.load(&bytes)?;
     for path in scenarios {
         let scenario = Scenario::read(path)?;
         let context = |e: Error| e.context(path.display());
         let begins_ms = scenario.begins_ms().map_err(context)?;
         let answers = scenario.answers(begins_ms).map_err(context)?;
-        let bench = Bench::new(true).await?;
-        let module = bench.engine.load(&bytes)?;
         let parameters = validate(&module.inspected.description, scenario.parameters.clone()).map_err(context)?;
-        let options = bench.options(&module, parameters);
+        let options = bench.options(&module, parameters, "rehearsal");
         let rehearsed = bench.engine.rehearse(&module, options, &answers, begins_ms).await?;
         let failures = scenario.expect.held_against(&rehearsed);
         if !global.json {
@@ -331,12 +338,12 @@ pub async fn replay(global: &Global, file: &Path, policy: Option<&str>, runs: &[
         return Ok(4);
     }
     let mut results = Vec::new();
+    let bench = Bench::new(true).await?;
+    let module = bench.engine.load(&bytes)?;
     for run in &chosen {
         let (row, records) = (state.run(run).await?, state.records(run).await?);
-        let bench = Bench::new(true).await?;
-        let module = bench.engine.load(&bytes)?;
         let parameters = records[0].body["parameters"].as_object().cloned().unwrap_or_default();
-        let options = bench.options(&module, parameters);
+        let options = bench.options(&module, parameters, run);
         let answers = answers_of(&records);
         let rehearsed = bench.engine.rehearse(&module, options, &answers, records[0].time_ms).await?;
         let mut elsewhere: Vec<String> = rehearsed.elsewhere.iter().cloned().collect();
@@ -375,6 +382,9 @@ pub fn check(global: &Global, file: &Path, policy: Option<&str>) -> Result<u8> {
     let mut against = Vec::new();
     if let Err(error) = check_world(&inspected, name, binding.world.get_ref()) {
         against.push(error.message);
+    }
+    if let Err(error) = binding.fits(&environment.name, name, &inspected) {
+        against.push(error.to_string());
     }
     if let Err(error) = validate_partial(&inspected.description, &binding.parameters) {
         against.push(format!("its parameters here: {}", error.message));

@@ -1,0 +1,9 @@
+#!/bin/sh
+# Builds the component, makes it a policy, and runs its scenarios. LIFEBOAT names the program if it is not on the PATH.
+set -eu
+cd "$(dirname "$0")"
+[ -d node_modules ] || npm install --ignore-scripts --no-audit --no-fund
+mkdir -p build
+node build.mjs
+"${LIFEBOAT:-lifeboat}" policy pack build/policy.wasm --description policy.toml --output @NAME@.wasm
+"${LIFEBOAT:-lifeboat}" policy test @NAME@.wasm scenarios/*.toml

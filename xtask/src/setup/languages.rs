@@ -1,0 +1,111 @@
+//! What makes policies of other languages than Rust, for tests: zig's C compiler always, componentize-py and componentize-js where
+//! [`SWITCH`] asks for them, because with them compiling the modules takes minutes.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::node;
+use super::python::Need;
+use super::stamp::Stamp;
+use crate::command::Run;
+use crate::workspace::Workspace;
+
+/// The variable that asks for Python and JavaScript too; its only value is `all`.
+pub const SWITCH: &str = "LIFEBOAT_TEST_LANGUAGES";
+
+/// A C compiler with a library for WebAssembly, as a wheel; the version that a project's README names.
+const ZIG: &str = "ziglang==0.17.1";
+/// What the wheels take.
+const PYTHON: Need = Need { version: (3, 10), modules: &["venv", "ensurepip", "ssl"] };
+
+/// Why there is no such compiler, for people.
+pub const NO_PYTHON: &str = "policies in C: no Python 3.10 or newer with venv, to get a C compiler by";
+/// Why the other two are left out, for people.
+pub const NOT_ASKED: &str =
+    "policies in Python and JavaScript: LIFEBOAT_TEST_LANGUAGES=all builds and runs them too (minutes)";
+
+/// The tools that were found or installed.
+#[derive(Default)]
+pub struct Languages {
+    /// A Python that has zig.
+    zig: Option<PathBuf>,
+    /// `componentize-py`.
+    python: Option<PathBuf>,
+    /// A folder with `node_modules` and `node`.
+    javascript: Option<PathBuf>,
+}
+
+/// Finds them finished, or installs them.
+///
+/// # Errors
+///
+/// If packages can't be had.
+pub fn find_or_install(workspace: &Workspace) -> Result<Languages> {
+    let all = std::env::var_os(SWITCH).is_some_and(|value| value == "all");
+    let Some(python) = PYTHON.find() else {
+        eprintln!("warning: skipped: {NO_PYTHON}");
+        return Ok(Languages::default());
+    };
+    let mut found =
+        Languages { zig: Some(venv(workspace, &python, "zig", ZIG)?.join("bin/python")), ..Languages::default() };
+    if all {
+        let pins = workspace.root.join("engine/templates/python/requirements.txt");
+        let pins = fs::read_to_string(&pins).with_context(|| format!("{} can't be read", pins.display()))?;
+        found.python = Some(venv(workspace, &python, "componentize-py", pins.trim())?.join("bin/componentize-py"));
+        found.javascript = javascript(workspace)?;
+    }
+    Ok(found)
+}
+
+impl Languages {
+    /// The variables by which tests find them.
+    pub fn variables(&self, workspace: &Workspace) -> Vec<(&'static str, OsString)> {
+        let mut variables = Vec::new();
+        if let Some(python) = &self.zig {
+            variables.push(("LIFEBOAT_ZIG_PYTHON", python.into()));
+            // What zig builds of its library, once.
+            variables.push(("ZIG_GLOBAL_CACHE_DIR", workspace.target.join("languages/zig-cache").into()));
+        }
+        if let Some(tool) = &self.python {
+            variables.push(("LIFEBOAT_COMPONENTIZE_PY", tool.into()));
+        }
+        if let Some(folder) = &self.javascript {
+            variables.push(("LIFEBOAT_COMPONENTIZE_JS", folder.into()));
+        }
+        variables
+    }
+
+    /// What can't be tested, and why.
+    pub fn skipped(&self) -> Vec<&'static str> {
+        let c = self.zig.is_none().then_some(NO_PYTHON);
+        let others = (self.python.is_none() || self.javascript.is_none()).then_some(NOT_ASKED);
+        c.into_iter().chain(others).collect()
+    }
+}
+
+/// A virtual environment with one package, below `target/languages`.
+fn venv(workspace: &Workspace, python: &Path, name: &str, package: &str) -> Result<PathBuf> {
+    let folder = workspace.target.join("languages").join(name);
+    let stamp = Stamp::new(&folder, package);
+    if !stamp.is_there() {
+        eprintln!("installing {package}, for tests, below target/languages, from PyPI");
+        stamp.make(|venv| {
+            Run::new(python).args(["-m", "venv"]).arg(venv).run()?;
+            Run::new(venv.join("bin/python"))
+                .args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", package])
+                .hint("it needs PyPI, or a mirror named in pip's configuration")
+                .run()
+        })?;
+    }
+    Ok(folder)
+}
+
+fn javascript(workspace: &Workspace) -> Result<Option<PathBuf>> {
+    let pins = workspace.root.join("xtask/javascript");
+    let folder = workspace.target.join("languages/componentize-js");
+    let made = node::install(&pins, &folder, "componentize-js, for policies in JavaScript")?;
+    Ok(made.then_some(folder))
+}
