@@ -257,8 +257,12 @@ impl Engine {
         stepper.began_on = began_on;
         let deadline = stepper.deadline;
         let mut store = self.store(stepper);
+        let in_its_place = async {
+            let _place = self.sandbox().place().await;
+            call(module, &limits, &mut store, parameters).await
+        };
         let ended = tokio::select! {
-            result = call(module, &limits, &mut store, parameters) => Some(result),
+            result = in_its_place => Some(result),
             () = past(deadline, limits.grace(), &cancelled) => None,
             never = self.watch_for_cancellation(&id, &cancelled) => match never {},
         };
@@ -345,6 +349,7 @@ impl Engine {
         let guest = Guest {
             handles: Handles::new(stepper.limits.handles_max),
             memory: MemoryLimiter::new(stepper.limits.memory_bytes_max),
+            turn: self.sandbox().turn(),
             stepper,
         };
         Store::new(self.sandbox().engine(), guest)

@@ -8,6 +8,7 @@ pub mod origin;
 mod pack;
 mod parameters;
 pub mod signatures;
+mod size;
 
 pub use description::{Description, SECTION};
 pub use module::{BYTES_MAX, Import, Inspected, Module, inspect};

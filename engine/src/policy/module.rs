@@ -10,6 +10,7 @@ use wit_component::DecodedWasm;
 use wit_parser::{WorldItem, WorldKey};
 
 use super::description::{Description, SECTION, refused};
+use super::size;
 use crate::calls::{self, Class};
 use crate::contract::{self, Form, contract};
 use crate::error::Result;
@@ -82,6 +83,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected> {
         };
         return Err(refused(format!("it is {what}")).hint("`lifeboat policy pack` makes a policy of a core module"));
     }
+    size::check(bytes)?;
     let description = Description::decode(&section(bytes)?)?;
     let imports = imports(bytes)?;
     let world = &contract().worlds[&description.world];

@@ -6,11 +6,13 @@
 //! | `linker.rs` | the linker of a world, built from the contract |
 //! | `values.rs` | component values to and from JSON |
 //! | `handles.rs` | the guest's resources |
+//! | `turns.rs` | who computes next, where many want to
 //! | `limits.rs` | every limit, where it is set and how its breach is told |
 
 pub mod handles;
 pub mod limits;
 pub mod linker;
+pub(crate) mod turns;
 pub mod values;
 
 use std::path::Path;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Component;
 use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -30,12 +33,20 @@ const TICK: Duration = Duration::from_millis(10);
 /// hundred MiB.
 pub const MEMORY_BYTES_MAX: usize = 1 << 30;
 
-/// Instances that may be alive at once in one engine.
+/// Instances that may be alive at once in one engine; further ones wait.
 const INSTANCES_MAX: u32 = 128;
+/// What one component may have of core instances, memories and tables: several modules that were composed. There is room for as many in every
+/// instance, so a guest that takes all of its own takes nothing of another's.
+const CORE_INSTANCES_MAX: u32 = 32;
+const MEMORIES_MAX: u32 = 4;
+const TABLES_MAX: u32 = 16;
 
 /// Compiles and holds what runs guests. One for each [`crate::Engine`].
 pub struct Sandbox {
     engine: wasmtime::Engine,
+    /// One place for each instance that may be alive. Held while a guest runs.
+    places: Arc<Semaphore>,
+    turns: turns::Turns,
     stop_ticking: Arc<AtomicBool>,
 }
 
@@ -49,6 +60,8 @@ impl Sandbox {
             .wasm_relaxed_simd(true)
             .relaxed_simd_deterministic(true)
             .wasm_component_model(true)
+            // A block or call of three bytes that makes a thousand values is a bomb for the compiler; no toolchain makes any.
+            .wasm_multi_value(false)
             // One guest task at a time; also twice as fast a host call.
             .concurrency_support(false)
             // Bounded: fuel for work, epochs for time, see `limits.rs`.
@@ -61,13 +74,13 @@ impl Sandbox {
             .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(20));
         let mut pool = PoolingAllocationConfig::default();
         pool.total_component_instances(INSTANCES_MAX)
-            .total_core_instances(INSTANCES_MAX * 4)
-            .total_memories(INSTANCES_MAX)
-            .total_tables(INSTANCES_MAX * 4)
+            .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_MAX)
+            .total_memories(INSTANCES_MAX * MEMORIES_MAX)
+            .total_tables(INSTANCES_MAX * TABLES_MAX)
             .total_stacks(INSTANCES_MAX)
-            .max_memories_per_component(8)
-            .max_tables_per_component(32)
-            .max_core_instances_per_component(32)
+            .max_memories_per_component(MEMORIES_MAX)
+            .max_tables_per_component(TABLES_MAX)
+            .max_core_instances_per_component(CORE_INSTANCES_MAX)
             .table_elements(100_000)
             .max_component_instance_size(4 << 20)
             .max_core_instance_size(4 << 20)
@@ -95,13 +108,32 @@ impl Sandbox {
                 }
             })
             .map_err(|e| Error::new(Kind::Failed, format!("sandbox: {e}")))?;
-        Ok(Self { engine, stop_ticking })
+        Ok(Self {
+            engine,
+            places: Arc::new(Semaphore::new(INSTANCES_MAX as usize)),
+            turns: turns::Turns::new(),
+            stop_ticking,
+        })
     }
 
     /// Compiles a component, or takes it from the cache.
     pub fn compile(&self, bytes: &[u8]) -> Result<Component> {
-        Component::from_binary(&self.engine, bytes)
-            .map_err(|e| Error::new(Kind::PolicyRefused, format!("the module does not compile: {e:#}")))
+        Component::from_binary(&self.engine, bytes).map_err(|e| {
+            // It may quote names of the module.
+            let why = host_api::identifier::shown_long(&format!("{e:#}").replace('\n', "; "));
+            Error::new(Kind::PolicyRefused, format!("the module does not compile: {why}"))
+        })
+    }
+
+    /// A place for one instance, as soon as there is one; held until it is let go.
+    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        self.places.clone().acquire_owned().await.ok()
+    }
+
+    /// A guest's place among those that want to compute.
+    pub(crate) fn turn(&self) -> Arc<turns::Turn> {
+        self.turns.one()
     }
 
     /// The engine underneath.
