@@ -290,12 +290,14 @@ impl Engine {
         let deadline = stepper.deadline;
         let seed = random_of.unwrap_or_else(|| id.clone());
         let mut store = self.store(module, stepper, &seed, clock_ms);
-        let called = async {
-            store.data_mut().room = self.sandbox().room(module.instances.component()).await;
+        // Let go after the instance that stands in it.
+        let mut place = None;
+        let in_its_place = async {
+            place = self.sandbox().place().await;
             call(module, &limits, &mut store, parameters).await
         };
         let ended = tokio::select! {
-            result = called => Some(result),
+            result = in_its_place => Some(result),
             () = past(deadline, limits.grace(), &cancelled) => None,
             never = self.watch_for_cancellation(&id, &cancelled) => match never {},
         };
@@ -315,6 +317,7 @@ impl Engine {
             cancelled.store(true, Ordering::Relaxed);
         }
         let mut stepper = store.into_data().stepper;
+        drop(place);
         if cut_off {
             stepper.rest().await;
             // A record that was on its way is written; the step that was cut off is on record as under way, and nobody will complete it.
@@ -385,7 +388,7 @@ impl Engine {
             wasi: on_wasi.then(|| wasi::Empty::new(seed, started_ms, stepper.limits.handles_max)),
             handles: Handles::new(stepper.limits.handles_max),
             memory: MemoryLimiter::new(stepper.limits.memory_bytes_max),
-            room: None,
+            turn: self.sandbox().turn(),
             stepper,
         };
         Store::new(self.sandbox().engine(), guest)

@@ -6,7 +6,6 @@
 //! cargo xtask policies    build the policies and pack them
 //! cargo xtask test        all of that, then every test
 //! cargo xtask sweep       kill the engine everywhere, and go on
-//! cargo xtask deny        licences, sources and unsafe code of all that is built in
 //! cargo xtask bench       our figures beside those of what people use instead
 //! ```
 //!
@@ -16,7 +15,6 @@
 mod bench;
 mod command;
 mod demo;
-mod deny;
 mod policies;
 mod setup;
 mod test;
@@ -62,8 +60,6 @@ enum Verb {
     Bench(bench::Arguments),
     /// Kill the engine at every place of every run, go on, and compare with a run that was not disturbed; prints a table
     Sweep,
-    /// Check licences and sources of all that is built in, banned crates, and that there is no unsafe code
-    Deny,
     /// Set up, build the policies, run every test
     Test {
         /// Passed on to `cargo test --workspace`
@@ -91,7 +87,6 @@ fn run(verb: &Verb) -> Result<()> {
             setup::services(&workspace)?.print();
             Ok(())
         }
-        Verb::Deny => deny::run(&workspace),
         Verb::Demo => demo::run(&workspace),
         Verb::Bench(arguments) => bench::run(&workspace, arguments),
         Verb::Policies => policies::build(&workspace).map(drop),

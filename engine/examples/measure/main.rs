@@ -4,6 +4,7 @@
 //! measure sandbox CALLS.wasm DIR            what an instance, a call and a step cost; CALLS is tests/guests/calls
 //! measure waiting SLEEPER.wasm DIR          memory of a thousand runs that wait
 //! measure threads CALLS.wasm DIR            instances a second on one thread and on two
+//! measure fleet CALLS.wasm SPIN.wasm DIR    an honest run alone, and beside a hundred that compute without end; SPIN is tests/guests/spin
 //! measure stage CONFIG SERVICE STORE        restores the newest backup beside the live data, and leaves it there
 //! measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE]
 //!                                           steps a second, recorded in SQLite, or in PostgreSQL as its user `postgres`
@@ -17,6 +18,7 @@ mod alone;
 mod calls;
 mod catalog;
 mod crowd;
+mod fleet;
 mod journal;
 mod outage;
 mod sandbox;
@@ -37,7 +39,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 /// Longer than any measurement.
 const TIMEOUT: Duration = Duration::from_secs(3600);
 
-const USAGE: &str = "measure sandbox CALLS.wasm DIR | measure waiting SLEEPER.wasm DIR | measure threads CALLS.wasm DIR | measure stage CONFIG SERVICE STORE |
+const USAGE: &str =
+    "measure sandbox CALLS.wasm DIR | measure waiting SLEEPER.wasm DIR | measure threads CALLS.wasm DIR |
+measure fleet CALLS.wasm SPIN.wasm DIR | measure stage CONFIG SERVICE STORE |
 measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE] |
 measure outage CONFIG SERVICE STORE SOCKET-DIRECTORY DATABASE ROUNDS | measure serve PORT |
 measure catalog DIR SERVICE COUNT";
@@ -53,6 +57,7 @@ async fn main() -> Result<()> {
             // Not on a thread of the runtime: it makes its own.
             tokio::task::spawn_blocking(move || crowd::threads(module.as_ref(), directory.as_ref())).await??
         }
+        ["fleet", module, spin, directory] => fleet::run(module.as_ref(), spin.as_ref(), directory.as_ref()).await?,
         ["stage", config, service, store] => stage(config.as_ref(), service, store).await?,
         ["journal", module, directory, rounds] => {
             journal::run(module.as_ref(), directory.as_ref(), rounds.parse()?, None).await?

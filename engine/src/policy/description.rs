@@ -101,7 +101,9 @@ impl Description {
     }
 }
 
+/// Parsers quote names of the module as they stand in it: none of them reaches a terminal raw.
 pub(super) fn refused(why: String) -> Error {
+    let why = host_api::identifier::shown_long(&why.replace('\n', "; "));
     Error::new(Kind::PolicyRefused, format!("the module is refused: {why}"))
 }
 

@@ -10,6 +10,7 @@ use wit_component::DecodedWasm;
 use wit_parser::{WorldItem, WorldKey};
 
 use super::description::{Description, SECTION, refused};
+use super::size;
 use crate::calls::{self, Class};
 use crate::contract::{self, Form, contract};
 use crate::error::Result;
@@ -87,6 +88,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected> {
         };
         return Err(refused(format!("it is {what}")).hint("`lifeboat policy pack` makes a policy of a core module"));
     }
+    size::check(bytes)?;
     let description = Description::decode(&section(bytes)?)?;
     let Imports { calls: imports, wasi } = imports(bytes)?;
     let world = &contract().worlds[&description.world];

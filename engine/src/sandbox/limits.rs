@@ -53,10 +53,13 @@ impl Limits {
     /// Sets all of them on a store that is about to run a guest.
     pub(crate) fn apply(&self, store: &mut Store<Guest>) -> wasmtime::Result<()> {
         store.limiter(|guest| &mut guest.memory);
-        // Yields so that deadlines and other runs on this thread get their turn.
         store.set_fuel(self.fuel)?;
+        // Yields so that deadlines and other runs on this thread get their turn.
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
+        store.epoch_deadline_callback(|store| {
+            let turn = store.data().turn.clone();
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { turn.next().await })))
+        });
         store.set_hostcall_fuel(self.call_bytes_max);
         Ok(())
     }

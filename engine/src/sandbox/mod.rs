@@ -6,12 +6,14 @@
 //! | `linker.rs` | the linker of a world, built from the contract |
 //! | `values.rs` | component values to and from JSON |
 //! | `handles.rs` | the guest's resources |
+//! | `turns.rs` | who computes next, where many want to
 //! | `limits.rs` | every limit, where it is set and how its breach is told |
 //! | `wasi.rs` | WASI 0.2 with nothing in it, where an environment allows it |
 
 pub mod handles;
 pub mod limits;
 pub mod linker;
+pub(crate) mod turns;
 pub mod values;
 pub mod wasi;
 
@@ -33,21 +35,21 @@ const TICK: Duration = Duration::from_millis(10);
 /// hundred MiB.
 pub const MEMORY_BYTES_MAX: usize = 1 << 30;
 
-/// Memories that may be alive at once in one engine: nearly every policy has one. Whoever comes when all are taken waits for one, until its
-/// deadline. What is set aside is addresses, not memory.
-const MEMORIES_MAX: u32 = if cfg!(test) { MEMORIES_EACH } else { 1_200 };
-/// Most memories, tables and instances of core modules in one policy.
-const MEMORIES_EACH: u32 = 8;
-const TABLES_EACH: u32 = 32;
-/// Python's runtime with its standard library is 38.
-const CORE_INSTANCES_EACH: u32 = 64;
+/// Instances that may be alive at once in one engine; further ones wait, until their deadline. What is set aside is addresses, not memory.
+const INSTANCES_MAX: u32 = if cfg!(test) { 4 } else { 1_200 };
+/// What one component may have of core instances, memories and tables: several modules that were composed. There is room for as many in every
+/// instance, so a guest that takes all of its own takes nothing of another's. Python's runtime with its standard library is 38.
+const CORE_INSTANCES_MAX: u32 = 64;
+const MEMORIES_MAX: u32 = 4;
+const TABLES_MAX: u32 = 16;
 
 /// Compiles and holds what runs guests. One for each [`crate::Engine`].
 pub struct Sandbox {
     engine: wasmtime::Engine,
+    /// One place for each instance that may be alive. Held while a guest runs.
+    places: Arc<Semaphore>,
+    turns: turns::Turns,
     stop_ticking: Arc<AtomicBool>,
-    /// One for each memory.
-    room: Arc<Semaphore>,
 }
 
 impl Sandbox {
@@ -60,6 +62,8 @@ impl Sandbox {
             .wasm_relaxed_simd(true)
             .relaxed_simd_deterministic(true)
             .wasm_component_model(true)
+            // A block or call of three bytes that makes a thousand values is a bomb for the compiler; no toolchain makes any.
+            .wasm_multi_value(false)
             // One guest task at a time; also twice as fast a host call.
             .concurrency_support(false)
             // Bounded: fuel for work, epochs for time, see `limits.rs`.
@@ -71,14 +75,14 @@ impl Sandbox {
             .memory_guard_size(64 << 10)
             .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(20));
         let mut pool = PoolingAllocationConfig::default();
-        pool.total_component_instances(MEMORIES_MAX)
-            .total_core_instances(MEMORIES_MAX * CORE_INSTANCES_EACH)
-            .total_memories(MEMORIES_MAX)
-            .total_tables(MEMORIES_MAX * TABLES_EACH)
-            .total_stacks(MEMORIES_MAX)
-            .max_memories_per_component(MEMORIES_EACH)
-            .max_tables_per_component(TABLES_EACH)
-            .max_core_instances_per_component(CORE_INSTANCES_EACH)
+        pool.total_component_instances(INSTANCES_MAX)
+            .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_MAX)
+            .total_memories(INSTANCES_MAX * MEMORIES_MAX)
+            .total_tables(INSTANCES_MAX * TABLES_MAX)
+            .total_stacks(INSTANCES_MAX)
+            .max_memories_per_component(MEMORIES_MAX)
+            .max_tables_per_component(TABLES_MAX)
+            .max_core_instances_per_component(CORE_INSTANCES_MAX)
             .table_elements(100_000)
             .max_component_instance_size(4 << 20)
             .max_core_instance_size(4 << 20)
@@ -106,20 +110,32 @@ impl Sandbox {
                 }
             })
             .map_err(|e| Error::new(Kind::Failed, format!("sandbox: {e}")))?;
-        Ok(Self { engine, stop_ticking, room: Arc::new(Semaphore::new(MEMORIES_MAX as usize)) })
+        Ok(Self {
+            engine,
+            places: Arc::new(Semaphore::new(INSTANCES_MAX as usize)),
+            turns: turns::Turns::new(),
+            stop_ticking,
+        })
     }
 
     /// Compiles a component, or takes it from the cache.
     pub fn compile(&self, bytes: &[u8]) -> Result<Component> {
-        Component::from_binary(&self.engine, bytes)
-            .map_err(|e| Error::new(Kind::PolicyRefused, format!("the module does not compile: {e:#}")))
+        Component::from_binary(&self.engine, bytes).map_err(|e| {
+            // It may quote names of the module.
+            let why = host_api::identifier::shown_long(&format!("{e:#}").replace('\n', "; "));
+            Error::new(Kind::PolicyRefused, format!("the module does not compile: {why}"))
+        })
     }
 
-    /// Waits for room for an instance of this component; it is taken until what this gives is dropped, after the instance.
-    pub(crate) async fn room(&self, component: &Component) -> Option<OwnedSemaphorePermit> {
-        let needed = component.resources_required().map_or(MEMORIES_EACH, |needed| needed.num_memories);
-        // Never closed, so there is always an answer.
-        self.room.clone().acquire_many_owned(needed.clamp(1, MEMORIES_EACH)).await.ok()
+    /// A place for one instance, as soon as there is one; held until it is let go.
+    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        self.places.clone().acquire_owned().await.ok()
+    }
+
+    /// A guest's place among those that want to compute.
+    pub(crate) fn turn(&self) -> Arc<turns::Turn> {
+        self.turns.one()
     }
 
     /// The engine underneath.
@@ -143,12 +159,11 @@ mod tests {
     #[tokio::test]
     async fn who_comes_when_all_is_taken_waits_for_room() {
         let sandbox = Sandbox::new(None).unwrap();
-        let empty = sandbox.compile(b"\0asm\x0d\0\x01\0").unwrap();
         let mut taken = Vec::new();
-        for _ in 0..MEMORIES_MAX {
-            taken.push(sandbox.room(&empty).now_or_never().expect("there is room").unwrap());
+        for _ in 0..INSTANCES_MAX {
+            taken.push(sandbox.place().now_or_never().expect("there is room").unwrap());
         }
-        let mut next = Box::pin(sandbox.room(&empty));
+        let mut next = Box::pin(sandbox.place());
         assert!(next.as_mut().now_or_never().is_none(), "all is taken");
         taken.pop();
         assert!(next.await.is_some());

@@ -63,6 +63,16 @@ pub struct Request {
     pub timeout_ms: Option<u32>,
 }
 
+/// What of the request's expectations an answer does not meet, as it is told to a policy; nothing is sent.
+///
+/// # Errors
+///
+/// If the request makes no sense in itself.
+pub fn unmet(request: &Request, status: u16, body: &[u8]) -> crate::Result<Vec<String>> {
+    expectations::check(request)?;
+    Ok(expectations::failures(request, status, body))
+}
+
 /// What came of it: the contract's `http-check.observation`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,4 +1,4 @@
-//! What an instance, a call and a step cost, beside a child process and a synced line.
+//! What an instance, a call and a step cost, beside a child process and a synced line; what an honest run takes beside a hostile fleet.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -25,7 +25,18 @@ pub fn run(site: &Site) -> Result<usize> {
     row("recorded step: checked, journaled, synced (a refused read)", step);
     row("500 bytes appended and synced: the floor under a step", line);
     row("child process `sh -c :`", child);
+    let folder = site.root.join("fleet");
+    std::fs::create_dir(&folder)?;
+    let (calls, spin) = (site.policies.join("calls.wasm"), site.policies.join("spin.wasm"));
+    let said = Run::new(&site.measure).arg("fleet").arg(calls).arg(spin).arg(&folder).output()?;
+    let measured: Value = serde_json::from_str(&said)?;
+    let ms = |key: &str| measured[key].as_f64().with_context(|| format!("`measure` said no {key}: {said}"));
+    let (alone, beside) = (ms("alone-ms")?, ms("beside-ms")?);
+    println!("\nan honest run of 20 steps (median and slowest of 40)\n");
+    println!("  {:64} {alone:>9.2} ms {:>10.2}", "alone", ms("slowest-alone-ms")?);
+    println!("  {:64} {beside:>9.2} ms {:>10.2}", "beside 100 runs that compute without end", ms("slowest-beside-ms")?);
     Ok(table::judge(&[
+        Aim { what: "beside a hostile fleet, of alone".into(), found: beside / alone, at_most: 2.0 },
         Aim { what: "fresh instance, µs".into(), found: instance, at_most: 40.0 },
         Aim { what: "pure host call, µs".into(), found: now, at_most: 1.0 },
         Aim { what: "pure host call with a text, µs".into(), found: note, at_most: 1.0 },

@@ -10,6 +10,7 @@ use serde_json::Value;
 /// Prints one JSON document.
 pub fn json(value: &Value) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::new(Kind::Failed, e.to_string()))?;
+    let text = harmless(&text);
     line(&text)
 }
 
@@ -83,4 +84,32 @@ pub fn finding(finding: &Finding) -> String {
         text.push_str(&format!("\n  fix: {}", identifier::shown_long(&finding.fix)));
     }
     text
+}
+
+/// JSON with all control characters and marks of direction escaped, not only those that JSON asks for: a terminal may take U+009B for the
+/// beginning of an escape. They can stand nowhere but in texts, so it is the same document.
+fn harmless(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if matches!(c, '\u{7f}'..='\u{9f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
+            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_could_obey_is_escaped_and_means_the_same() {
+        let value = serde_json::json!({"\u{9b}2J": "\u{202e}txt \u{7f} ä \u{1b}[31m"});
+        let text = harmless(&value.to_string());
+        assert!(text.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    }
 }

@@ -1,0 +1,72 @@
+//! Who computes next. A guest that has computed for a whole tick of the epoch without calling the host waits for its turn among those that did
+//! the same, first come first served, and only so many of them compute at a time that a thread is left for all others. Without this, a guest
+//! that wakes from a wait would stand behind every busy loop of the engine, a tick each.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The turns of one sandbox.
+pub(crate) struct Turns(Arc<Semaphore>);
+
+impl Turns {
+    /// One thread fewer than there are, and one at least.
+    pub(crate) fn new() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self(Arc::new(Semaphore::new(threads.saturating_sub(1).max(1))))
+    }
+
+    /// For one guest, which has none yet.
+    pub(crate) fn one(&self) -> Arc<Turn> {
+        Arc::new(Turn { all: self.0.clone(), held: Mutex::new(None) })
+    }
+}
+
+/// One guest's turn, while it has it.
+pub(crate) struct Turn {
+    all: Arc<Semaphore>,
+    held: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Turn {
+    /// Gives up the turn.
+    pub(crate) fn end(&self) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Lets others go first, then waits for the next turn.
+    pub(crate) async fn next(&self) {
+        self.end();
+        tokio::task::yield_now().await;
+        // It is never closed.
+        let next = self.all.clone().acquire_owned().await.ok();
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_turn_goes_to_who_waited_longest_and_is_free_when_a_guest_calls_the_host_or_is_gone() {
+        let turns = Turns(Arc::new(Semaphore::new(1)));
+        let (first, second) = (turns.one(), turns.one());
+        first.next().await;
+        let waiting = tokio::spawn(async move {
+            second.next().await;
+            second
+        });
+        // However often it is looked at, nobody else has a turn.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!waiting.is_finished());
+        // A guest that wants to go on lets the other go first; it calls the host before its own next turn has come.
+        first.end();
+        let second = waiting.await.unwrap();
+        assert_eq!(turns.0.available_permits(), 0);
+        drop(second);
+        assert_eq!(turns.0.available_permits(), 1);
+    }
+}
