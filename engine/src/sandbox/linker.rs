@@ -73,8 +73,6 @@ async fn call(
     arguments: &[Val],
     results: &mut [Val],
 ) -> wasmtime::Result<()> {
-    // Who waits for the host keeps nobody from computing.
-    store.data().turn.end();
     if arguments.len() != function.params.len() {
         bail!("{} takes {} arguments", function.name, function.params.len());
     }
@@ -86,12 +84,14 @@ async fn call(
                 canonical.insert(name.clone(), lifted.canonical);
                 full.insert(name.clone(), lifted.full);
             }
-            store
-                .data_mut()
-                .stepper
-                .step(function, canonical.into(), full.into())
-                .await
-                .map_err(wasmtime::Error::new)?
+            let turn = store.data().turn.clone();
+            let step = store.data_mut().stepper.step(function, canonical.into(), full.into());
+            let (answer, waited) = turn.lent(step).await;
+            if waited {
+                // The tick that it may compute begins now, not when it began to wait.
+                store.set_epoch_deadline(1);
+            }
+            answer.map_err(wasmtime::Error::new)?
         }
         Form::Constructor => {
             let mut fields = Map::new();

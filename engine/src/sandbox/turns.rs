@@ -1,4 +1,4 @@
-//! Who computes next. A guest that has computed for a whole tick of the epoch without calling the host waits for its turn among those that did
+//! Who computes next. A guest that has computed for a whole tick of the epoch without waiting for the host waits for its turn among those that did
 //! the same, first come first served, and only so many of them compute at a time that a thread is left for all others. Without this, a guest
 //! that wakes from a wait would stand behind every busy loop of the engine, a tick each.
 
@@ -29,8 +29,24 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
+    /// Waits for the host. Others have the turn meanwhile, if it is a wait: a call that is answered at once is computing like any other, however
+    /// often it is made. Says whether it was one.
+    pub(crate) async fn lent<F: Future>(&self, answer: F) -> (F::Output, bool) {
+        let mut answer = std::pin::pin!(answer);
+        let mut waited = false;
+        let answer = std::future::poll_fn(|cx| {
+            let polled = answer.as_mut().poll(cx);
+            if polled.is_pending() && !waited {
+                waited = true;
+                self.end();
+            }
+            polled
+        });
+        (answer.await, waited)
+    }
+
     /// Gives up the turn.
-    pub(crate) fn end(&self) {
+    fn end(&self) {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -49,7 +65,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_turn_goes_to_who_waited_longest_and_is_free_when_a_guest_calls_the_host_or_is_gone() {
+    async fn a_turn_goes_to_who_waited_longest_and_is_free_when_a_guest_waits_for_the_host_or_is_gone() {
         let turns = Turns(Arc::new(Semaphore::new(1)));
         let (first, second) = (turns.one(), turns.one());
         first.next().await;
@@ -62,8 +78,11 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(!waiting.is_finished());
-        // A guest that wants to go on lets the other go first; it calls the host before its own next turn has come.
-        first.end();
+        // What is answered at once is no wait; what is not gives the turn to the other.
+        assert!(!first.lent(async {}).await.1);
+        assert_eq!(turns.0.available_permits(), 0);
+        assert!(!waiting.is_finished());
+        assert!(first.lent(tokio::task::yield_now()).await.1);
         let second = waiting.await.unwrap();
         assert_eq!(turns.0.available_permits(), 0);
         drop(second);
