@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! measure sandbox CALLS.wasm DIR            what an instance, a call and a step cost; CALLS is tests/guests/calls
+//! measure modules DIR MODULE.wasm …         what modules cost before they do anything
 //! measure stage CONFIG SERVICE STORE        restores the newest backup beside the live data, and leaves it there
 //! measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE]
 //!                                           steps a second, recorded in SQLite, or in PostgreSQL as its user `postgres`
@@ -15,6 +16,7 @@ mod alone;
 mod calls;
 mod catalog;
 mod journal;
+mod modules;
 mod outage;
 mod sandbox;
 mod serve;
@@ -34,7 +36,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// Longer than any measurement.
 const TIMEOUT: Duration = Duration::from_secs(3600);
 
-const USAGE: &str = "measure sandbox CALLS.wasm DIR | measure stage CONFIG SERVICE STORE |
+const USAGE: &str =
+    "measure sandbox CALLS.wasm DIR | measure modules DIR MODULE.wasm … | measure stage CONFIG SERVICE STORE |
 measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE] |
 measure outage CONFIG SERVICE STORE SOCKET-DIRECTORY DATABASE ROUNDS | measure serve PORT |
 measure catalog DIR SERVICE COUNT";
@@ -44,6 +47,7 @@ async fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let measured = match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["sandbox", module, directory] => sandbox::run(module.as_ref(), directory.as_ref()).await?,
+        ["modules", directory, modules @ ..] => modules::run(directory.as_ref(), modules).await?,
         ["stage", config, service, store] => stage(config.as_ref(), service, store).await?,
         ["journal", module, directory, rounds] => {
             journal::run(module.as_ref(), directory.as_ref(), rounds.parse()?, None).await?
