@@ -36,8 +36,8 @@ pub async fn run(directory: &Path, modules: &[&str]) -> Result<Value> {
             }
             Ok(median(rounds))
         };
-        let read_through = timed(&mut || Ok(drop(inspect(&bytes)?)))?;
-        let load = timed(&mut || Ok(drop(bench.engine.load(&bytes)?)))?;
+        let read_through = timed(&mut || inspect(&bytes).map(drop).map_err(Into::into))?;
+        let load = timed(&mut || bench.engine.load(&bytes).map(drop).map_err(Into::into))?;
         let mut instances = Vec::new();
         for _ in 0..ROUNDS {
             let began = Instant::now();
