@@ -173,20 +173,20 @@ fn a_module_that_is_none_of_ours_is_refused_in_words() {
         ("two-descriptions", twice, "more than one section"),
         ("unknown-world", component("", "bakcup"), "did you mean `backup`"),
         (
-            "wasi-clock",
+            "wasi-of-another-version",
             component(
-                r#"(import "wasi:clocks/wall-clock@0.2.0" (instance (export "now" (func (result u64)))))"#,
+                r#"(import "wasi:clocks/wall-clock@0.3.0" (instance (export "now" (func (result u64)))))"#,
                 "backup",
             ),
-            "it imports `wasi:clocks/wall-clock@0.2.0`",
+            "it imports `wasi:clocks/wall-clock@0.3.0`",
         ),
         (
-            "wasi-environment",
+            "wasi-http",
             component(
-                r#"(import "wasi:cli/environment@0.2.0" (instance (export "get-arguments" (func (result (list string))))))"#,
+                r#"(import "wasi:http/proxy@0.2.0" (instance (export "get-arguments" (func (result (list string))))))"#,
                 "backup",
             ),
-            "nothing of WASI is offered",
+            "of WASI only 0.2's io, clocks, random, cli, filesystem and sockets can be allowed",
         ),
         (
             "another-version",

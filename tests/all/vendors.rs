@@ -162,3 +162,50 @@ fn a_project_is_made_where_nothing_is_and_of_a_name_that_can_be_one() {
     assert!(header.contains("lifeboat_recovery_upload_copy("), "{header}");
     assert!(site.lifeboat(&["policy", "wit"]).expect(0).stdout.contains("interface promote"));
 }
+
+#[test]
+fn what_can_not_become_a_policy_is_refused_with_what_to_do() {
+    let site = Site::empty();
+    site.lifeboat(&["policy", "new", "mine", "--lang", "c"]).expect(0);
+    let pack = |wat: &str| {
+        std::fs::write(site.path("module.wasm"), wat::parse_str(wat).unwrap()).unwrap();
+        let words = ["policy", "pack", "module.wasm", "--description", "mine/policy.toml", "-o", "mine.wasm"];
+        let refused = site.lifeboat(&words).expect(12);
+        assert!(!site.path("mine.wasm").exists() && refused.stderr.contains("hint:"), "{refused:?}");
+        refused.stderr
+    };
+    // A C program with printf; a module without bindings.
+    let prints =
+        pack(r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))))"#);
+    assert!(prints.contains("wasi_snapshot_preview1.fd_write") && prints.contains("printf"), "{prints}");
+    assert!(pack("(module)").contains("--c the bindings too"));
+    // A component of another tool, on interfaces that there are not, or that only an environment can allow.
+    let http = pack(r#"(component (import "wasi:http/types@0.2.0" (instance)))"#);
+    assert!(http.contains("wasi:http/types@0.2.0") && http.contains("can be allowed"), "{http}");
+    // More memory than there ever is.
+    let text = std::fs::read_to_string(site.path("mine/policy.toml")).unwrap();
+    site.write("mine/policy.toml", &text.replace("capabilities", "memory-bytes-min = 99999999999\ncapabilities"));
+    let words = ["policy", "pack", "module.wasm", "--description", "mine/policy.toml", "-o", "mine.wasm"];
+    assert!(site.lifeboat(&words).expect(12).stderr.contains("nothing is given more than"));
+}
+
+#[test]
+fn a_module_that_needs_more_memory_than_it_is_given_is_refused_before_it_runs() {
+    let site = Site::notes();
+    let name = "policies/backup.wasm";
+    let description =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/backup/policy.toml")).unwrap();
+    site.write("policy.toml", &format!("memory-bytes-min = 67108865\n{description}"));
+    site.lifeboat(&["policy", "pack", name, "--description", "policy.toml", "-o", "more.wasm"]).expect(0);
+    std::fs::rename(site.path("more.wasm"), site.path(name)).unwrap();
+    let refused = site.run("backup", &[]).expect(12);
+    assert!(refused.stderr.contains("needs 67108865 bytes of memory, and memory-bytes-max is 67108864"), "{refused:?}");
+    assert!(refused.stderr.contains("limits = { memory-bytes-max = 67108865 } in [environment.demo.policy.backup]"));
+    assert!(site.lifeboat(&["policy", "inspect", name]).expect(0).stdout.contains("needs 67.1 MB of memory"));
+    site.configure(&[(
+        "[environment.demo.policy.backup]\n",
+        "[environment.demo.policy.backup]\nlimits = { memory-bytes-max = 67108865 }\n",
+    )]);
+    // No database yet: a run that may begin fails at it.
+    assert_eq!(site.run("backup", &[]).code, 1);
+}

@@ -5,6 +5,7 @@
 //! measure waiting SLEEPER.wasm DIR          memory of a thousand runs that wait
 //! measure threads CALLS.wasm DIR            instances a second on one thread and on two
 //! measure fleet CALLS.wasm SPIN.wasm DIR    an honest run alone, and beside a hundred that compute without end; SPIN is tests/guests/spin
+//! measure modules DIR MODULE.wasm …         what modules cost before they do anything
 //! measure stage CONFIG SERVICE STORE        restores the newest backup beside the live data, and leaves it there
 //! measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE]
 //!                                           steps a second, recorded in SQLite, or in PostgreSQL as its user `postgres`
@@ -20,6 +21,7 @@ mod catalog;
 mod crowd;
 mod fleet;
 mod journal;
+mod modules;
 mod outage;
 mod sandbox;
 mod serve;
@@ -41,7 +43,7 @@ const TIMEOUT: Duration = Duration::from_secs(3600);
 
 const USAGE: &str =
     "measure sandbox CALLS.wasm DIR | measure waiting SLEEPER.wasm DIR | measure threads CALLS.wasm DIR |
-measure fleet CALLS.wasm SPIN.wasm DIR | measure stage CONFIG SERVICE STORE |
+measure fleet CALLS.wasm SPIN.wasm DIR | measure modules DIR MODULE.wasm … | measure stage CONFIG SERVICE STORE |
 measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE] |
 measure outage CONFIG SERVICE STORE SOCKET-DIRECTORY DATABASE ROUNDS | measure serve PORT |
 measure catalog DIR SERVICE COUNT";
@@ -58,6 +60,7 @@ async fn main() -> Result<()> {
             tokio::task::spawn_blocking(move || crowd::threads(module.as_ref(), directory.as_ref())).await??
         }
         ["fleet", module, spin, directory] => fleet::run(module.as_ref(), spin.as_ref(), directory.as_ref()).await?,
+        ["modules", directory, modules @ ..] => modules::run(directory.as_ref(), modules).await?,
         ["stage", config, service, store] => stage(config.as_ref(), service, store).await?,
         ["journal", module, directory, rounds] => {
             journal::run(module.as_ref(), directory.as_ref(), rounds.parse()?, None).await?

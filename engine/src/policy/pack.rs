@@ -1,5 +1,6 @@
 //! Making a policy: a core module (or a component) and a description become one file.
 
+use host_api::identifier::shown;
 use wasm_encoder::ComponentSection;
 use wasmparser::{Parser, Payload};
 
@@ -15,6 +16,7 @@ pub fn pack(module: &[u8], description: &str) -> Result<(Vec<u8>, Inspected)> {
     let mut component = if Parser::is_component(module) {
         without_section(module)?
     } else {
+        core_module(module)?;
         wit_component::ComponentEncoder::default()
             .module(module)
             .and_then(|encoder| encoder.validate(true).encode())
@@ -27,6 +29,34 @@ pub fn pack(module: &[u8], description: &str) -> Result<(Vec<u8>, Inspected)> {
         .append_to_component(&mut component);
     let inspected = inspect(&component)?;
     Ok((component, inspected))
+}
+
+/// Refuses a core module that can't become a policy, with words for whoever built it.
+fn core_module(module: &[u8]) -> Result<()> {
+    let (mut typed, mut preview1) = (false, None);
+    for payload in Parser::new(0).parse_all(module) {
+        match payload.map_err(|e| refused(format!("it is no WebAssembly that can be parsed: {e}")))? {
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    let import = import.map_err(|e| refused(format!("it can't be parsed: {e}")))?;
+                    if preview1.is_none() && import.module.starts_with("wasi_") {
+                        preview1 = Some(format!("{}.{}", shown(import.module), shown(import.name)));
+                    }
+                }
+            }
+            Payload::CustomSection(custom) => typed |= custom.name().starts_with("component-type"),
+            _ => {}
+        }
+    }
+    if let Some(import) = preview1 {
+        return Err(refused(format!("it imports `{import}`, of WASI 0.1, which does not exist here"))
+            .hint("something in it prints, reads files or the clock, or ends the process (printf, assert, exit, time): leave it out"));
+    }
+    if !typed {
+        return Err(refused("it does not carry the contract's types".into())
+            .hint("link the bindings with it: `lifeboat policy wit policy.toml` writes what they are made from, with --c the bindings too"));
+    }
+    Ok(())
 }
 
 /// The component without a description it had.
