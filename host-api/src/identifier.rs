@@ -88,6 +88,11 @@ pub fn shown_whole(text: &str) -> String {
     shown_up_to(text, usize::MAX)
 }
 
+/// Whether a character can't be seen, or reorders what a person reads: bidirectional controls, and what has no width.
+pub fn reorders(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 fn shown_up_to(text: &str, chars_max: usize) -> String {
     // Nearly all there is.
     if text.len() <= chars_max && text.bytes().all(|b| matches!(b, b' '..=b'~')) {
@@ -99,8 +104,7 @@ fn shown_up_to(text: &str, chars_max: usize) -> String {
             out.push('…');
             break;
         }
-        // Bidirectional controls reorder what a person reads.
-        if c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if c.is_control() || reorders(c) {
             out.extend(c.escape_unicode());
         } else {
             out.push(c);

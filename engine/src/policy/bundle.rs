@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::lock::Pin;
 use super::module::{BYTES_MAX, inspect};
-use super::signatures::{ENDING, SIGNATURE_BYTES_MAX, SIGNATURES_MAX};
+use super::signatures::{self, SIGNATURE_BYTES_MAX, SIGNATURES_MAX};
 use crate::error::{Error, Kind, Result};
 
 /// First field of the manifest.
@@ -75,12 +75,7 @@ impl Listed {
 }
 
 fn signature_file(policy: &str, name: &str) -> String {
-    format!("{policy}.wasm{}", signature_ending(name))
-}
-
-/// What stands after the module's file name: `.minisig`, or `.NAME.minisig`.
-pub fn signature_ending(name: &str) -> String {
-    if name.is_empty() { ENDING.to_owned() } else { format!(".{name}{ENDING}") }
+    format!("{policy}.wasm{}", signatures::ending_of(name))
 }
 
 fn refused(why: impl std::fmt::Display) -> Error {

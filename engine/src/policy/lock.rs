@@ -2,7 +2,6 @@
 //! before anything of it is compiled.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -149,20 +148,10 @@ impl Lock {
         }
     }
 
-    /// Writes it: a temporary file, flushed, in its place at once.
+    /// Writes it, in its place at once.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let failed = |e: std::io::Error| Error::new(Kind::Failed, format!("{}: {e}", path.display()));
         let text = toml::to_string(self).map_err(|e| Error::new(Kind::Failed, format!("a bug: {e}")))?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new()
-            .prefix(".lifeboat.lock-")
-            // It is no secret, and other users' engines may have to read it.
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(folder)
-            .map_err(failed)?;
-        file.write_all(format!("{HEAD}{text}").as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-        file.persist(path).map_err(|e| failed(e.error))?;
-        std::fs::File::open(folder).and_then(|d| d.sync_all()).map_err(failed)
+        super::put_in_place(path, format!("{HEAD}{text}").as_bytes())
     }
 
     /// What an environment has accepted of a policy.

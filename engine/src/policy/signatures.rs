@@ -18,7 +18,7 @@ use super::description::Description;
 use crate::error::{Error, Kind, Result};
 
 /// Ending of the files that hold signatures: `MODULE.wasm.minisig`, and `MODULE.wasm.NAME.minisig` for further ones.
-pub const ENDING: &str = ".minisig";
+const ENDING: &str = ".minisig";
 /// A signature is four short lines.
 pub(super) const SIGNATURE_BYTES_MAX: u64 = 4096;
 /// Algorithm, number of the key, signature of the file.
@@ -230,6 +230,18 @@ pub fn comment_for(description: &Description) -> String {
 /// Whether a comment says that, with nothing or only further words after it (a time, say).
 fn said(comment: &str, wanted: &str) -> bool {
     comment.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with(['\t', ' ']))
+}
+
+/// Where a module's signature lies: `MODULE.minisig` for no name, `MODULE.NAME.minisig` for a further one.
+pub fn file_of(module: &Path, name: &str) -> PathBuf {
+    let mut file = module.as_os_str().to_owned();
+    file.push(ending_of(name));
+    file.into()
+}
+
+/// What stands after the module's file name there.
+pub(super) fn ending_of(name: &str) -> String {
+    if name.is_empty() { ENDING.to_owned() } else { format!(".{name}{ENDING}") }
 }
 
 /// The signatures that lie beside a module, by whose they are: empty for `MODULE.minisig`, `NAME` for `MODULE.NAME.minisig`.

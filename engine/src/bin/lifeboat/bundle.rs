@@ -1,16 +1,14 @@
 //! `lifeboat policy export|import`: modules with their signatures, carried to a site without a network in one file.
 
 use std::collections::BTreeSet;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use engine::config::{Environment, PolicyBinding};
 use engine::error::{Error, Kind};
-use engine::policy::bundle::{BUNDLE_BYTES_MAX, Carried, decode, encode, signature_ending};
+use engine::policy::bundle::{BUNDLE_BYTES_MAX, Carried, decode, encode};
 use engine::policy::difference::{Difference, Direction};
 use engine::policy::lock::{Lock, Pin};
-use engine::policy::{inspect, read_bounded, signatures};
+use engine::policy::{inspect, put_in_place, read_bounded, signatures};
 use engine::{Result, run};
 use host_api::identifier::shown;
 use serde_json::{Value, json};
@@ -30,7 +28,7 @@ pub fn export(global: &Global, policies: &[String], file: &Path) -> Result<u8> {
         carried.push(Carried { policy: policy.clone(), module: admitted.bytes, signatures, pin: admitted.pin });
     }
     let bytes = encode(&carried)?;
-    put(file, &bytes)?;
+    put_in_place(file, &bytes)?;
     if global.json {
         let modules: Vec<Value> = carried.iter().map(|c| json!({"policy": c.policy, "sha256": c.pin.sha256})).collect();
         output::json(&json!({"file": file, "bytes": bytes.len(), "modules": modules}))?;
@@ -82,9 +80,9 @@ pub fn import(global: &Global, file: &Path, dry_run: bool) -> Result<u8> {
         // Signatures first: whoever needs them refuses the old module with the new ones, and is never given a new one without.
         for one in &placed {
             for (name, text) in &one.carried.signatures {
-                put(&with_ending(&one.binding.module, &signature_ending(name)), text)?;
+                put_in_place(&signatures::file_of(&one.binding.module, name), text)?;
             }
-            put(&one.binding.module, &one.carried.module)?;
+            put_in_place(&one.binding.module, &one.carried.module)?;
         }
     }
     if global.json {
@@ -126,7 +124,7 @@ fn looked_at(environment: &Environment<'_>, carried: Carried, lock: &Lock, pinne
     let module = folder.path().join("module.wasm");
     std::fs::write(&module, &carried.module).map_err(failed)?;
     for (name, text) in &carried.signatures {
-        std::fs::write(with_ending(&module, &signature_ending(name)), text).map_err(failed)?;
+        std::fs::write(signatures::file_of(&module, name), text).map_err(failed)?;
     }
     let there = PolicyBinding { module, ..binding.clone() };
     let admitted = environment.examine(&policy, &there).map_err(|e| e.context(format!("policy {policy}")))?;
@@ -176,25 +174,4 @@ fn looked_at(environment: &Environment<'_>, carried: Carried, lock: &Lock, pinne
 fn pin_words(environment: &Environment<'_>, policy: &str, accept: bool) -> String {
     let more = if accept { " --accept" } else { "" };
     format!("lifeboat --env {} policy pin {policy}{more}", environment.name)
-}
-
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
-}
-
-/// Writes a file: a temporary one, flushed, in its place at once.
-fn put(path: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = |e: std::io::Error| Error::new(Kind::Failed, format!("{}: {e}", path.display()));
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".lifeboat-")
-        // Other users' engines may have to read it.
-        .permissions(std::fs::Permissions::from_mode(0o644))
-        .tempfile_in(folder)
-        .map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }

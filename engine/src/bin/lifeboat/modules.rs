@@ -10,7 +10,7 @@ use engine::direct::DirectCall;
 use engine::error::{Error, Kind};
 use engine::policy::difference::{Difference, Direction};
 use engine::policy::lock::{Accepted, Lock, Pin};
-use engine::policy::signatures::{self, ENDING, Verdict};
+use engine::policy::signatures::{self, Verdict};
 use engine::policy::{Inspected, inspect};
 use engine::run::Status;
 use engine::{Result, run};
@@ -106,17 +106,13 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<()> {
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
-}
-
 /// Makes a key.
 pub fn key(global: &Global, file: &Path) -> Result<u8> {
     let (secret, public) = signatures::make_key()?;
     write_new(file, &secret, 0o600)?;
-    let public_file = with_ending(file, ".pub");
+    let mut public_file = file.as_os_str().to_owned();
+    public_file.push(".pub");
+    let public_file = PathBuf::from(public_file);
     write_new(&public_file, &public, 0o644)?;
     let line = public.lines().nth(1).unwrap_or_default();
     if global.json {
@@ -143,14 +139,10 @@ pub fn sign(global: &Global, module: &Path, key: &Path, password: Option<&Path>,
     let password = password.map(secret).transpose()?;
     let password = password.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
     let text = signatures::sign(&bytes, &inspected.description, &secret(key)?, password)?;
-    let middle = match name {
-        Some(name) => {
-            check_name("signature", name)?;
-            format!(".{name}")
-        }
-        None => String::new(),
-    };
-    let file = with_ending(module, &format!("{middle}{ENDING}"));
+    if let Some(name) = name {
+        check_name("signature", name)?;
+    }
+    let file = signatures::file_of(module, name.unwrap_or_default());
     // A signature of a module before this one stands there, as often as not.
     let _ = std::fs::remove_file(&file);
     write_new(&file, &text, 0o644)?;
