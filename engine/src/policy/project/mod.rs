@@ -257,10 +257,17 @@ mod tests {
     #[test]
     fn a_project_that_can_not_be_written_whole_is_taken_away() {
         let folder = tempfile::tempdir().unwrap();
-        // The folder's name is too long for the file system once a file's is added: the first file fails.
-        let inside = folder.path().join("x".repeat(255)).join("y".repeat(256));
-        let project = Project { name: "p", world: "backup", language: Language::C };
-        assert!(project.write(&inside).is_err());
-        assert!(!inside.exists());
+        // So deep that the file with the longest path, and no other, has no room in a path of the system.
+        let longest = "wit/deps/lifeboat-recovery/contract.wit";
+        let mut inside = folder.path().to_owned();
+        let room = |path: &Path| 4095 - path.as_os_str().len() - longest.len();
+        while room(&inside) > 1 {
+            let length = (room(&inside) - 1).clamp(1, 200);
+            inside.push("x".repeat(length));
+        }
+        let project = Project { name: "p", world: "backup", language: Language::Rust };
+        let error = project.write(&inside).unwrap_err();
+        assert!(error.message.contains(longest), "others were written before it: {error}");
+        assert!(inside.parent().unwrap().exists() && !inside.exists());
     }
 }
