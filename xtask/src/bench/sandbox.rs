@@ -1,4 +1,5 @@
-//! What an instance, a call and a step cost, beside a child process and a synced line; what an honest run takes beside a hostile fleet.
+//! What an instance, a call and a step cost, beside a child process and a synced line; what an honest run takes beside a hostile fleet; what a
+//! thousand runs that wait take, and what a second thread gives.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -35,7 +36,29 @@ pub fn run(site: &Site) -> Result<usize> {
     println!("\nan honest run of 20 steps (median and slowest of 40)\n");
     println!("  {:64} {alone:>9.2} ms {:>10.2}", "alone", ms("slowest-alone-ms")?);
     println!("  {:64} {beside:>9.2} ms {:>10.2}", "beside 100 runs that compute without end", ms("slowest-beside-ms")?);
+    let folder = site.root.join("waiting");
+    let said = Run::new(&site.measure).arg("waiting").arg(site.policies.join("sleeper.wasm")).arg(&folder).output()?;
+    let measured: Value = serde_json::from_str(&said)?;
+    let count = |key: &str| measured[key].as_f64().with_context(|| format!("`measure` said no {key}: {said}"));
+    let (waiting, waiting_mb) = (count("waiting")?, count("with-bytes")? / 1e6);
+    println!(
+        "\n{waiting} runs that wait inside a host call: {waiting_mb:.0} MB resident, {:.0} MB without them",
+        count("before-bytes")? / 1e6
+    );
+    let folder = site.root.join("threads");
+    let said = Run::new(&site.measure).arg("threads").arg(site.policies.join("calls.wasm")).arg(&folder).output()?;
+    let measured: Value = serde_json::from_str(&said)?;
+    let rate = |key: &str| measured[key].as_f64().with_context(|| format!("`measure` said no {key}: {said}"));
+    let (one, two) = (rate("one-per-s")?, rate("two-per-s")?);
+    println!("fresh instances a second: {one:.0} on one thread, {two:.0} on two");
     Ok(table::judge(&[
+        Aim {
+            what: "of 1,000 runs, those that did not come to their wait".into(),
+            found: 1_000.0 - waiting,
+            at_most: 0.0,
+        },
+        Aim { what: "1,000 waiting runs, MB".into(), found: waiting_mb, at_most: 300.0 },
+        Aim { what: "one thread, of two".into(), found: one / two, at_most: 1.0 / 1.6 },
         Aim { what: "beside a hostile fleet, of alone".into(), found: beside / alone, at_most: 2.0 },
         Aim { what: "fresh instance, µs".into(), found: instance, at_most: 40.0 },
         Aim { what: "pure host call, µs".into(), found: now, at_most: 1.0 },
