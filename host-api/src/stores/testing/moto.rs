@@ -17,16 +17,27 @@ const READ: &[&str] = &["s3:GetObject", "s3:ListBucket"];
 const DELETE: &[&str] = &["s3:DeleteObject"];
 /// Its name in every one of these servers.
 const BUCKET: &str = "backups";
-/// Starts it with one correction: what is signed is the query encoded anew, as Amazon does it; moto takes it as it was sent, where a `/` may
-/// stand as itself.
+/// Starts it with two corrections, both to what Amazon does. What is signed is the query encoded anew; moto takes it as it was sent, where a `/`
+/// may stand as itself. And whether an object is there (`If-None-Match`) is decided in one piece with putting it; moto, a thread a request,
+/// looks first and puts later, so that now and then two of eight writers are told that they created it.
 const SERVER: &str = "
-import sys
+import sys, threading
 from urllib.parse import parse_qsl, quote
 from botocore.auth import SigV4Auth
 def encoded(self, parts):
     pairs = sorted((quote(k, safe='-_.~'), quote(v, safe='-_.~')) for k, v in parse_qsl(parts.query, keep_blank_values=True))
     return '&'.join(f'{k}={v}' for k, v in pairs)
 SigV4Auth._canonical_query_string_url = encoded
+from moto.s3.responses import S3Response
+one_at_a_time = threading.RLock()
+def in_one_piece(name):
+    inner = getattr(S3Response, name)
+    def outer(self, *args, **named):
+        with one_at_a_time:
+            return inner(self, *args, **named)
+    setattr(S3Response, name, outer)
+in_one_piece('put_object')
+in_one_piece('_key_response_post')
 from moto.server import main
 main(sys.argv[1:])
 ";
