@@ -263,6 +263,12 @@ pub(crate) fn read_tombstone(store: &ObjectStore, service: &str, backup: &str) -
     }
 }
 
+/// Whether a backup has a tombstone, where it is known that the store is there.
+pub(crate) fn has_tombstone(store: &ObjectStore, service: &str, backup: &str) -> Result<bool> {
+    check_id("backup", backup)?;
+    store.size(&tombstone_key(service, backup)).map(|size| size.is_some())
+}
+
 /// Writes a backup's tombstone; false if there is one already.
 pub(crate) fn write_tombstone(
     cx: &StepContext,

@@ -107,21 +107,23 @@ fn time(
 ) -> Result<usize> {
     let pg_dump = format!("{} -d live", cluster.client("pg_dump"));
     let clear = || bucket.clear();
-    let put = format!(
-        "curl --config curl --silent --show-error --fail --upload-file page.sql.gz http://127.0.0.1:{port}/{BUCKET}/page.sql.gz"
-    );
+    let put = |file: &str| {
+        format!(
+            "curl --config curl --silent --show-error --fail --upload-file {file} http://127.0.0.1:{port}/{BUCKET}/{file} > /dev/null"
+        )
+    };
+    let pipe = format!("{pg_dump} -Fc -Z0 | zstd -q -1 -T2 | age -r {recipient} > pipe.zst.age");
     let subjects = [
         Subject::new("lifeboat run backup to S3", site.run_policy(&format!("put-{store}"))).before(clear),
         Subject::new("lifeboat run backup to S3, read back", site.run_policy(&format!("back-{store}"))).before(clear),
         Subject::new(
             "pg_dump | gzip > f, then curl to S3",
-            format!("{pg_dump} | gzip > page.sql.gz && {put} > /dev/null"),
+            format!("{pg_dump} | gzip > page.sql.gz && {}", put("page.sql.gz")),
         )
         .before(clear),
-        Subject::new(
-            "pg_dump -Fc -Z0 | zstd -1 -T2 | age > f",
-            format!("{pg_dump} -Fc -Z0 | zstd -q -1 -T2 | age -r {recipient} > pipe.zst.age"),
-        ),
+        Subject::new("pg_dump -Fc -Z0 | zstd -1 -T2 | age > f", pipe.clone()),
+        // A file on this host is no backup yet.
+        Subject::new("the same, then curl to S3", format!("{pipe} && {}", put("pipe.zst.age"))).before(clear),
     ];
     let figures = interleaved(&site.root, site.rounds, &subjects)?;
     table::print(&format!("a bucket {title} ({} rounds)", site.rounds), &subjects, &figures);
