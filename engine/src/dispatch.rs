@@ -411,6 +411,7 @@ impl Stepper {
             "promote.promote" => {
                 let candidate: Candidate = get(full, "candidate")?;
                 let plan: Promotion = get(prepared, "promotion")?;
+                self.require_not_running(&cx, &candidate.service, "made").await?;
                 let verification = self
                     .around
                     .state
@@ -421,7 +422,11 @@ impl Stepper {
                 host.promote.promote(&cx, &candidate, verification.as_ref(), &plan).await?;
                 (answer(&plan)?, Vec::new())
             }
-            "promote.undo" => done(host.promote.undo(&cx, &get::<Promotion>(full, "promotion")?).await?),
+            "promote.undo" => {
+                let promotion: Promotion = get(full, "promotion")?;
+                self.require_not_running(&cx, &promotion.service, "taken back").await?;
+                done(host.promote.undo(&cx, &promotion).await?)
+            }
             "promote.drop-previous" => {
                 done(host.promote.drop_previous(&cx, &get::<Promotion>(full, "promotion")?).await?)
             }
@@ -439,6 +444,19 @@ impl Stepper {
             "clock.sleep-until" => done(self.sleep_until(get(full, "time-ms")?).await?),
             other => return Err(HostError::failed(format!("a bug: {other} is no effect"))),
         })
+    }
+
+    /// A service that writes while its data are swapped writes to both. Asked of whoever controls the service here, also where that is the program
+    /// around this engine: what promotes can't know of that one. Where nobody can tell, what promotes has its own checks.
+    async fn require_not_running(&self, cx: &StepContext, service: &str, what: &str) -> Result<(), HostError> {
+        let status = self.around.host.service.status(cx, service).await?;
+        if status.state == "running" {
+            return Err(HostError::conflict(format!(
+                "service {service} is running, and must be stopped before a promotion is {what}"
+            ))
+            .hint("stop it first; the data were not touched"));
+        }
+        Ok(())
     }
 
     async fn sleep_until(&self, time_ms: u64) -> Result<(), HostError> {

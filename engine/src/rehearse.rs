@@ -10,11 +10,8 @@ use crate::grants::Grants;
 use crate::journal::{Change, Record, Transition};
 use crate::policy::Module;
 use crate::resume::gives_answer;
-use crate::run::{Ended, RunOptions, Status, check_fits, identity};
+use crate::run::{Ended, NONDETERMINISM, RunOptions, Status, check_fits, identity};
 use crate::withheld::in_words;
-
-/// How the end of a run begins that asked something else than what is on record.
-const NONDETERMINISM: &str = "nondeterminism";
 
 /// One answer.
 #[derive(Debug, Clone, PartialEq)]

@@ -567,6 +567,9 @@ async fn call(
     }
 }
 
+/// What the words of a run begin with whose policy did otherwise than is on record.
+pub(crate) const NONDETERMINISM: &str = "nondeterminism";
+
 /// What the guest's end says.
 pub(crate) struct Came {
     pub(crate) status: Status,
@@ -586,7 +589,7 @@ fn read_end(result: wasmtime::Result<Result<(), String>>, guest: &Guest, cancell
     if let (Ok(_), Some(step)) = (&result, guest.stepper.unreached()) {
         return Came::to(
             Status::Trapped,
-            &format!("nondeterminism: the policy ended before step {step}, which is on record"),
+            &format!("{NONDETERMINISM}: the policy ended before step {step}, which is on record"),
         );
     }
     match result {
@@ -645,8 +648,14 @@ fn read_trap(trap: &wasmtime::Error, guest: &Guest) -> Came {
             let text = format!("{trap:#}");
             let cause = trap.root_cause().to_string();
             let first = text.lines().next().unwrap_or_default();
-            let cause = if cause.is_empty() { first } else { &cause };
-            Came::to(Status::Trapped, &format!("the policy trapped: {}", identifier::shown_long(cause)))
+            let cause = identifier::shown_long(if cause.is_empty() { first } else { &cause });
+            let summary = match guest.stepper.unreached() {
+                Some(step) => {
+                    format!("{NONDETERMINISM}: the policy trapped before step {step}, which is on record: {cause}")
+                }
+                None => format!("the policy trapped: {cause}"),
+            };
+            Came::to(Status::Trapped, &summary)
         }
     }
 }

@@ -35,6 +35,14 @@ pub fn utc(ms: u64) -> String {
         .map_or_else(|| format!("{ms} ms"), |t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
+/// The same, with its milliseconds: `2026-11-26T12:00:00.250Z`.
+pub fn utc_ms(ms: u64) -> String {
+    i64::try_from(ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| format!("{ms} ms"), |t| t.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+}
+
 /// Unix milliseconds from what a query said: an ISO 8601 time (UTC where it names no zone) or a number of seconds or milliseconds.
 pub fn parse_time_ms(text: &str) -> Option<u64> {
     let text = text.trim();

@@ -227,7 +227,7 @@ impl Manifest {
     }
 
     /// Every object of every source.
-    pub fn objects(&self) -> impl Iterator<Item = &ObjectEntry> {
+    pub fn objects(&self) -> impl Iterator<Item = &ObjectEntry> + Clone {
         self.sources.iter().flat_map(|s| &s.objects)
     }
 }

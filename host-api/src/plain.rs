@@ -104,8 +104,9 @@ fn export(
     // An archive is code: whose it is, is settled before a byte of it is read.
     let manifest = manifests::usable(store, &work.signing, &backup.service, &backup.id, &backup.digest)?;
     let key = work.key(&manifest)?;
-    require_readable(cx, store, &manifest)?;
     let source = chosen(&manifest, source)?;
+    // What is not exported is not asked back: that has its price.
+    require_readable(cx, store, manifest.source(source)?.objects.iter())?;
     let format = match work.service.source.get(source) {
         Some(Source::Postgres(_)) => "sql.gz",
         Some(Source::Sqlite(_)) => "sqlite",

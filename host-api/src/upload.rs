@@ -14,7 +14,7 @@ use crate::catalog::{self, Backup, manifests};
 use crate::context::StepContext;
 use crate::encryption::Encryption;
 use crate::error::{Error, Result};
-use crate::manifest::{Manifest, ObjectEntry};
+use crate::manifest::ObjectEntry;
 use crate::pipeline::{Fault, check_content, check_size, check_stored};
 use crate::real::{RealHost, blocking};
 use crate::signing::{CHECKED, Signing};
@@ -76,6 +76,7 @@ fn copy(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, signing: &Signin
     to.require(Right::Write)?;
     refuse_removed(to, backup)?;
     let stored = manifests::stored(from, &backup.service, &backup.id, &backup.digest)?.usable(signing, from)?;
+    from.thaw(cx, &keys(stored.manifest.objects()))?;
     for entry in stored.manifest.objects() {
         copy_object(cx, from, to, entry).map_err(|e| e.context(format!("copy {} to {}", backup.id, to.name())))?;
         cx.at("object copied");
@@ -158,6 +159,9 @@ pub(crate) fn verify(
         })?,
         Depth::Exists | Depth::Checksum => None,
     };
+    if depth != Depth::Exists {
+        store.thaw(cx, &keys(manifest.objects()))?;
+    }
     for entry in manifest.objects() {
         cx.check()?;
         let looked = match depth {
@@ -206,17 +210,28 @@ fn finding(e: Error) -> Finding {
     Finding::error("stored-object", e.message, e.hint.unwrap_or_default())
 }
 
-/// An error unless every object of a backup is there with the right size, and can be read: archived ones are asked back, and waited for, where the
-/// environment says that they may be.
-pub(crate) fn require_readable(cx: &StepContext, store: &ObjectStore, manifest: &Manifest) -> Result<()> {
-    require_objects(cx, store, manifest)?;
-    let keys: Vec<&str> = manifest.objects().map(|object| object.key.as_str()).collect();
-    store.thaw(cx, &keys)
+fn keys<'a>(objects: impl Iterator<Item = &'a ObjectEntry>) -> Vec<&'a str> {
+    objects.map(|object| object.key.as_str()).collect()
 }
 
-/// An error unless every object of a backup is there with the right size.
-pub(crate) fn require_objects(cx: &StepContext, store: &ObjectStore, manifest: &Manifest) -> Result<()> {
-    for entry in manifest.objects() {
+/// An error unless these objects of a backup are there with the right size, and can be read: archived ones are asked back, and waited for, where
+/// the environment says that they may be.
+pub(crate) fn require_readable<'a>(
+    cx: &StepContext,
+    store: &ObjectStore,
+    objects: impl Iterator<Item = &'a ObjectEntry> + Clone,
+) -> Result<()> {
+    require_objects(cx, store, objects.clone())?;
+    store.thaw(cx, &keys(objects))
+}
+
+/// An error unless these objects of a backup are there with the right size.
+pub(crate) fn require_objects<'a>(
+    cx: &StepContext,
+    store: &ObjectStore,
+    objects: impl Iterator<Item = &'a ObjectEntry>,
+) -> Result<()> {
+    for entry in objects {
         cx.check()?;
         check_size(store, entry).map_err(Fault::into_error)?;
     }

@@ -59,6 +59,37 @@ async fn a_program_cancels_a_run_and_its_service_goes_on() {
     assert_eq!(program.ledger.entries().unwrap(), ["rent -40"]);
 }
 
+/// What promotes sees only services that it was told how to control; this one is controlled by the program.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_promoted_below_a_service_that_runs_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Arc::<std::sync::OnceLock<Arc<embed::ledger::Ledger>>>::default();
+    let (reopened, fired) = (ledger.clone(), Arc::<std::sync::atomic::AtomicBool>::default());
+    let fires = fired.clone();
+    let program = Program::start(directory.path(), policy("backup").parent().unwrap(), move |line| {
+        // Somebody starts it between the stop and the promotion.
+        if line.contains("promote.promote")
+            && let Some(ledger) = reopened.get()
+            && !ledger.is_open()
+        {
+            ledger.open().unwrap();
+            fires.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+    })
+    .await
+    .unwrap();
+    program.ledger.add("rent -40").unwrap();
+    assert_eq!(program.run("backup").await.unwrap().status, Status::Ok);
+    program.ledger.lose_all().unwrap();
+    on_duty(&program, "ada");
+    ledger.set(program.ledger.clone()).ok().unwrap();
+    let ended = program.run("restore").await.unwrap();
+    assert!(fired.load(std::sync::atomic::Ordering::SeqCst), "nobody started it");
+    assert_eq!(ended.status, Status::Failed, "{}", ended.summary);
+    assert!(ended.summary.contains("service ledger is running, and must be stopped"), "{}", ended.summary);
+    assert!(program.ledger.is_open() && program.ledger.entries().unwrap().is_empty(), "the data were not touched");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_programs_live_side_by_side_in_one_process() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

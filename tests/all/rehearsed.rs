@@ -96,6 +96,8 @@ fn what_a_run_was_answered_becomes_a_scenario_and_a_measure_for_the_next_version
     let run = site.run("backup", &[]).expect(0).json()["run"].as_str().unwrap().to_owned();
     site.run("backup", &[]).expect(0);
     let scenario = site.lifeboat(&["policy", "scenario", &run]).expect(0).stdout;
+    let begins = scenario.lines().find(|line| line.starts_with("begins")).unwrap();
+    assert!(begins.contains('.'), "times that a policy computes go by milliseconds: {begins}");
     site.write("scenario.toml", &scenario);
     let backups = || site.lifeboat(&["--json", "backups", "list"]).expect(0).json().as_array().unwrap().len();
     let before = backups();

@@ -10,7 +10,7 @@ mod pack;
 mod parameters;
 pub mod project;
 pub mod signatures;
-mod size;
+pub(crate) mod size;
 
 pub use description::{Description, SECTION};
 pub use module::{BYTES_MAX, Import, Inspected, Module, inspect};

@@ -120,6 +120,7 @@ impl Sandbox {
 
     /// Compiles a component, or takes it from the cache.
     pub fn compile(&self, bytes: &[u8]) -> Result<Component> {
+        crate::policy::size::check_work(bytes)?;
         Component::from_binary(&self.engine, bytes).map_err(|e| {
             // It may quote names of the module.
             let why = host_api::identifier::shown_long(&format!("{e:#}").replace('\n', "; "));

@@ -117,7 +117,7 @@ mod write_only {
         let found = manifests::present(&reader, "notes").unwrap();
         assert_eq!(found.get(&taken.id), Some(&taken.digest));
         let manifest = manifests::read(&reader, "notes", &taken.id, &taken.digest).unwrap();
-        crate::upload::require_objects(&world.cx, &reader, &manifest).unwrap();
+        crate::upload::require_objects(&world.cx, &reader, manifest.objects()).unwrap();
         let listed = manifests::present(&world.store, "notes").unwrap_err();
         assert_eq!(listed.kind, ErrorKind::Refused);
         // Whoever may only read is told before a source is asked for anything.

@@ -51,7 +51,7 @@ pub(crate) fn stage(
     }
     let key = work.key(&manifest)?;
     // Before anything is made: half of a backup is none.
-    require_readable(cx, store, &manifest)?;
+    require_readable(cx, store, manifest.objects())?;
 
     let dir = work.candidate_dir(candidate);
     if scratch {

@@ -33,7 +33,8 @@ pub(super) fn open(name: &str, binding: &S3Store) -> Result<Remote> {
             remote.asking = Some(Asking { transport: transport.clone(), url: url(binding) });
             let url = [url(binding).trim_end_matches('/'), binding.prefix.as_str()].join("/");
             let url = format!("{}/", url.trim_end_matches('/'));
-            remote.thawing = binding.thaw.map(|thaw| Thawing { transport: transport.clone(), url, thaw });
+            let timeout = Duration::from_secs(binding.timeout_s);
+            remote.thawing = binding.thaw.map(|thaw| Thawing { transport: transport.clone(), url, thaw, timeout });
         }
         let operator = operator(binding, transport).map_err(|e| Error::invalid(format!("store {name}: {e}")))?;
         let limit = Duration::from_secs(binding.timeout_s);

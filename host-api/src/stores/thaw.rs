@@ -15,14 +15,18 @@ use super::remote::Remote;
 use super::{Backend, ObjectStore};
 use crate::bindings::Thaw;
 use crate::context::StepContext;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How often it is asked whether they can be read: the fastest takes minutes.
 const ASK_INTERVAL: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(30) };
 /// How often a wait looks whether its step should end.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
-/// How often in a row asking may fail while it is waited: a store is away now and then in hours.
+/// How often in a row looking at one object may fail while it is waited: a store is away now and then in hours.
 const FAILURES_MAX: usize = 10;
+/// How often a request is sent again before anything is waited for, as with any other.
+const RETRIES_MAX: u32 = 5;
+/// How long after the first failure; doubled with each.
+const RETRY_AFTER: Duration = if cfg!(test) { Duration::from_millis(5) } else { Duration::from_millis(500) };
 /// What stands in a path as it is.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -34,6 +38,15 @@ pub(super) struct Thawing {
     pub(super) url: String,
     /// What to ask for.
     pub(super) thaw: Thaw,
+    /// How long one answer may take.
+    pub(super) timeout: Duration,
+}
+
+/// An object that can't be read yet.
+struct Waiting<'a> {
+    key: &'a str,
+    /// In a row.
+    failures: usize,
 }
 
 /// Whether an object can be read.
@@ -48,7 +61,7 @@ enum Standing {
 
 impl ObjectStore {
     /// Asks for those of these objects that are archived, and waits until all can be read or the step ends. Where the environment does not say
-    /// that it may be asked, nothing is: reading then says what to do.
+    /// that it may be asked, nothing is: reading then says what to do. What is not there is left to whoever reads as well.
     pub(crate) fn thaw(&self, cx: &StepContext, keys: &[&str]) -> Result<()> {
         match &self.backend {
             Backend::Remote(remote) => remote.thawing.as_ref().map_or(Ok(()), |thawing| thawing.all(remote, cx, keys)),
@@ -62,16 +75,28 @@ impl Thawing {
         let mut waiting = Vec::new();
         // All are asked for before any is waited for: they thaw side by side.
         for key in keys {
-            cx.check()?;
-            let standing = self.standing(remote, cx, key)?;
+            let standing = match self.patiently(cx, || self.standing(remote, cx, key)) {
+                Err(e) if e.kind == ErrorKind::NotFound => continue,
+                other => other.map_err(|e| self.go_on(e, &waiting))?,
+            };
             if standing == Standing::Archived {
-                self.ask_for(remote, cx, key)?;
+                self.patiently(cx, || self.ask_for(remote, cx, key)).map_err(|e| self.go_on(e, &waiting))?;
             }
             if standing != Standing::Readable {
-                waiting.push(*key);
+                waiting.push(Waiting { key, failures: 0 });
             }
         }
-        let (began, count, mut failures) = (Instant::now(), waiting.len(), 0);
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let (tier, takes) = (self.thaw.tier.word(), self.thaw.tier.takes());
+        // Where nobody looks at a terminal, hours of silence would look like a hang.
+        tracing::warn!("store {}: {} archived objects are thawing: {tier} takes {takes}", remote.name(), waiting.len());
+        self.wait(remote, cx, &mut waiting).map_err(|e| self.go_on(e, &waiting))
+    }
+
+    fn wait(&self, remote: &Arc<Remote>, cx: &StepContext, waiting: &mut Vec<Waiting<'_>>) -> Result<()> {
+        let (began, count) = (Instant::now(), waiting.len());
         while !waiting.is_empty() {
             let words = format!(
                 "thaw {} of {count} archived objects in {}: {} takes {}, {} min so far",
@@ -82,41 +107,51 @@ impl Thawing {
                 began.elapsed().as_secs() / 60
             );
             cx.report(&words, (count - waiting.len()) as u64, None);
-            self.pause(remote, cx)?;
-            let mut still = Vec::new();
-            for key in waiting {
-                match self.standing(remote, cx, key) {
-                    Ok(Standing::Readable) => failures = 0,
+            pause(cx, ASK_INTERVAL).map_err(|e| e.context(format!("store {}", remote.name())))?;
+            let mut at = 0;
+            while at < waiting.len() {
+                match self.standing(remote, cx, waiting[at].key) {
+                    Ok(Standing::Readable) => drop(waiting.swap_remove(at)),
                     Ok(_) => {
-                        failures = 0;
-                        still.push(key);
+                        waiting[at].failures = 0;
+                        at += 1;
                     }
-                    Err(e) if failures == FAILURES_MAX || cx.check().is_err() => return Err(e),
+                    Err(e) if waiting[at].failures == FAILURES_MAX || cx.check().is_err() => return Err(e),
                     Err(_) => {
-                        failures += 1;
-                        still.push(key);
+                        waiting[at].failures += 1;
+                        at += 1;
                     }
                 }
             }
-            waiting = still;
         }
         Ok(())
     }
 
-    fn pause(&self, remote: &Remote, cx: &StepContext) -> Result<()> {
-        let end = Instant::now() + ASK_INTERVAL;
-        while Instant::now() < end {
-            cx.check().map_err(|e| {
-                e.context(format!("store {}: waiting for archived objects", remote.name())).hint(format!(
-                    "they go on thawing, and stay readable for {} days: try again later ({} takes {}), or raise deadline-s of the policy",
-                    self.thaw.days,
-                    self.thaw.tier.word(),
-                    self.thaw.tier.takes()
-                ))
-            })?;
-            std::thread::sleep(LOOK_INTERVAL.min(end.saturating_duration_since(Instant::now())));
+    /// The same, with what becomes of those that were asked for.
+    fn go_on(&self, error: Error, waiting: &[Waiting<'_>]) -> Error {
+        if waiting.is_empty() {
+            return error;
         }
-        Ok(())
+        error.hint_more(&format!(
+            "what was asked for goes on thawing, and stays readable for {} days: try again later ({} takes {}), or give the step more time: deadline-s of the policy, and lease-s where the state is shared",
+            self.thaw.days,
+            self.thaw.tier.word(),
+            self.thaw.tier.takes()
+        ))
+    }
+
+    /// Sends again what failed for a while.
+    fn patiently<T>(&self, cx: &StepContext, send: impl Fn() -> Result<T>) -> Result<T> {
+        let mut after = RETRY_AFTER;
+        for _ in 0..RETRIES_MAX {
+            cx.check()?;
+            match send() {
+                Err(e) if e.kind == ErrorKind::Failed => pause(cx, after)?,
+                other => return other,
+            }
+            after *= 2;
+        }
+        send()
     }
 
     fn standing(&self, remote: &Remote, cx: &StepContext, key: &str) -> Result<Standing> {
@@ -153,10 +188,12 @@ impl Thawing {
 
     fn refused(&self, remote: &Remote, doing: &str, key: &str, answer: &Answer) -> Error {
         let code = crate::identifier::shown(answer.code());
-        let error = Error::failed(format!("store {}: {doing} {key}: status {} {code}", remote.name(), answer.status));
+        let message = format!("store {}: {doing} {key}: status {} {code}", remote.name(), answer.status);
+        let error = Error::failed(message);
         match answer.status {
-            401 | 403 => error.hint("thawing needs s3:RestoreObject for identity.read, beside s3:GetObject"),
-            404 => Error::new(crate::error::ErrorKind::NotFound, error.message),
+            401 | 403 => Error::refused(error.message)
+                .hint("thawing needs s3:RestoreObject for identity.read, beside s3:GetObject"),
+            404 => Error::new(ErrorKind::NotFound, error.message),
             503 if answer.code() == "GlacierExpeditedRetrievalNotAvailable" => {
                 error.hint("take another tier: `thaw.tier` of the store")
             }
@@ -175,6 +212,21 @@ impl Thawing {
     ) -> Result<Answer> {
         let url = format!("{}{}{query}", self.url, utf8_percent_encode(key, IN_PATH));
         let request = Request::builder().method(method).uri(&url);
-        remote.asked(cx, key, Answer::of(&self.transport, request, body))
+        let answer = async {
+            tokio::time::timeout(self.timeout, Answer::of(&self.transport, request, body)).await.unwrap_or_else(|_| {
+                let what = format!("no answer within {} s", self.timeout.as_secs_f32());
+                Err(opendal::Error::new(opendal::ErrorKind::Unexpected, what))
+            })
+        };
+        remote.asked(cx, key, answer)
     }
+}
+
+fn pause(cx: &StepContext, pause: Duration) -> Result<()> {
+    let end = Instant::now() + pause;
+    while Instant::now() < end {
+        cx.check()?;
+        std::thread::sleep(LOOK_INTERVAL.min(end.saturating_duration_since(Instant::now())));
+    }
+    Ok(())
 }

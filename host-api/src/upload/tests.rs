@@ -1,5 +1,6 @@
 use super::*;
 use crate::ErrorKind;
+use crate::manifest::Manifest;
 use crate::testing::World;
 
 fn manifest(world: &World, backup: &Backup) -> Manifest {
@@ -141,4 +142,46 @@ fn what_lies_where_nobody_may_look_is_taken_for_ours_by_a_later_attempt_alone() 
     let copied = copy(&again, &world.store, &writer, &world.work.signing, &backup).unwrap();
     let found = verify(&world.cx, &reader, (&world.work.signing, &world.work.encryption), &copied, Depth::Content);
     assert_eq!(found.unwrap(), []);
+}
+
+/// Drills and restores read every byte before they stage anything: so that is where archived objects must be asked back.
+#[test]
+fn archived_objects_are_asked_back_before_they_are_verified_or_copied() {
+    use crate::bindings::{S3Store, Store, Thaw, Tier};
+    let Some(moto) = crate::stores::testing::Moto::start() else { return };
+    let open = |binding| ObjectStore::open("offsite", &Store::S3(binding)).unwrap();
+    let warm = open(moto.open_store());
+    let cold = open(S3Store { storage_class: Some("GLACIER".into()), ..moto.open_store() });
+    let world = World::new();
+    let backup = world.take().unwrap();
+    let copied = copy(&world.cx, &world.store, &warm, &world.work.signing, &backup).unwrap();
+    // As a rule of the bucket does it.
+    let archive = || {
+        for entry in manifest(&world, &backup).objects() {
+            let bytes = std::fs::read(world.path("local", &entry.key)).unwrap();
+            warm.delete(&entry.key).unwrap();
+            cold.put_if_absent(&entry.key, &bytes).unwrap();
+        }
+    };
+    archive();
+    let read = |store: &ObjectStore, depth| {
+        verify(&world.cx, store, (&world.work.signing, &world.work.encryption), &copied, depth)
+    };
+    assert_eq!(read(&warm, Depth::Exists).unwrap(), []);
+    let error = read(&warm, Depth::Checksum).unwrap_err();
+    assert!(error.message.contains("must be thawed"), "{error}");
+
+    let thawing = open(S3Store { thaw: Some(Thaw { days: 2, tier: Tier::Standard }), ..moto.open_store() });
+    assert_eq!(read(&thawing, Depth::Checksum).unwrap(), []);
+    archive();
+    assert_eq!(read(&thawing, Depth::Content).unwrap(), []);
+    archive();
+    let missing = manifest(&world, &backup).sources[0].objects[0].key.clone();
+    warm.delete(&missing).unwrap();
+    let findings = read(&thawing, Depth::Checksum).unwrap();
+    assert!(findings.len() == 1 && findings[0].message.contains(&missing), "{findings:?}");
+    archive();
+    let elsewhere = ObjectStore::memory("memory").unwrap();
+    copy(&world.cx, &thawing, &elsewhere, &world.work.signing, &copied).unwrap();
+    assert_eq!(read(&elsewhere, Depth::Content).unwrap(), []);
 }

@@ -203,6 +203,46 @@ fn what_would_take_long_to_read_or_compile_is_refused_first() {
     assert!(error.message.contains("multi-value"), "{error}");
 }
 
+/// A function of so many locals, the first of which decides; made of pieces.
+fn function(locals: usize, pieces: &[Vec<u8>]) -> Vec<u8> {
+    functions(1, &[vec![1], leb(locals), vec![0x7f], pieces.concat(), vec![0x0b]].concat())
+}
+
+/// Each of these took the compiler from many seconds to hours, and up to gigabytes.
+#[test]
+fn what_is_small_to_look_at_and_endless_to_compile_is_refused_first() {
+    let engine = Sandbox::new(None).unwrap();
+    // (block (br_if 0 (local.get 0)))
+    let join = vec![0x02, 0x40, 0x20, 0x00, 0x0d, 0x00, 0x0b];
+    let counted = |at: usize| [&[0x20][..], &leb(at), &[0x41, 0x01, 0x6a, 0x21], &leb(at)].concat();
+    let reads: Vec<u8> = (0..1_000).flat_map(|at| [&[0x20][..], &leb(at), &[0x1a]].concat()).collect();
+    // On the stack over the branches: (i32.add (local.get 0) (i32.const 1))
+    let held = [0x20, 0x00, 0x41, 0x01, 0x6a].repeat(2_000);
+    let kept = [[0x6a].repeat(1_999), vec![0x1a]].concat();
+    let branches = |count: usize| [&[0x20, 0x00, 0x0e][..], &leb(count), &vec![0; count + 1]].concat();
+    let ifs: Vec<u8> =
+        (0..18_000).flat_map(|at| [&[0x20, 0x00, 0x04, 0x40][..], &counted(at % 64), &[0x0b]].concat()).collect();
+    for (what, bytes, why) in [
+        ("joins before reads", function(1_000, &[join.repeat(3_000), reads]), "too many values"),
+        ("joins below values", function(1, &[held, join.repeat(3_000), kept]), "too many values"),
+        ("joins", function(1, &[join.repeat(20_000)]), "too many branches"),
+        ("ifs in a loop", function(64, &[vec![0x03, 0x40], ifs, vec![0x0b]]), "too many"),
+        ("a table", function(1, &[vec![0x02, 0x40], branches(50_000), vec![0x0b]]), "too many branches"),
+        ("loops", function(1, &[[0x03, 0x40].repeat(100), vec![0x0b; 100]]), "too many loops"),
+        (
+            "many of them",
+            functions(100, &[&[1][..], &leb(1_000), &[0x7f], &join.repeat(300), &[0x0b]].concat()),
+            "too much to compile",
+        ),
+    ] {
+        let error = engine.compile(&bytes).map(drop).expect_err(what);
+        assert_eq!(error.kind, Kind::PolicyRefused, "{what}");
+        assert!(error.message.contains(why), "{what}: {error}");
+    }
+    // What a real function may be goes through.
+    engine.compile(&function(100, &[join.repeat(2_000)])).map(drop).unwrap();
+}
+
 #[test]
 fn the_command_line_refuses_them_with_its_exit_code_and_shows_nothing_raw() {
     let site = Site::notes();

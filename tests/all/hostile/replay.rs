@@ -71,3 +71,22 @@ fn nans_and_relaxed_vectors_are_the_same_in_every_process_and_on_replay() {
     let report = replayed.json();
     assert!(!report.to_string().contains("nondeterminism"), "{report}");
 }
+
+/// One that traps before it asks for anything has not asked the same, also beside a run that ended in a trap.
+#[test]
+fn a_candidate_that_traps_before_what_is_on_record_goes_elsewhere() {
+    let site = Site::notes();
+    let said = call_and_drop("catalog.list", "(i32.const 1024) (i32.const 1) (i32.const 1024) (i32.const 1)");
+    let items = "(data (i32.const 1024) \"x\")";
+    for (name, body) in [("asks", format!("{said} (unreachable)")), ("traps", "(unreachable)".into())] {
+        let bytes = pack("backup", &core(&["catalog.list"], 1, items, &body));
+        let row = Row { name: name.into(), bytes, world: "backup", grants: &[], limits: "", ends: Ends::Ok };
+        super::add(&site, name, &row);
+    }
+    site.run("asks", &[]).expect(20);
+    let replay =
+        |name: &str| site.lifeboat(&["policy", "replay", &format!("policies/{name}.wasm"), "--policy", "asks"]);
+    assert!(replay("asks").expect(0).stdout.contains("the same, 1 answers"));
+    let other = replay("traps").expect(5);
+    assert!(other.stdout.contains("trapped before step 1, which is on record"), "{other:?}");
+}

@@ -9,7 +9,7 @@ use engine::error::{Error, Kind};
 use engine::journal::Record;
 use engine::policy::{Module, inspect, validate, validate_partial};
 use engine::rehearse::{Answer, Rehearsed, answers_of};
-use engine::run::{RunOptions, check_world};
+use engine::run::{RunOptions, Status, check_world};
 use engine::{Engine, Result};
 use host_api::identifier::{now_ms, parse_time_ms, shown, shown_long};
 use host_api::real::RealHost;
@@ -272,7 +272,8 @@ pub async fn scenario(global: &Global, run: &str) -> Result<u8> {
         said(&records, "finding").filter_map(|f| f["rule"].as_str().map(str::to_owned)).collect();
     findings.sort_unstable();
     let scenario = Scenario {
-        begins: Some(host_api::identifier::utc(begun.time_ms)),
+        // To the millisecond: times that the policy computes from it stand in what it asked.
+        begins: Some(host_api::identifier::utc_ms(begun.time_ms)),
         expect: Expect { status: Some(row.status), summary: None, findings: Some(findings), due: None },
         parameters: begun.body["parameters"].as_object().cloned().unwrap_or_default(),
         calls: calls.collect(),
@@ -320,9 +321,12 @@ pub async fn replay(global: &Global, file: &Path, policy: Option<&str>, runs: &[
     let bytes = read_file(file)?;
     let inspected = inspect(&bytes)?;
     let config = global.load()?;
-    let environment = config.environment(global.env.as_deref())?.name;
+    let environment = config.environment(global.env.as_deref())?;
     let state = config.open_state().await?;
     let policy = policy.unwrap_or(&inspected.description.name);
+    // As it would be run there: less memory than that is another end.
+    let limits = environment.binding.policy.get(policy).map(|binding| binding.limits.clone());
+    let environment = environment.name;
     let chosen: Vec<String> = match runs.is_empty() {
         false => runs.to_vec(),
         true => state
@@ -334,7 +338,11 @@ pub async fn replay(global: &Global, file: &Path, policy: Option<&str>, runs: &[
             .collect(),
     };
     if chosen.is_empty() {
-        output::line(&format!("no run of {} is over", shown(policy)))?;
+        let said = format!("no run of {} is over", shown(policy));
+        match global.json {
+            true => output::json(&json!({"results": [], "differ": 0, "said": said, "exit-code": 4}))?,
+            false => output::line(&said)?,
+        }
         return Ok(4);
     }
     let mut results = Vec::new();
@@ -342,8 +350,20 @@ pub async fn replay(global: &Global, file: &Path, policy: Option<&str>, runs: &[
     let module = bench.engine.load(&bytes)?;
     for run in &chosen {
         let (row, records) = (state.run(run).await?, state.records(run).await?);
+        if let Some(why) = ended_from_outside(&row.status) {
+            if !global.json {
+                output::line(&format!("{run}: not comparable: {why}"))?;
+            }
+            results.push(json!({"run": run, "same": null, "why": why}));
+            continue;
+        }
         let parameters = records[0].body["parameters"].as_object().cloned().unwrap_or_default();
-        let options = bench.options(&module, parameters, run);
+        let mut options = bench.options(&module, parameters, run);
+        if let Some(limits) = &limits {
+            let needs = options.limits.memory_bytes_max;
+            options.limits = limits.clone();
+            options.limits.memory_bytes_max = limits.memory_bytes_max.max(needs);
+        }
         let answers = answers_of(&records);
         let rehearsed = bench.engine.rehearse(&module, options, &answers, records[0].time_ms).await?;
         let mut elsewhere: Vec<String> = rehearsed.elsewhere.iter().cloned().collect();
@@ -365,10 +385,22 @@ pub async fn replay(global: &Global, file: &Path, policy: Option<&str>, runs: &[
     match global.json {
         true => output::json(&json!({"results": results, "differ": differ, "exit-code": code}))?,
         false => {
-            output::line(&format!("{} of {} runs would have gone the same way", results.len() - differ, results.len()))?
+            let compared = results.iter().filter(|result| !result["same"].is_null()).count();
+            output::line(&format!("{} of {compared} runs would have gone the same way", compared - differ))?
         }
     }
     Ok(code)
+}
+
+/// Why a run's end says nothing about its module.
+fn ended_from_outside(status: &str) -> Option<&'static str> {
+    match Status::parse(status)? {
+        Status::LimitBroken => Some("a limit ended it, and how far it had come by then is chance"),
+        Status::Cancelled => Some("somebody cancelled it"),
+        Status::Abandoned => Some("somebody gave it up"),
+        Status::LockHeld => Some("it could not have what another run held"),
+        _ => None,
+    }
 }
 
 /// Whether a module fits what an environment has for a policy, before it is put in its place; 0 or 12.

@@ -36,7 +36,9 @@ impl bindings::Guest for Policy {
 /// One line with all that WASI says.
 fn note(when: &str) -> String {
     // An hour: over at once, or the test would never end.
-    monotonic_clock::subscribe_duration(3_600_000_000_000).block();
+    let hour = monotonic_clock::subscribe_duration(3_600_000_000_000);
+    assert!(hour.ready(), "whoever asks without waiting is told so");
+    hour.block();
     let text = "\u{1b}[31mseen by nobody\n";
     let written = stdout::get_stdout().blocking_write_and_flush(text.as_bytes()).is_ok();
     let network = instance_network::instance_network();
