@@ -1,4 +1,4 @@
-//! Backups that something of an environment uses now: none of them is removed.
+//! Backups and modules that something of an environment uses now: none of them is removed.
 //!
 //! A run that is not over uses every backup that it named: to restore it, copy it, read it, hold it. A run whose engine died is not over. A
 //! candidate that is still there uses the backup it was restored from, whoever made it. What engines with another state do is not seen here: a hold is.
@@ -17,6 +17,17 @@ const STANDING: [&str; 3] = ["staging", "staged", "parked"];
 pub async fn sweep_guard(state: &State, environment: &str, age_ms: u64) -> Result<Guard> {
     let runs = state.open_runs(environment).await?.into_iter().map(|open| open.row.id).collect();
     Ok(Guard { runs, in_use: in_use(state, environment, None).await?, age_ms })
+}
+
+/// A run of one of these policies that is not over and began with this module (its SHA-256): it goes on with that and no other.
+pub async fn run_of_module(
+    state: &State,
+    environment: &str,
+    policies: &[&str],
+    sha256: &str,
+) -> Result<Option<String>> {
+    let mut open = state.open_runs(environment).await?.into_iter().map(|open| open.row);
+    Ok(open.find(|row| policies.contains(&row.policy.as_str()) && row.module_sha256 == sha256).map(|row| row.id))
 }
 
 /// By backup, in words. `except`: the run that asks, which has named what it is about to remove.

@@ -44,6 +44,8 @@ mod obligations;
 pub mod observe;
 pub mod policy;
 pub mod probe;
+#[cfg(feature = "oci")]
+pub mod registry;
 pub mod rehearse;
 pub mod reporting;
 mod resolve;

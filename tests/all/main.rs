@@ -21,6 +21,7 @@ mod obligations;
 mod offsite;
 mod on_wasi;
 mod plain;
+mod registry;
 mod rehearsed;
 mod retention;
 mod scheduled;

@@ -31,6 +31,8 @@ pub fn run(workspace: &Workspace, args: impl Iterator<Item = OsString>) -> Resul
 fn tested(workspace: &Workspace, args: impl Iterator<Item = OsString>, sweep: &str) -> Result<()> {
     let services = setup::services(workspace)?;
     let guests = policies::build(workspace)?;
+    // The command line with what tests alone switch on; `cargo test` makes it too, unless it is asked for one kind of test.
+    Run::cargo().args(["build", "--workspace", "--example", "lifeboat-oci"]).dir(&workspace.root).run()?;
     let outcome = Run::cargo()
         .args(["test", "--workspace"])
         .args(args)
@@ -49,6 +51,7 @@ fn tested(workspace: &Workspace, args: impl Iterator<Item = OsString>, sweep: &s
         .env("LIFEBOAT_GUEST_TARGET", workspace.target.join("guests"))
         .env("LIFEBOAT_POLICIES", workspace.packed_policies())
         .env("LIFEBOAT_BIN", workspace.debug_binary("lifeboat"))
+        .env("LIFEBOAT_OCI_BIN", workspace.debug_dir().join("examples/lifeboat-oci"))
         .env("LIFEBOAT_NOTES_BIN_DIR", workspace.debug_dir())
         // How much of the crash sweep, and which part: another one for every commit.
         .env("LIFEBOAT_SWEEP", sweep)

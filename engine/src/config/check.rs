@@ -7,6 +7,7 @@ use super::{Config, EnvironmentBinding, PolicyBinding};
 use crate::contract::contract;
 use crate::error::{Error, Kind, Result};
 use crate::grants::Grant;
+use crate::policy::Reference;
 
 /// A shorter lease is over before an act can have begun, a longer one is none.
 const LEASE_S: std::ops::RangeInclusive<u64> = 10..=86_400;
@@ -203,6 +204,10 @@ impl EnvironmentBinding {
             .ok_or_else(|| Error::unknown("world", world, worlds.keys().map(String::as_str)).at(policy.world.span()))?;
         for line in &policy.grants {
             self.check_grant(line.get_ref(), world, interfaces).map_err(|e| e.at(line.span()))?;
+        }
+        if let Some(source) = &policy.source {
+            let wrong = |e: Error| Error { kind: Kind::Configuration, ..e }.context("source");
+            Reference::parse(source).map_err(wrong)?;
         }
         Ok(())
     }

@@ -121,6 +121,8 @@ pub struct EnvironmentBinding {
 pub struct PolicyBinding {
     /// The module's file.
     pub module: PathBuf,
+    /// Where `policy add` and `policy update` fetch it: `oci://HOST/REPOSITORY@sha256:…`. Nothing else reads it.
+    pub source: Option<String>,
     /// What the module calls itself, if not as the policy is called here; it counts where modules must be signed.
     pub module_name: Option<String>,
     /// The world it is given.

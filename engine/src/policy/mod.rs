@@ -9,6 +9,7 @@ pub mod origin;
 mod pack;
 mod parameters;
 pub mod project;
+pub(crate) mod reference;
 pub mod signatures;
 pub(crate) mod size;
 
@@ -16,6 +17,7 @@ pub use description::{Description, SECTION};
 pub use module::{BYTES_MAX, Import, Inspected, Module, inspect};
 pub use pack::pack;
 pub use parameters::{from_words, validate, validate_partial};
+pub use reference::Reference;
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -18,15 +18,15 @@ use super::description::Description;
 use crate::error::{Error, Kind, Result};
 
 /// Ending of the files that hold signatures: `MODULE.wasm.minisig`, and `MODULE.wasm.NAME.minisig` for further ones.
-const ENDING: &str = ".minisig";
+pub(crate) const ENDING: &str = ".minisig";
 /// A signature is four short lines.
-pub(super) const SIGNATURE_BYTES_MAX: u64 = 4096;
+pub(crate) const SIGNATURE_BYTES_MAX: u64 = 4096;
 /// Algorithm, number of the key, signature of the file.
 const SIGNED_BYTES: usize = 2 + 8 + 64;
 /// Signature of the signature and the comment.
 const COMMENT_SIGNED_BYTES: usize = 64;
 /// More than anyone signs with.
-pub(super) const SIGNATURES_MAX: usize = 32;
+pub(crate) const SIGNATURES_MAX: usize = 32;
 
 /// Someone whose signature on modules counts.
 #[derive(Debug, Clone)]

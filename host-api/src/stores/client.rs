@@ -39,21 +39,24 @@ pub(super) fn transporter(client: &reqwest::Client) -> HttpTransporter {
 
 /// A client that trusts the roots of a file, or the machine's.
 pub(super) fn client(ca_file: Option<&Path>) -> Result<reqwest::Client> {
+    http_client(ca_file)?.build().doing(|| "preparing HTTP".into())
+}
+
+/// What such a client is made of, for whoever asks others than stores over HTTP.
+pub fn http_client(ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .doing(|| "preparing TLS".into())?
         .with_root_certificates(roots(ca_file)?)
         .with_no_client_auth();
-    reqwest::Client::builder()
+    Ok(reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
         // Who sends again what may be sent again is opendal's retry alone.
         .retry(reqwest::retry::never())
         .connect_timeout(CONNECT_LIMIT)
-        .user_agent(concat!("lifeboat/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .doing(|| "preparing HTTP".into())
+        .user_agent(concat!("lifeboat/", env!("CARGO_PKG_VERSION"))))
 }
 
 /// The roots of a file, or the machine's. None at all is no error: an endpoint without TLS needs none.

@@ -43,6 +43,7 @@ use crate::bindings::{self, Right};
 use crate::context::StepContext;
 use crate::error::{Context, Error, ErrorKind, Result};
 
+pub use client::http_client;
 pub(crate) use client::roots as trusted_roots;
 pub use key::check_key;
 

@@ -4,6 +4,7 @@ pub mod disk;
 pub mod guests;
 pub mod http;
 pub mod kneo;
+pub mod registry;
 
 use std::fs;
 use std::net::TcpListener;
@@ -35,6 +36,15 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Of a program that has ended.
+    pub fn of(out: std::process::Output) -> Self {
+        Self {
+            code: out.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+        }
+    }
+
     /// The JSON document on stdout.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {}\n{}", self.stdout, self.stderr))
@@ -64,6 +74,11 @@ fn from_setup(variable: &str, usual: &str) -> PathBuf {
 /// The command line.
 pub fn lifeboat() -> PathBuf {
     from_setup("LIFEBOAT_BIN", "debug/lifeboat")
+}
+
+/// The command line that was built with the feature `oci`.
+pub fn lifeboat_oci() -> PathBuf {
+    from_setup("LIFEBOAT_OCI_BIN", "debug/examples/lifeboat-oci")
 }
 
 /// A packed policy.
@@ -224,19 +239,19 @@ impl Site {
 
     /// A command of the command line, to be changed before it is run.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(lifeboat());
+        self.command_of(&lifeboat(), arguments)
+    }
+
+    /// The same of the command line that was built in another way.
+    pub fn command_of(&self, lifeboat: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(lifeboat);
         command.args(arguments).current_dir(self.root.path()).env_remove("LIFEBOAT_CONFIG");
         command
     }
 
     /// Runs a verb with no terminal.
     pub fn lifeboat(&self, arguments: &[&str]) -> Outcome {
-        let out = self.command(arguments).stdin(Stdio::null()).output().unwrap();
-        Outcome {
-            code: out.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
-        }
+        Outcome::of(self.command(arguments).stdin(Stdio::null()).output().unwrap())
     }
 
     /// Runs a policy with `--json`.

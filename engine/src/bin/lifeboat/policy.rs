@@ -8,7 +8,7 @@ use engine::error::{Error, Kind};
 use engine::policy::pack;
 use serde_json::json;
 
-use crate::{Global, bundle, inspect, modules, output, project, rehearsal};
+use crate::{Global, bundle, inspect, modules, output, project, registry, rehearsal};
 
 /// Verbs of `policy`.
 #[derive(Subcommand)]
@@ -117,6 +117,11 @@ pub enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Fetch a policy's module and its signatures from a registry, and put them where the environment has it, if it would let it run: there is no
+    /// module there yet. Accepts nothing, as `import`. Only in builds with the feature `oci`.
+    Add(registry::Asked),
+    /// The same in the place of a module that is there. A module that a run under way began with stays.
+    Update(registry::Asked),
     /// Make a project: a small policy that works, its test, and the contract that it is written against.
     New(project::New),
     /// Print the contract; or write it beside a description (wit/), narrowed to the calls that the description declares.
@@ -152,7 +157,9 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
         }
         Verb::Check { module, policy } => return rehearsal::check(global, &module, policy.as_deref()),
         Verb::Export { policies, output } => return bundle::export(global, &policies, &output),
-        Verb::Import { file, dry_run } => return bundle::import(global, &file, dry_run),
+        Verb::Import { file, dry_run } => return bundle::import(global, &file, dry_run).await,
+        Verb::Add(asked) => return registry::run(global, &asked, false).await,
+        Verb::Update(asked) => return registry::run(global, &asked, true).await,
         Verb::New(new) => return project::new(global, &new),
         Verb::Wit { description, c } => return project::wit(description.as_deref(), c),
         Verb::Key { file } => return modules::key(global, &file),
