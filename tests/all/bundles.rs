@@ -116,6 +116,71 @@ fn nothing_is_placed_that_the_environment_would_not_run() {
     assert!(!from.path("bad.tar").exists());
 }
 
+/// The module `backup` of the bundle with one more custom section, unsigned, and the bundle beside it.
+fn with_another_backup(to: &Site, bundle: &[u8]) {
+    fs::write(to.path("carried.tar"), bundle).unwrap();
+    let module = to.path("policies/backup.wasm");
+    let mut other = fs::read(&module).unwrap();
+    other.extend([0, 3, 1, b'x', 0]);
+    fs::write(&module, other).unwrap();
+}
+
+#[test]
+fn an_import_that_can_not_be_written_whole_changes_nothing() {
+    let (from, _) = vendor();
+    let bundle = exported(&from);
+    let to = Site::notes();
+    with_another_backup(&to, &bundle);
+    // The folder of the second module is not there.
+    to.configure(&[("policies/drill.wasm", "elsewhere/drill.wasm")]);
+    let before = policies(&to);
+    let refused = to.lifeboat(&["policy", "import", "carried.tar"]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    assert!(refused.stderr.contains("elsewhere"), "{refused:?}");
+    assert_eq!(policies(&to), before, "neither the first module nor its signature was put in its place");
+}
+
+#[test]
+fn signatures_of_the_module_that_was_there_go_with_it() {
+    let (from, _) = vendor();
+    let bundle = exported(&from);
+    let to = Site::notes();
+    with_another_backup(&to, &bundle);
+    fs::write(to.path("policies/backup.wasm.ops.minisig"), "of the other bytes").unwrap();
+    let shown = to.lifeboat(&["policy", "import", "carried.tar", "--dry-run"]).expect(0);
+    assert!(
+        shown.stdout.contains("backup.wasm.ops.minisig is of the module that is there, and goes with it"),
+        "{shown:?}"
+    );
+    to.lifeboat(&["policy", "import", "carried.tar"]).expect(0);
+    assert!(!to.path("policies/backup.wasm.ops.minisig").exists());
+    // One that was put beside the very same module stays.
+    fs::write(to.path("policies/backup.wasm.ops.minisig"), "of these bytes, as far as anybody knows").unwrap();
+    to.lifeboat(&["policy", "import", "carried.tar"]).expect(0);
+    assert!(to.path("policies/backup.wasm.ops.minisig").exists());
+}
+
+#[test]
+fn a_module_of_other_environments_or_of_a_run_that_is_not_over_is_not_replaced_by_the_way() {
+    let (from, _) = vendor();
+    let bundle = exported(&from);
+    let to = Site::notes();
+    with_another_backup(&to, &bundle);
+    to.append(
+        "[environment.other.policy.nightly]\nmodule = \"policies/../policies/backup.wasm\"\nworld = \"backup\"\n",
+    );
+    let before = policies(&to);
+    let import = |more: &[&str]| to.lifeboat(&[&["--env", "demo", "policy", "import", "carried.tar"], more].concat());
+    let refused = import(&[]).expect(12);
+    assert!(refused.stderr.contains("policy nightly of environment other"), "{refused:?}");
+    assert!(refused.stderr.contains("--shared"), "{refused:?}");
+    assert_eq!(policies(&to), before);
+    import(&["--shared"]).expect(0);
+    assert_ne!(policies(&to), before);
+    // The same bytes again take nothing from anybody.
+    import(&[]).expect(0);
+}
+
 /// An archive of entries as they are given: name, kind, content.
 fn archive(entries: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
@@ -208,6 +273,16 @@ fn hostile_bundles_are_refused_and_say_why() {
     ] {
         let error = decode(&bundle).err().unwrap_or_else(|| panic!("{what} is taken"));
         assert!(error.to_string().contains(says), "{what}: {error}");
+    }
+    // Its words are quoted, and never raw.
+    fs::write(
+        site.path("evil.tar"),
+        whole(&with("\"format\"", "\"\\u001b[31m\\u202e\": 1,\n  \"format\""), "backup.wasm"),
+    )
+    .unwrap();
+    for words in [&["policy", "import", "evil.tar"][..], &["--json", "policy", "import", "evil.tar"]] {
+        let said = site.lifeboat(words).expect(12).said();
+        assert!(said.contains("unknown field") && !said.contains(['\u{1b}', '\u{202e}']), "{said:?}");
     }
     // Cut off anywhere, or one bit of it changed anywhere.
     for at in (0..good.len()).step_by(good.len() / 150) {

@@ -9,6 +9,7 @@ pub mod origin;
 mod pack;
 mod parameters;
 pub mod project;
+mod put;
 pub(crate) mod reference;
 pub mod signatures;
 pub(crate) mod size;
@@ -17,10 +18,10 @@ pub use description::{Description, SECTION};
 pub use module::{BYTES_MAX, Import, Inspected, Module, inspect};
 pub use pack::pack;
 pub use parameters::{from_words, validate, validate_partial};
+pub use put::{Ready, put_in_place};
 pub use reference::Reference;
 
-use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::Read;
 use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
@@ -39,19 +40,4 @@ pub fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
         true => Err(refused(format!("it has more than {bytes_max} bytes"))),
         false => Ok(bytes),
     }
-}
-
-/// Writes a file in the place of whatever is there: a temporary one, flushed, in its place at once. Modules, signatures and pins are no secret, and
-/// other users' engines may have to read them.
-pub fn put_in_place(path: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = |e: std::io::Error| Error::new(Kind::Failed, format!("{}: {e}", path.display()));
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".lifeboat-")
-        .permissions(std::fs::Permissions::from_mode(0o644))
-        .tempfile_in(folder)
-        .map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }

@@ -8,7 +8,7 @@ use engine::policy::bundle::{BUNDLE_BYTES_MAX, Carried, decode, encode};
 use engine::policy::{put_in_place, read_bounded, signatures};
 use serde_json::{Value, json};
 
-use crate::placing::{self, Brought};
+use crate::placing::{self, Brought, Manner};
 use crate::{Global, output};
 
 /// Writes a bundle.
@@ -44,7 +44,7 @@ pub fn export(global: &Global, policies: &[String], file: &Path) -> Result<u8> {
 }
 
 /// Puts the modules of a bundle in place.
-pub async fn import(global: &Global, file: &Path, dry_run: bool) -> Result<u8> {
+pub async fn import(global: &Global, file: &Path, manner: Manner) -> Result<u8> {
     let config = global.load()?;
     let environment = config.environment(global.env.as_deref())?;
     let bytes = read_bounded(file, BUNDLE_BYTES_MAX)?;
@@ -55,12 +55,12 @@ pub async fn import(global: &Global, file: &Path, dry_run: bool) -> Result<u8> {
         signatures: carried.signatures,
         granted_there: carried.pin.grants,
     });
-    let placed = placing::place(&config, &environment, brought.collect(), dry_run).await?;
+    let placed = placing::place(&config, &environment, brought.collect(), manner).await?;
     if global.json {
-        return output::json(&json!({"imported": !dry_run, "modules": placed.json()})).map(|()| 0);
+        return output::json(&json!({"imported": !manner.dry_run, "modules": placed.json()})).map(|()| 0);
     }
     placed.tell()?;
-    if dry_run {
+    if manner.dry_run {
         output::line("nothing was written")?;
     }
     Ok(0)

@@ -178,10 +178,12 @@ async fn dispatch(cli: Cli) -> Result<u8> {
 fn report(error: &Error, json: bool) {
     if json {
         let document = serde_json::json!({"error": error.message, "hint": error.hint, "exit-code": error.exit_code()});
-        println!("{document}");
+        // Whoever does not listen has the exit code.
+        let _ = output::json_line(&document);
     }
-    output::say(&format!("error: {}", error.message));
+    // Much of what is quoted comes from outside; only line feeds are ours.
+    output::say(&format!("error: {}", output::escaped(&error.message)));
     if let Some(hint) = &error.hint {
-        output::say(&format!("hint: {hint}"));
+        output::say(&format!("hint: {}", output::escaped(hint)));
     }
 }

@@ -1,7 +1,8 @@
 //! `lifeboat policy diff|key|sign|verify|pin`: who answers for a module, what it can do that another can't, and what was accepted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use engine::error::{Error, Kind};
 use engine::policy::difference::{Difference, Direction};
 use engine::policy::lock::{Accepted, Lock, Pin};
 use engine::policy::signatures::{self, Verdict};
-use engine::policy::{Inspected, inspect};
+use engine::policy::{BYTES_MAX, Inspected, inspect};
 use engine::run::Status;
 use engine::{Result, run};
 use host_api::identifier::{check_name, now_ms, shown};
@@ -35,7 +36,11 @@ pub fn is_file(named: &str) -> Result<bool> {
 
 /// The bytes of a file that a person named.
 pub fn read_file(file: &Path) -> Result<Vec<u8>> {
-    std::fs::read(file).map_err(|e| Error::new(Kind::Usage, format!("{}: {e}", file.display())))
+    let failed = |e: std::io::Error| Error::new(Kind::Usage, format!("{}: {e}", file.display()));
+    let mut bytes = Vec::new();
+    // One byte more than may be: then it is refused as too large, without being read to its end.
+    File::open(file).and_then(|file| file.take(BYTES_MAX as u64 + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    Ok(bytes)
 }
 
 /// The file of a module that is named by its path, or by a policy's name in the environment.

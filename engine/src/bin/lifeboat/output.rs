@@ -14,6 +14,24 @@ pub fn json(value: &Value) -> Result<()> {
     line(&text)
 }
 
+/// The same, in one line.
+pub fn json_line(value: &Value) -> Result<()> {
+    line(&harmless(&value.to_string()))
+}
+
+/// A text with its control characters and marks of direction made visible, but for line feeds and tabulators.
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => out.push(c),
+            c if c.is_control() || identifier::reorders(c) => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// Prints a line to stdout; a reader that went away (`| head`) is no failure.
 pub fn line(text: &str) -> Result<()> {
     match writeln!(std::io::stdout(), "{text}") {

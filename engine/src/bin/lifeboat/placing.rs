@@ -1,12 +1,13 @@
 //! Modules that come from elsewhere, put where the environment has its policies: judged first, signatures before modules, nothing accepted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use engine::config::{Config, Environment, PolicyBinding};
 use engine::error::{Error, Kind};
 use engine::policy::difference::{Difference, Direction};
 use engine::policy::lock::{Lock, Pin};
-use engine::policy::{inspect, put_in_place, read_bounded, signatures};
+use engine::policy::{Ready, inspect, read_bounded, signatures};
 use engine::{Result, in_use, run};
 use host_api::identifier::shown;
 use serde_json::{Value, json};
@@ -38,6 +39,8 @@ struct One {
     /// SHA-256 of the module that is there now, if one is.
     before: Option<String>,
     lines: Vec<String>,
+    /// Signatures of the module that is there now, which go with it.
+    stale: Vec<PathBuf>,
     /// What has to be typed before it is run; none: it is what was accepted.
     pin: Option<String>,
 }
@@ -75,12 +78,23 @@ pub fn binding(environment: &Environment<'_>, policy: &str) -> Result<PolicyBind
     })
 }
 
+/// How they are put in place.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct Manner {
+    /// Only show what is different.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Also where other environments have the same file: they get the new one too.
+    #[arg(long)]
+    pub shared: bool,
+}
+
 /// Judges all of them, and puts them in place if all are good.
 pub async fn place(
     config: &Config,
     environment: &Environment<'_>,
     brought: Vec<Brought>,
-    dry_run: bool,
+    manner: Manner,
 ) -> Result<Placed> {
     let lock = Lock::read(&config.lock_path())?.unwrap_or_default();
     let pinned = environment.binding.modules.pinned || lock.covers(&environment.name);
@@ -96,30 +110,79 @@ pub async fn place(
             return Err(Error::new(Kind::PolicyRefused, format!("{name} is the module of two policies of the bundle")));
         }
     }
-    not_in_use(config, environment, &all).await?;
-    if !dry_run {
-        // Signatures first: whoever needs them refuses the old module with the new ones, and is never given a new one without.
-        for one in &all {
-            for (name, text) in &one.brought.signatures {
-                put_in_place(&signatures::file_of(&one.binding.module, name), text)?;
-            }
-            put_in_place(&one.binding.module, &one.brought.module)?;
-        }
+    for one in all.iter().filter(|one| one.before.as_ref() != Some(&one.sha256)) {
+        not_of_others(config, environment, one, manner.shared)?;
+        not_in_use(config, one).await?;
+    }
+    if !manner.dry_run {
+        put(&all)?;
     }
     Ok(Placed { all, pinned })
 }
 
-/// An error if a run that is not over began with a module that another one would take the place of: it could not go on.
-async fn not_in_use(config: &Config, environment: &Environment<'_>, all: &[One]) -> Result<()> {
-    let Some(state) = config.state_to_look_at().await? else { return Ok(()) };
+/// All of them are written before any is put in its place: a full disk changes nothing.
+fn put(all: &[One]) -> Result<()> {
+    let mut ready = Vec::new();
     for one in all {
-        let Some(before) = one.before.as_ref().filter(|before| **before != one.sha256) else { continue };
-        let module = &one.binding.module;
-        // Several policies may have one file.
-        let having = environment.binding.policy.iter().filter(|(_, binding)| binding.module == *module);
-        let policies: Vec<&str> = having.map(|(name, _)| name.as_str()).collect();
-        if let Some(run) = in_use::run_of_module(&state, &environment.name, &policies, before).await? {
-            let module = module.display();
+        // Signatures first: whoever needs them refuses the old module with the new ones, and is never given a new one without.
+        for (name, text) in &one.brought.signatures {
+            ready.push(Ready::write(&signatures::file_of(&one.binding.module, name), text)?);
+        }
+        ready.push(Ready::write(&one.binding.module, &one.brought.module)?);
+    }
+    let mut there = Vec::new();
+    for file in ready {
+        let name = file.path().display().to_string();
+        file.put().map_err(|e| match there.is_empty() {
+            true => e,
+            false => e.hint(format!("in place already: {}; the rest is as it was: do it again", there.join(", "))),
+        })?;
+        there.push(name);
+    }
+    for file in all.iter().flat_map(|one| &one.stale) {
+        std::fs::remove_file(file).map_err(|e| {
+            Error::new(Kind::Failed, format!("{}: {e}", file.display()))
+                .hint("everything is in place; this signature is of the module that was there before: remove it")
+        })?;
+    }
+    Ok(())
+}
+
+/// Policies of an environment that have this file.
+fn having<'a>(environment: &'a Environment<'_>, module: &Path) -> Vec<&'a str> {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let module = real(module);
+    let policies = environment.binding.policy.iter().filter(|(_, binding)| real(&binding.module) == module);
+    policies.map(|(name, _)| name.as_str()).collect()
+}
+
+/// An error if another environment has the same file, unless that is wanted: what it accepted would be gone.
+fn not_of_others(config: &Config, environment: &Environment<'_>, one: &One, shared: bool) -> Result<()> {
+    for name in config.environments().filter(|name| !shared && *name != environment.name) {
+        let other = config.environment(Some(name))?;
+        if let [policy, ..] = having(&other, &one.binding.module)[..] {
+            let module = one.binding.module.display();
+            return Err(Error::new(
+                Kind::PolicyRefused,
+                format!("{module} is also the module of policy {policy} of environment {name}, which would have the new one too"),
+            )
+            .hint(format!(
+                "give environment {} a file of its own, or say that both are to have it: --shared",
+                environment.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// An error if a run that is not over began with a module that another one would take the place of: it could not go on.
+async fn not_in_use(config: &Config, one: &One) -> Result<()> {
+    let (Some(before), Some(state)) = (&one.before, config.state_to_look_at().await?) else { return Ok(()) };
+    for name in config.environments() {
+        let environment = config.environment(Some(name))?;
+        let policies = having(&environment, &one.binding.module);
+        if let Some(run) = in_use::run_of_module(&state, name, &policies, before).await? {
+            let module = one.binding.module.display();
             return Err(Error::new(
                 Kind::LockHeld,
                 format!("run {run} is not over, and goes on with {module} as it is or not at all"),
@@ -186,7 +249,18 @@ fn looked_at(environment: &Environment<'_>, brought: Brought, lock: &Lock, pinne
         lines.extend(Pin::more_than(now, accepted).into_iter().map(|more| format!("MORE than was accepted: {more}")));
     }
     let sha256 = admitted.pin.sha256;
-    Ok(One { brought, binding, sha256, before: before_sha256, lines, pin })
+    // They are of other bytes.
+    let mut stale = Vec::new();
+    if before_sha256.as_ref().is_some_and(|before| *before != sha256) {
+        for name in signatures::beside(&binding.module)?.into_keys() {
+            if !brought.signatures.contains_key(&name) {
+                let file = signatures::file_of(&binding.module, &name);
+                lines.push(format!("{} is of the module that is there, and goes with it", file.display()));
+                stale.push(file);
+            }
+        }
+    }
+    Ok(One { brought, binding, sha256, before: before_sha256, lines, stale, pin })
 }
 
 fn pin_words(environment: &Environment<'_>, policy: &str, accept: bool) -> String {

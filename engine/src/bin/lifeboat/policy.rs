@@ -8,6 +8,7 @@ use engine::error::{Error, Kind};
 use engine::policy::pack;
 use serde_json::json;
 
+use crate::placing::Manner;
 use crate::{Global, bundle, inspect, modules, output, project, registry, rehearsal};
 
 /// Verbs of `policy`.
@@ -113,9 +114,8 @@ pub enum Verb {
     Import {
         /// The bundle.
         file: PathBuf,
-        /// Only show what is different.
-        #[arg(long)]
-        dry_run: bool,
+        #[command(flatten)]
+        manner: Manner,
     },
     /// Fetch a policy's module and its signatures from a registry, and put them where the environment has it, if it would let it run: there is no
     /// module there yet. Accepts nothing, as `import`. Only in builds with the feature `oci`.
@@ -157,7 +157,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
         }
         Verb::Check { module, policy } => return rehearsal::check(global, &module, policy.as_deref()),
         Verb::Export { policies, output } => return bundle::export(global, &policies, &output),
-        Verb::Import { file, dry_run } => return bundle::import(global, &file, dry_run).await,
+        Verb::Import { file, manner } => return bundle::import(global, &file, manner).await,
         Verb::Add(asked) => return registry::run(global, &asked, false).await,
         Verb::Update(asked) => return registry::run(global, &asked, true).await,
         Verb::New(new) => return project::new(global, &new),

@@ -23,9 +23,8 @@ pub struct Asked {
     /// Names and passwords of registries: a config.json as `docker login`, `podman login` and `oras login` write it. Without it nobody is told who asks.
     #[arg(long, value_name = "FILE", env = "REGISTRY_AUTH_FILE")]
     auth_file: Option<PathBuf>,
-    /// Fetch it and only show what is different.
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    manner: placing::Manner,
 }
 
 /// Fetches it and puts it in place; `replaces`: of a module that is there.
@@ -53,10 +52,10 @@ pub async fn run(global: &Global, asked: &Asked, replaces: bool) -> Result<u8> {
         _ => {}
     }
     let brought = fetched(asked.policy.clone(), &reference, asked.auth_file.as_deref()).await?;
-    let placed = placing::place(&config, &environment, vec![brought], asked.dry_run).await?;
+    let placed = placing::place(&config, &environment, vec![brought], asked.manner).await?;
     let source = reference.to_string();
     if global.json {
-        return output::json(&json!({"placed": !asked.dry_run, "source": source, "modules": placed.json()}))
+        return output::json(&json!({"placed": !asked.manner.dry_run, "source": source, "modules": placed.json()}))
             .map(|()| 0);
     }
     placed.tell()?;
@@ -64,7 +63,7 @@ pub async fn run(global: &Global, asked: &Asked, replaces: bool) -> Result<u8> {
         let place = format!("[environment.{}.policy.{}]", environment.name, asked.policy);
         output::line(&format!("  where it is from is kept nowhere; to keep it, in {place}: source = \"{source}\""))?;
     }
-    if asked.dry_run {
+    if asked.manner.dry_run {
         output::line("nothing was written")?;
     }
     Ok(0)

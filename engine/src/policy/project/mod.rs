@@ -190,13 +190,14 @@ impl Project<'_> {
     pub fn write(&self, folder: &Path) -> Result<Vec<PathBuf>> {
         let files = self.files()?;
         let failed = |path: &Path, e: std::io::Error| Error::new(Kind::Failed, format!("{}: {e}", path.display()));
+        let is_new = matches!(folder.symlink_metadata(), Err(e) if e.kind() == std::io::ErrorKind::NotFound);
         match std::fs::read_dir(folder).map(|mut entries| entries.next().is_some()) {
             Ok(true) => {
                 return Err(Error::new(Kind::Usage, format!("{} is there and not empty", folder.display()))
                     .hint("name another folder with --directory"));
             }
             Ok(false) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(_) if is_new => {}
             Err(e) => return Err(Error::new(Kind::Usage, format!("{}: {e}", folder.display()))),
         }
         for (path, bytes) in &files {
@@ -204,7 +205,14 @@ impl Project<'_> {
             let parent = path.parent().unwrap_or(folder);
             let written = std::fs::create_dir_all(parent).and_then(|()| std::fs::write(&path, bytes));
             if let Err(e) = written {
-                let _ = std::fs::remove_dir_all(folder);
+                // What was there before stays: an empty folder.
+                for made in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                    let made = made.path();
+                    let _ = if made.is_dir() { std::fs::remove_dir_all(made) } else { std::fs::remove_file(made) };
+                }
+                if is_new {
+                    let _ = std::fs::remove_dir(folder);
+                }
                 return Err(failed(&path, e));
             }
         }
@@ -269,5 +277,14 @@ mod tests {
         let error = project.write(&inside).unwrap_err();
         assert!(error.message.contains(longest), "others were written before it: {error}");
         assert!(inside.parent().unwrap().exists() && !inside.exists());
+        // An empty folder that was there stays there, empty.
+        std::fs::create_dir(&inside).unwrap();
+        project.write(&inside).unwrap_err();
+        assert_eq!(std::fs::read_dir(&inside).unwrap().count(), 0);
+        // A link that leads nowhere is somebody's.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        assert_eq!(project.write(&link).unwrap_err().kind, Kind::Usage);
+        assert!(link.symlink_metadata().unwrap().is_symlink());
     }
 }
