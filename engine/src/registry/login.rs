@@ -52,7 +52,7 @@ impl Login {
                 (None, Some((shorter, _))) => name = shorter,
                 (None, None) => {
                     return Err(wrong(&format!("it has no entry for {}", reference.host)).hint(format!(
-                        "`oras login {} --registry-config FILE` or `podman login --authfile FILE` makes one",
+                        "`oras login {} --registry-config FILE` or `podman login --authfile FILE` makes one; what everybody may read needs no file",
                         reference.host
                     )));
                 }
