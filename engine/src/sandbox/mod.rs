@@ -133,9 +133,9 @@ impl Sandbox {
         self.places.clone().acquire_owned().await.ok()
     }
 
-    /// A guest's place among those that want to compute.
-    pub(crate) fn turn(&self) -> Arc<turns::Turn> {
-        self.turns.one()
+    /// A guest's place among those that want to compute; `fuel`: what it begins with.
+    pub(crate) fn turn(&self, fuel: u64) -> Arc<turns::Turn> {
+        self.turns.one(fuel)
     }
 
     /// The engine underneath.
