@@ -25,7 +25,12 @@ pub fn export(global: &Global, policies: &[String], file: &Path) -> Result<u8> {
         // What may not be run here is not handed on.
         let admitted = environment.admit(policy, &binding)?;
         let signatures = signatures::beside(&binding.module)?;
-        carried.push(Carried { policy: policy.clone(), module: admitted.bytes, signatures, pin: admitted.pin });
+        carried.push(Carried {
+            policy: policy.clone(),
+            module: admitted.bytes().to_vec(),
+            signatures,
+            pin: admitted.pin,
+        });
     }
     let bytes = encode(&carried)?;
     put_in_place(file, &bytes)?;
@@ -128,14 +133,14 @@ fn looked_at(environment: &Environment<'_>, carried: Carried, lock: &Lock, pinne
     }
     let there = PolicyBinding { module, ..binding.clone() };
     let admitted = environment.examine(&policy, &there).map_err(|e| e.context(format!("policy {policy}")))?;
-    run::check_world(&admitted.inspected, &policy, binding.world.get_ref())?;
+    run::check_world(admitted.inspected(), &policy, binding.world.get_ref())?;
 
     let mut lines = Vec::new();
     // What is there now may be anything, or nothing.
     match read_bounded(&binding.module, engine::policy::BYTES_MAX as u64).and_then(|bytes| inspect(&bytes)) {
         Err(_) => lines.push("there is no module yet".to_owned()),
         Ok(before) => {
-            let difference = Difference::between(&before, &admitted.inspected);
+            let difference = Difference::between(&before, admitted.inspected());
             lines.push(
                 match (difference.same_bytes, difference.direction) {
                     (true, _) => "the module that is there already",
