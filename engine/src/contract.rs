@@ -16,7 +16,7 @@ pub const PACKAGE: &str = "lifeboat:recovery";
 /// Version of the contract.
 pub const VERSION: &str = "0.1.0";
 
-const TEXTS: &[(&str, &str)] = &[
+pub(crate) const TEXTS: &[(&str, &str)] = &[
     ("worlds.wit", include_str!("../../wit/worlds.wit")),
     ("types.wit", include_str!("../../wit/types.wit")),
     ("catalog.wit", include_str!("../../wit/catalog.wit")),

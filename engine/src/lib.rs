@@ -10,7 +10,7 @@
 //! let environment = config.environment(Some("staging"))?;
 //! let engine = config.builder()?.build().await?;
 //! let binding = environment.policy("backup")?;
-//! let module = engine.load(&environment.admit("backup", &binding)?.bytes)?;
+//! let module = engine.load_admitted(&environment.admit("backup", &binding)?)?;
 //! let parameters = binding.parameters(&module.inspected.description, &["service=notes".into()])?;
 //! let options = environment.run_options("backup", &binding, parameters, "embedded")?;
 //! let ended = engine.run(&module, options).await?;
@@ -66,12 +66,16 @@ use wasmtime::component::Linker;
 
 use approvals::{Confirmer, Nobody};
 use audit::CheckpointStore;
+use config::Admitted;
 pub use error::{Error, Result};
 use journal::{PostgresState, State};
 use observe::{Observer, Unwatched};
-use policy::Module;
+use policy::{Inspected, Module};
 use sandbox::Sandbox;
 use sandbox::linker::Guest;
+
+/// The compile cache, in the state directory.
+pub(crate) const COMPILED: &str = "compiled";
 
 /// By world, and whether with an empty WASI.
 type Linkers = BTreeMap<(String, bool), Arc<Linker<Guest>>>;
@@ -112,9 +116,23 @@ impl Engine {
         }
     }
 
-    /// Checks, compiles and links a module. Only this engine can run it.
+    /// Checks, compiles and links a module, or takes what it was compiled to before. Only this engine can run it.
     pub fn load(&self, bytes: &[u8]) -> Result<Module> {
-        Module::load(&self.sandbox, bytes, |world, with_wasi| self.linker(world, with_wasi))
+        let (inspected, known) = policy::inspect_kept(bytes, self.sandbox.kept())?;
+        self.link(bytes, inspected, known)
+    }
+
+    /// The same for a module that an environment has admitted: it was read already, and is not read again.
+    pub fn load_admitted(&self, admitted: &Admitted) -> Result<Module> {
+        self.link(admitted.bytes(), admitted.inspected().clone(), admitted.is_known())
+    }
+
+    fn link(&self, bytes: &[u8], inspected: Inspected, known: bool) -> Result<Module> {
+        let module = Module::load(&self.sandbox, bytes, inspected, |world, with_wasi| self.linker(world, with_wasi))?;
+        if let (Some(kept), false) = (self.sandbox.kept(), known) {
+            module.inspected.keep(kept);
+        }
+        Ok(module)
     }
 
     /// The journal and what is derived from it.
@@ -210,9 +228,7 @@ impl Builder {
     /// Opens the state and makes the engine.
     pub async fn build(self) -> Result<Engine> {
         let state = Arc::new(State::at(&self.state_directory, self.state_database.as_ref()).await?);
-        // Inside the state directory, which only its owner can enter: a compiled module from anyone else is never taken.
-        let cache = std::path::absolute(self.state_directory.join("compiled"))
-            .map_err(|e| Error::new(error::Kind::Configuration, format!("state directory: {e}")))?;
+        let cache = self.state_directory.join(COMPILED);
         let sandbox = Sandbox::new(self.compile_cache.then_some(cache.as_path()))?;
         let Self { confirmer, observer, waypoint, checkpoint_store, .. } = self;
         Ok(Engine { sandbox, state, confirmer, observer, waypoint, checkpoint_store, linkers: Mutex::default() })

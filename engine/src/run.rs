@@ -388,7 +388,7 @@ impl Engine {
             wasi: on_wasi.then(|| wasi::Empty::new(seed, started_ms, stepper.limits.handles_max)),
             handles: Handles::new(stepper.limits.handles_max),
             memory: MemoryLimiter::new(stepper.limits.memory_bytes_max),
-            turn: self.sandbox().turn(),
+            turn: self.sandbox().turn(stepper.limits.fuel),
             stepper,
         };
         Store::new(self.sandbox().engine(), guest)

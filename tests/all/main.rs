@@ -8,6 +8,7 @@ mod bad_input;
 mod bundles;
 mod card;
 mod check;
+mod compiled;
 mod denials;
 mod doubt;
 mod embed;

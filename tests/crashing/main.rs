@@ -92,7 +92,7 @@ async fn run(trail: &str, kill_at: &str, verb: &str, what: &str, parameters: &[S
         _ => engine.state().run(what).await?.policy,
     };
     let binding = environment.policy(&policy)?;
-    let module = engine.load(&environment.admit(&policy, &binding)?.bytes)?;
+    let module = engine.load_admitted(&environment.admit(&policy, &binding)?)?;
     let ended = if verb == "run" {
         let parameters = binding.parameters(&module.inspected.description, parameters)?;
         engine.run(&module, environment.run_options(&policy, &binding, parameters, "sweep")?).await?

@@ -56,7 +56,7 @@ async fn begin(config: &Config, engine: &Engine, environment: &str, words: &[Str
     let [policy, parameters @ ..] = words else { return Err(Error::new(Kind::Usage, "an empty line")) };
     let environment = config.environment(Some(environment))?;
     let binding = environment.policy(policy)?;
-    let module = engine.load(&environment.admit(policy, &binding)?.bytes)?;
+    let module = engine.load_admitted(&environment.admit(policy, &binding)?)?;
     let parameters = binding.parameters(&module.inspected.description, parameters)?;
     engine.run(&module, environment.run_options(policy, &binding, parameters, "work")?).await
 }
@@ -65,7 +65,7 @@ async fn go_on(config: &Config, engine: &Engine, environment: &str, claim: Claim
     let row = engine.state().run(claim.run()).await?;
     let environment = config.environment(Some(environment))?;
     let binding = environment.policy(&row.policy)?;
-    let module = engine.load(&environment.admit(&row.policy, &binding)?.bytes)?;
+    let module = engine.load_admitted(&environment.admit(&row.policy, &binding)?)?;
     let options = environment.run_options(&row.policy, &binding, Default::default(), "work")?;
     engine.resume_claimed(claim, &module, options).await
 }

@@ -1,4 +1,4 @@
-//! What modules cost before they do anything: reading through, compiling once, loading from the compile cache, a fresh instance.
+//! What modules cost before they do anything: their digest, reading through, compiling once, loading what was compiled before, a fresh instance.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use engine::observe::Unwatched;
 use engine::policy::inspect;
-use engine::sandbox::Sandbox;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use super::calls::Calls;
 use super::{Result, median};
@@ -21,23 +21,28 @@ pub async fn run(directory: &Path, modules: &[&str]) -> Result<Value> {
     let mut all = Vec::new();
     for (at, module) in modules.iter().enumerate() {
         let bytes = std::fs::read(module)?;
-        let began = Instant::now();
-        Sandbox::new(None)?.compile(&bytes)?;
-        let compile = ms(began);
-        // Its first load fills the cache.
+        // Its first load compiles it, and fills the cache.
         let state = directory.join(format!("state-{at}"));
+        let began = Instant::now();
         let bench = Calls::new(Path::new(module), &state, None, Arc::new(Unwatched)).await?;
+        let first = ms(began);
         let timed = |what: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
-            let mut rounds = Vec::new();
-            for _ in 0..ROUNDS {
-                let began = Instant::now();
-                what()?;
-                rounds.push(ms(began));
-            }
-            Ok(median(rounds))
+            let began = Instant::now();
+            what()?;
+            Ok(ms(began))
         };
-        let read_through = timed(&mut || inspect(&bytes).map(drop).map_err(Into::into))?;
-        let load = timed(&mut || bench.engine.load(&bytes).map(drop).map_err(Into::into))?;
+        let (mut digests, mut reads, mut loads, mut rests) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let digest = timed(&mut || {
+                std::hint::black_box(Sha256::digest(&bytes));
+                Ok(())
+            })?;
+            reads.push(timed(&mut || inspect(&bytes).map(drop).map_err(Into::into))? - digest);
+            let load = timed(&mut || bench.engine.load(&bytes).map(drop).map_err(Into::into))?;
+            digests.push(digest);
+            loads.push(load);
+            rests.push(load - digest);
+        }
         let mut instances = Vec::new();
         for _ in 0..ROUNDS {
             let began = Instant::now();
@@ -47,11 +52,24 @@ pub async fn run(directory: &Path, modules: &[&str]) -> Result<Value> {
             instances.push(ms(began) / f64::from(INSTANCES));
         }
         all.push(json!({
-            "module": module, "bytes": bytes.len(), "compile-ms": compile, "inspect-ms": read_through, "load-ms": load,
-            "instance-ms": median(instances),
+            "module": module, "bytes": bytes.len(), "code-bytes": code_bytes(&state)?, "first-ms": first,
+            "digest-ms": median(digests), "read-through-ms": median(reads), "load-ms": median(loads),
+            "load-without-digest-ms": median(rests), "instance-ms": median(instances),
         }));
     }
     Ok(all.into())
+}
+
+/// What the compile cache of a state directory has of code, bytes.
+fn code_bytes(state: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(state.join("compiled"))? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|ending| ending == "code") {
+            bytes += entry.metadata()?.len();
+        }
+    }
+    Ok(bytes)
 }
 
 fn ms(began: Instant) -> f64 {

@@ -35,8 +35,9 @@ pub(super) async fn modules(around: &Arc<Around>) -> Seen {
         let mut wrong = Vec::new();
         for (name, binding) in policies {
             let fits = || -> Result<()> {
-                let inspected = environment.admit(name, binding)?.inspected;
-                crate::run::check_world(&inspected, name, binding.world.get_ref())?;
+                let admitted = environment.admit(name, binding)?;
+                let inspected = admitted.inspected();
+                crate::run::check_world(inspected, name, binding.world.get_ref())?;
                 policy::validate_partial(&inspected.description, &binding.parameters)
             };
             if let Err(error) = fits() {

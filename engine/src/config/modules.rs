@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{Environment, PolicyBinding};
+use crate::COMPILED;
 use crate::error::{Error, Kind, Result};
 use crate::policy::lock::{Lock, Pin};
 use crate::policy::signatures::{Rule, Signer};
-use crate::policy::{Inspected, inspect};
+use crate::policy::{Inspected, inspect_kept};
+use crate::sandbox::kept::Kept;
 
 /// Whose signatures modules need. Without it, unsigned ones are taken.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -81,12 +83,29 @@ impl ModulesBinding {
 
 /// A module that may be run here.
 pub struct Admitted {
-    /// Its bytes: those that were looked at, and that are compiled.
-    pub bytes: Vec<u8>,
-    /// What it says and imports.
-    pub inspected: Inspected,
+    // Kept together, and from being changed: what was found is of these bytes.
+    bytes: Vec<u8>,
+    inspected: Inspected,
+    known: bool,
     /// What there is of it now, to be held against what was accepted.
     pub pin: Pin,
+}
+
+impl Admitted {
+    /// Its bytes: those that were looked at, and that are compiled.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What it says and imports.
+    pub fn inspected(&self) -> &Inspected {
+        &self.inspected
+    }
+
+    /// Whether that was kept from an earlier time.
+    pub(crate) fn is_known(&self) -> bool {
+        self.known
+    }
 }
 
 impl Environment<'_> {
@@ -106,7 +125,9 @@ impl Environment<'_> {
         let bytes = policy.read_module()?;
         let rule = self.binding.modules.rule()?;
         rule.precheck(&policy.module, &bytes)?;
-        let inspected = inspect(&bytes)?;
+        // Only looked at: whoever asks what is there makes no directory. What is wrong with one is said by the engine that would use it.
+        let kept = Kept::to_look(&self.config.state_directory().join(COMPILED)).ok().flatten();
+        let (inspected, known) = inspect_kept(&bytes, kept.as_ref())?;
         // A good signature is one of a module of this name. Under another name it is that other module.
         let expected = policy.module_name.as_deref().unwrap_or(name);
         if !rule.is_open() && inspected.description.name != expected {
@@ -126,6 +147,6 @@ impl Environment<'_> {
         policy.fits(&self.name, name, &inspected)?;
         let lines: BTreeSet<String> = policy.grants.iter().map(|line| line.get_ref().clone()).collect();
         let pin = Pin::of(&inspected, signers, &policy.grants()?, lines);
-        Ok(Admitted { bytes, inspected, pin })
+        Ok(Admitted { bytes, inspected, known, pin })
     }
 }

@@ -3,6 +3,7 @@
 pub mod bundle;
 mod description;
 pub mod difference;
+mod facts;
 pub mod lock;
 mod module;
 pub mod origin;
@@ -15,6 +16,7 @@ pub mod signatures;
 pub(crate) mod size;
 
 pub use description::{Description, SECTION};
+pub(crate) use module::inspect_kept;
 pub use module::{BYTES_MAX, Import, Inspected, Module, inspect};
 pub use pack::pack;
 pub use parameters::{from_words, validate, validate_partial};

@@ -58,7 +58,8 @@ impl Limits {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| {
             let turn = store.data().turn.clone();
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { turn.next().await })))
+            let computes = turn.computes(store.get_fuel()?);
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { turn.next(computes).await })))
         });
         store.set_hostcall_fuel(self.call_bytes_max);
         Ok(())

@@ -88,8 +88,9 @@ async fn call(
             let step = store.data_mut().stepper.step(function, canonical.into(), full.into());
             let (answer, waited) = turn.lent(step).await;
             if waited {
-                // The tick that it may compute begins now, not when it began to wait.
+                // What it may compute begins now, not when it began to wait.
                 store.set_epoch_deadline(1);
+                turn.waited(store.get_fuel()?);
             }
             answer.map_err(wasmtime::Error::new)?
         }

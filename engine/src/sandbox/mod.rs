@@ -6,11 +6,15 @@
 //! | `linker.rs` | the linker of a world, built from the contract |
 //! | `values.rs` | component values to and from JSON |
 //! | `handles.rs` | the guest's resources |
-//! | `turns.rs` | who computes next, where many want to
+//! | `turns.rs` | who computes next, where many want to |
+//! | `cache.rs` | what modules were compiled to, as files that are mapped |
+//! | `kept.rs` | the private directory that they lie in: seals, bound |
 //! | `limits.rs` | every limit, where it is set and how its breach is told |
 //! | `wasi.rs` | WASI 0.2 with nothing in it, where an environment allows it |
 
+mod cache;
 pub mod handles;
+pub(crate) mod kept;
 pub mod limits;
 pub mod linker;
 pub(crate) mod turns;
@@ -24,7 +28,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Component;
-use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::error::{Error, Kind, Result};
 
@@ -46,6 +50,7 @@ const TABLES_MAX: u32 = 16;
 /// Compiles and holds what runs guests. One for each [`crate::Engine`].
 pub struct Sandbox {
     engine: wasmtime::Engine,
+    cache: Option<cache::Cache>,
     /// One place for each instance that may be alive. Held while a guest runs.
     places: Arc<Semaphore>,
     turns: turns::Turns,
@@ -53,7 +58,8 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// A sandbox with a compile cache in this directory (private to the engine's user; keyed by the module and the settings below).
+    /// A sandbox with a compile cache in this directory, which is made if need be. One that can't be used, because it is not our user's alone or
+    /// not a directory, is passed over with a warning: without it everything works, and compiling takes its time again.
     pub fn new(cache: Option<&Path>) -> Result<Self> {
         let mut config = Config::new();
         config
@@ -73,6 +79,10 @@ impl Sandbox {
             .async_stack_size(2 << 20)
             .memory_reservation(MEMORY_BYTES_MAX as u64)
             .memory_guard_size(64 << 10)
+            // For debuggers and for positions in the text of a module, which nobody is shown: a third of what would be mapped and checked
+            // at each load.
+            .native_unwind_info(false)
+            .generate_address_map(false)
             .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(20));
         let mut pool = PoolingAllocationConfig::default();
         pool.total_component_instances(INSTANCES_MAX)
@@ -84,17 +94,13 @@ impl Sandbox {
             .max_tables_per_component(TABLES_MAX)
             .max_core_instances_per_component(CORE_INSTANCES_MAX)
             .table_elements(100_000)
+            // A used table is cleared by writing instead of by asking the kernel for new pages: that was a third of what an instance costs, and
+            // all threads of a process wait for each other there.
+            .table_keep_resident(16 << 10)
             .max_component_instance_size(4 << 20)
             .max_core_instance_size(4 << 20)
             .max_memory_size(MEMORY_BYTES_MAX);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-        if let Some(directory) = cache {
-            let mut settings = CacheConfig::new();
-            settings.with_directory(directory);
-            let cache = Cache::new(settings)
-                .map_err(|e| Error::new(Kind::Configuration, format!("compile cache {}: {e}", directory.display())))?;
-            config.cache(Some(cache));
-        }
         let engine = wasmtime::Engine::new(&config).map_err(|e| Error::new(Kind::Failed, format!("sandbox: {e}")))?;
         let stop_ticking = Arc::new(AtomicBool::new(false));
         let (ticking, stop) = (engine.weak(), stop_ticking.clone());
@@ -110,15 +116,39 @@ impl Sandbox {
                 }
             })
             .map_err(|e| Error::new(Kind::Failed, format!("sandbox: {e}")))?;
+        let cache = cache.and_then(|directory| match kept::Kept::open(directory) {
+            Ok(kept) => Some(cache::Cache::new(Arc::new(kept), &engine)),
+            Err(why) => {
+                tracing::warn!("compile cache {}: {why}; it is not used", directory.display());
+                None
+            }
+        });
         Ok(Self {
             engine,
+            cache,
             places: Arc::new(Semaphore::new(INSTANCES_MAX as usize)),
             turns: turns::Turns::new(),
             stop_ticking,
         })
     }
 
-    /// Compiles a component, or takes it from the cache.
+    /// A component as it was compiled before, or compiled now. `sha256`: of the bytes, hexadecimal, computed from them by whoever calls.
+    pub(crate) fn component(&self, bytes: &[u8], sha256: &str) -> Result<Component> {
+        let Some(cache) = &self.cache else { return self.compile(bytes) };
+        if let Some(component) = cache.take(&self.engine, sha256) {
+            return Ok(component);
+        }
+        let component = self.compile(bytes)?;
+        cache.keep(sha256, &component);
+        Ok(component)
+    }
+
+    /// The directory of the compile cache, if it is used.
+    pub(crate) fn kept(&self) -> Option<&kept::Kept> {
+        self.cache.as_ref().map(cache::Cache::kept)
+    }
+
+    /// Compiles a component.
     pub fn compile(&self, bytes: &[u8]) -> Result<Component> {
         crate::policy::size::check_work(bytes)?;
         Component::from_binary(&self.engine, bytes).map_err(|e| {
@@ -134,9 +164,9 @@ impl Sandbox {
         self.places.clone().acquire_owned().await.ok()
     }
 
-    /// A guest's place among those that want to compute.
-    pub(crate) fn turn(&self) -> Arc<turns::Turn> {
-        self.turns.one()
+    /// A guest's place among those that want to compute; `fuel`: what it begins with.
+    pub(crate) fn turn(&self, fuel: u64) -> Arc<turns::Turn> {
+        self.turns.one(fuel)
     }
 
     /// The engine underneath.

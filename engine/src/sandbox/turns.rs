@@ -1,8 +1,13 @@
-//! Who computes next. A guest that has computed for a whole tick of the epoch without waiting for the host waits for its turn among those that did
-//! the same, first come first served, and only so many of them compute at a time that a thread is left for all others. Without this, a guest
-//! that wakes from a wait would stand behind every busy loop of the engine, a tick each.
+//! Who computes next. A guest that computes on and on without waiting for the host waits for its turn among those that do the same, first come
+//! first served, and only so many of them compute at a time that a thread is left for all others. Without this, a guest that wakes from a wait
+//! would stand behind every busy loop of the engine, a tick each.
+//!
+//! Who computes is told by the work it did since its last wait, in fuel, not by a tick that happens to pass: a guest that woke just before
+//! one, or whose thread had to wait for a processor, has done nothing wrong, and would stand behind everyone. Fuel is only counted exactly where a guest
+//! calls something, so one that calls nothing is told by the number of ticks; and one that did much between two waits is given none until it
+//! does little.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -16,16 +21,32 @@ impl Turns {
         Self(Arc::new(Semaphore::new(threads.saturating_sub(1).max(1))))
     }
 
-    /// For one guest, which has none yet.
-    pub(crate) fn one(&self) -> Arc<Turn> {
-        Arc::new(Turn { all: self.0.clone(), held: Mutex::new(None) })
+    /// For one guest, which has none yet; `fuel`: what it begins with.
+    pub(crate) fn one(&self, fuel: u64) -> Arc<Turn> {
+        let own = Own { held: None, fuel, ticks: 0, ticks_max: TICKS_MAX };
+        Arc::new(Turn { all: self.0.clone(), own: Mutex::new(own) })
     }
 }
+
+/// Work between two waits that is computing: what one tick is good for, about. An honest step takes a hundredth.
+const FUEL_MAX: u64 = 10_000_000;
+/// Ticks between two waits that are computing, whatever work was counted.
+const TICKS_MAX: u32 = 3;
 
 /// One guest's turn, while it has it.
 pub(crate) struct Turn {
     all: Arc<Semaphore>,
-    held: Mutex<Option<OwnedSemaphorePermit>>,
+    own: Mutex<Own>,
+}
+
+struct Own {
+    held: Option<OwnedSemaphorePermit>,
+    /// What it had left when it last waited for the host.
+    fuel: u64,
+    /// Ticks since then.
+    ticks: u32,
+    /// After how many it waits for its turn.
+    ticks_max: u32,
 }
 
 impl Turn {
@@ -45,18 +66,39 @@ impl Turn {
         (answer.await, waited)
     }
 
-    /// Gives up the turn.
-    fn end(&self) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    fn own(&self) -> MutexGuard<'_, Own> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets others go first, then waits for the next turn.
-    pub(crate) async fn next(&self) {
+    /// Gives up the turn.
+    fn end(&self) {
+        self.own().held = None;
+    }
+
+    /// It has waited for the host, with so much fuel left.
+    pub(crate) fn waited(&self, fuel: u64) {
+        let mut own = self.own();
+        let computed = own.fuel.saturating_sub(fuel) >= FUEL_MAX;
+        own.ticks_max = if computed { 1 } else { TICKS_MAX };
+        (own.fuel, own.ticks) = (fuel, 0);
+    }
+
+    /// A tick has passed while it ran, and it has so much fuel left: whether it computes, and has to wait for its turn.
+    pub(crate) fn computes(&self, fuel: u64) -> bool {
+        let mut own = self.own();
+        own.ticks += 1;
+        own.held.is_some() || own.ticks >= own.ticks_max || own.fuel.saturating_sub(fuel) >= FUEL_MAX
+    }
+
+    /// Lets others go first; then, if it `computes`, waits for its next turn.
+    pub(crate) async fn next(&self, computes: bool) {
         self.end();
         tokio::task::yield_now().await;
-        // It is never closed.
-        let next = self.all.clone().acquire_owned().await.ok();
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        if computes {
+            // It is never closed.
+            let next = self.all.clone().acquire_owned().await.ok();
+            self.own().held = next;
+        }
     }
 }
 
@@ -67,10 +109,10 @@ mod tests {
     #[tokio::test]
     async fn a_turn_goes_to_who_waited_longest_and_is_free_when_a_guest_waits_for_the_host_or_is_gone() {
         let turns = Turns(Arc::new(Semaphore::new(1)));
-        let (first, second) = (turns.one(), turns.one());
-        first.next().await;
+        let (first, second) = (turns.one(0), turns.one(0));
+        first.next(true).await;
         let waiting = tokio::spawn(async move {
-            second.next().await;
+            second.next(true).await;
             second
         });
         // However often it is looked at, nobody else has a turn.
@@ -87,5 +129,39 @@ mod tests {
         assert_eq!(turns.0.available_permits(), 0);
         drop(second);
         assert_eq!(turns.0.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_tick_that_passes_while_little_was_done_keeps_nobody_from_going_on() {
+        let turns = Turns(Arc::new(Semaphore::new(1)));
+        let busy = turns.one(0);
+        busy.next(true).await;
+        let fuel = 10 * FUEL_MAX;
+        let honest = turns.one(fuel);
+        // Though another has the only turn.
+        for _ in 0..10 {
+            assert!(!honest.computes(fuel - 1_000));
+            honest.next(false).await;
+            honest.waited(fuel - 1_000);
+        }
+        assert!(honest.own().held.is_none());
+    }
+
+    #[test]
+    fn much_work_or_many_ticks_without_a_wait_are_computing() {
+        let turns = Turns(Arc::new(Semaphore::new(1)));
+        let mut fuel = 10 * FUEL_MAX;
+        let guest = turns.one(fuel);
+        assert!(guest.computes(fuel - FUEL_MAX), "by its work, at the first tick");
+        // One that calls nothing has its work counted late, and is told by the ticks.
+        guest.waited(fuel);
+        let told: Vec<bool> = (0..TICKS_MAX).map(|_| guest.computes(fuel)).collect();
+        assert_eq!(told, [false, false, true]);
+        // Whoever worked so between two waits is believed nothing until it does little.
+        fuel -= FUEL_MAX;
+        guest.waited(fuel);
+        assert!(guest.computes(fuel));
+        guest.waited(fuel);
+        assert!(!guest.computes(fuel));
     }
 }

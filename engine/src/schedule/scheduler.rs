@@ -226,7 +226,7 @@ impl Scheduler {
         let engine = self.engine(config).await?;
         let environment = config.environment(Some(&self.environment))?;
         let binding = environment.policy(name)?;
-        let module = engine.load(&environment.admit(name, &binding)?.bytes)?;
+        let module = engine.load_admitted(&environment.admit(name, &binding)?)?;
         let parameters = binding.parameters_with(&module.inspected.description, Map::new())?;
         let options = environment.run_options(name, &binding, parameters, CHANNEL)?;
         let (of, name) = (name.to_owned(), name.to_owned());
@@ -356,7 +356,7 @@ impl Scheduler {
             return Err(Error::new(Kind::PolicyRefused, format!("{} may not be started any more", due.policy)));
         }
         let binding = environment.policy(&due.policy)?;
-        let module = engine.load(&environment.admit(&due.policy, &binding)?.bytes)?;
+        let module = engine.load_admitted(&environment.admit(&due.policy, &binding)?)?;
         let parameters = binding.parameters_with(&module.inspected.description, due.parameters()?)?;
         let mut options = environment.run_options(&due.policy, &binding, parameters, CHANNEL)?;
         options.duty = Some(due.duty());

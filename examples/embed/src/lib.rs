@@ -73,7 +73,7 @@ impl Program {
     pub async fn run_until(&self, policy: &str, step: Option<&str>) -> Result<Ended, Failure> {
         let environment = self.config.environment(None)?;
         let binding = environment.policy(policy)?;
-        let module = self.engine.load(&environment.admit(policy, &binding)?.bytes)?;
+        let module = self.engine.load_admitted(&environment.admit(policy, &binding)?)?;
         let parameters = binding.parameters(&module.inspected.description, &[])?;
         let mut options = environment.run_options(policy, &binding, parameters, "ledger")?;
         let own = Arc::new(InProcess(self.ledger.clone()));

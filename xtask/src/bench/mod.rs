@@ -7,6 +7,7 @@ mod bucket;
 mod catalog;
 mod cluster;
 mod journal;
+mod loading;
 mod postgres;
 mod s3;
 mod sandbox;
@@ -114,7 +115,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let wanted = |part| arguments.only.is_none_or(|only| only == part);
     let mut missed = 0;
     if wanted(Part::Sandbox) {
-        missed += sandbox::run(&site)?;
+        missed += sandbox::run(workspace, &site)?;
     }
     if wanted(Part::Journal) {
         missed += journal::run(workspace, &site)?;

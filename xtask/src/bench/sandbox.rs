@@ -1,15 +1,16 @@
 //! What an instance, a call and a step cost, beside a child process and a synced line; what an honest run takes beside a hostile fleet; what a
-//! thousand runs that wait take, and what a second thread gives.
+//! thousand runs that wait take, and what a second thread gives; then what loading a module costs.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::Site;
 use super::table::{self, Aim};
+use super::{Site, loading};
 use crate::command::Run;
+use crate::workspace::Workspace;
 
 /// Measures and prints; how many aims were missed.
-pub fn run(site: &Site) -> Result<usize> {
+pub fn run(workspace: &Workspace, site: &Site) -> Result<usize> {
     let folder = site.root.join("sandbox");
     std::fs::create_dir(&folder)?;
     let said = Run::new(&site.measure).arg("sandbox").arg(site.policies.join("calls.wasm")).arg(&folder).output()?;
@@ -51,7 +52,8 @@ pub fn run(site: &Site) -> Result<usize> {
     let rate = |key: &str| measured[key].as_f64().with_context(|| format!("`measure` said no {key}: {said}"));
     let (one, two) = (rate("one-per-s")?, rate("two-per-s")?);
     println!("fresh instances a second: {one:.0} on one thread, {two:.0} on two");
-    Ok(table::judge(&[
+    let mut aims = loading::run(workspace, site)?;
+    aims.extend([
         Aim {
             what: "of 1,000 runs, those that did not come to their wait".into(),
             found: 1_000.0 - waiting,
@@ -60,8 +62,14 @@ pub fn run(site: &Site) -> Result<usize> {
         Aim { what: "1,000 waiting runs, MB".into(), found: waiting_mb, at_most: 300.0 },
         Aim { what: "one thread, of two".into(), found: one / two, at_most: 1.0 / 1.6 },
         Aim { what: "beside a hostile fleet, of alone".into(), found: beside / alone, at_most: 2.0 },
+        Aim {
+            what: "the slowest beside it, of the median".into(),
+            found: ms("slowest-beside-ms")? / beside,
+            at_most: 10.0,
+        },
         Aim { what: "fresh instance, µs".into(), found: instance, at_most: 40.0 },
         Aim { what: "pure host call, µs".into(), found: now, at_most: 1.0 },
         Aim { what: "pure host call with a text, µs".into(), found: note, at_most: 1.0 },
-    ]))
+    ]);
+    Ok(table::judge(&aims))
 }

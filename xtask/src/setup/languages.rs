@@ -60,6 +60,14 @@ pub fn find_or_install(workspace: &Workspace) -> Result<Languages> {
     Ok(found)
 }
 
+/// What building one project takes.
+pub struct Tools {
+    /// Variables of its `build.sh`.
+    pub variables: Vec<(&'static str, OsString)>,
+    /// What it expects as `node_modules` in its folder.
+    pub node_modules: Option<PathBuf>,
+}
+
 impl Languages {
     /// The variables by which tests find them.
     pub fn variables(&self, workspace: &Workspace) -> Vec<(&'static str, OsString)> {
@@ -76,6 +84,26 @@ impl Languages {
             variables.push(("LIFEBOAT_COMPONENTIZE_JS", folder.into()));
         }
         variables
+    }
+
+    /// What building a project in Python or JavaScript takes; none, if it was not asked for or can't be had.
+    ///
+    /// # Errors
+    ///
+    /// If the `PATH` can't be written.
+    pub fn tools(&self, language: &str) -> Result<Option<Tools>> {
+        Ok(match (language, &self.python, &self.javascript) {
+            ("python", Some(tool), _) => {
+                Some(Tools { variables: vec![("COMPONENTIZE_PY", tool.into())], node_modules: None })
+            }
+            ("javascript", _, Some(folder)) => {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                let folders = std::iter::once(folder.clone()).chain(std::env::split_paths(&path));
+                let path = std::env::join_paths(folders).context("the PATH can't be written")?;
+                Some(Tools { variables: vec![("PATH", path)], node_modules: Some(folder.join("node_modules")) })
+            }
+            _ => None,
+        })
     }
 
     /// What can't be tested, and why.

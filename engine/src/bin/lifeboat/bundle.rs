@@ -21,7 +21,12 @@ pub fn export(global: &Global, policies: &[String], file: &Path) -> Result<u8> {
         // What may not be run here is not handed on.
         let admitted = environment.admit(policy, &binding)?;
         let signatures = signatures::beside(&binding.module)?;
-        carried.push(Carried { policy: policy.clone(), module: admitted.bytes, signatures, pin: admitted.pin });
+        carried.push(Carried {
+            policy: policy.clone(),
+            module: admitted.bytes().to_vec(),
+            signatures,
+            pin: admitted.pin,
+        });
     }
     let bytes = encode(&carried)?;
     put_in_place(file, &bytes)?;

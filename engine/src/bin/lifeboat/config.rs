@@ -24,8 +24,9 @@ pub fn run(global: &Global, verb: Verb) -> Result<u8> {
                 let environment = config.environment(Some(&name))?;
                 for (policy, binding) in &environment.binding.policy {
                     let context = format!("environment {name}: policy {policy}");
-                    let found = environment.admit(policy, binding).map_err(|e| e.context(&context))?.inspected;
-                    engine::run::check_world(&found, policy, binding.world.get_ref())
+                    let admitted = environment.admit(policy, binding).map_err(|e| e.context(&context))?;
+                    let found = admitted.inspected();
+                    engine::run::check_world(found, policy, binding.world.get_ref())
                         .map_err(|e| e.context(&context))?;
                     engine::policy::validate_partial(&found.description, &binding.parameters)
                         .map_err(|e| e.context(&context))?;

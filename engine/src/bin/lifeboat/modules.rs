@@ -211,7 +211,7 @@ pub async fn pin(global: &Global, policies: Vec<String>, accept: bool) -> Result
     let (mut rows, mut more) = (Vec::new(), Vec::new());
     for (name, binding) in &chosen {
         let admitted = environment.examine(name, binding).map_err(|e| e.context(format!("policy {name}")))?;
-        run::check_world(&admitted.inspected, name, binding.world.get_ref())?;
+        run::check_world(admitted.inspected(), name, binding.world.get_ref())?;
         let now = admitted.pin;
         let change = match lock.pin(&environment.name, name) {
             None => {

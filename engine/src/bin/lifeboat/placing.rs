@@ -207,7 +207,7 @@ fn looked_at(environment: &Environment<'_>, brought: Brought, lock: &Lock, pinne
     }
     let there = PolicyBinding { module, ..binding.clone() };
     let admitted = environment.examine(&policy, &there).map_err(|e| e.context(format!("policy {policy}")))?;
-    run::check_world(&admitted.inspected, &policy, binding.world.get_ref())?;
+    run::check_world(admitted.inspected(), &policy, binding.world.get_ref())?;
 
     let mut lines = Vec::new();
     let mut before_sha256 = None;
@@ -215,7 +215,7 @@ fn looked_at(environment: &Environment<'_>, brought: Brought, lock: &Lock, pinne
     match read_bounded(&binding.module, engine::policy::BYTES_MAX as u64).and_then(|bytes| inspect(&bytes)) {
         Err(_) => lines.push("there is no module yet".to_owned()),
         Ok(before) => {
-            let difference = Difference::between(&before, &admitted.inspected);
+            let difference = Difference::between(&before, admitted.inspected());
             lines.push(
                 match (difference.same_bytes, difference.direction) {
                     (true, _) => "the module that is there already",

@@ -173,7 +173,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<u8> {
             let environment = config.environment(global.env.as_deref())?;
             let mut rows = Vec::new();
             for (name, binding) in &environment.binding.policy {
-                let state = environment.admit(name, binding).map(|admitted| admitted.inspected);
+                let state = environment.admit(name, binding).map(|admitted| admitted.inspected().clone());
                 rows.push(match &state {
                     Ok(found) => vec![
                         name.clone(),

@@ -57,9 +57,9 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<u8> {
         help(policy, &binding, &inspect(&binding.read_module()?)?.description)?;
         return Ok(0);
     }
-    let bytes = environment.admit(policy, &binding)?.bytes;
+    let admitted = environment.admit(policy, &binding)?;
     let engine = engine(&config, &environment, arguments.yes, arguments.quiet || global.json).await?;
-    let module = engine.load(&bytes)?;
+    let module = engine.load_admitted(&admitted)?;
     let parameters = binding.parameters(&module.inspected.description, &arguments.parameters)?;
     let options = environment.run_options(policy, &binding, parameters, "cli")?;
     interrupts(&options.cancelled);
@@ -111,7 +111,7 @@ pub async fn go_on(
 /// What a run began with, as the configuration has it now.
 fn beginnings(engine: &Engine, environment: &Environment<'_>, row: &RunRow) -> Result<(Module, RunOptions)> {
     let binding = environment.policy(&row.policy)?;
-    let module = engine.load(&environment.admit(&row.policy, &binding)?.bytes)?;
+    let module = engine.load_admitted(&environment.admit(&row.policy, &binding)?)?;
     let options = environment.run_options(&row.policy, &binding, serde_json::Map::new(), "cli")?;
     Ok((module, options))
 }
