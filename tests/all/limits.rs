@@ -207,3 +207,23 @@ fn on_the_command_line_a_broken_limit_and_a_panic_are_exit_code_20_and_say_why()
     let outcome = site.lifeboat(&["run", "panics", "--param", "kind=panic"]).expect(20);
     assert!(outcome.stderr.contains("asked to"), "people see it too: {}", outcome.said());
 }
+
+/// Room for many runs is set aside as addresses, which some places give out sparingly.
+#[test]
+fn where_addresses_are_few_there_is_room_for_fewer_runs_and_where_there_are_none_the_limit_is_named() {
+    let site = Site::notes();
+    let limited = |bytes: &str| {
+        let script = format!("ulimit -v {bytes} && exec \"$0\" run backup");
+        let mut shell = std::process::Command::new("sh");
+        shell.arg("-c").arg(script).arg(crate::support::lifeboat()).current_dir(site.path("")).env("RUST_LOG", "warn");
+        crate::support::Outcome::of(shell.stdin(std::process::Stdio::null()).output().unwrap())
+    };
+    // 64 GiB, in KiB. There is no database: a run that begins fails at it.
+    let few = limited("67108864");
+    assert!(few.code == 1 && few.stderr.contains("runs at once; further ones wait"), "{few:?}");
+    let none = limited("4194304");
+    assert!(
+        none.code == 1 && none.stderr.contains("ulimit -v") && none.stderr.contains("GiB of addresses"),
+        "{none:?}"
+    );
+}

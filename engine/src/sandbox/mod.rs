@@ -41,6 +41,8 @@ pub const MEMORY_BYTES_MAX: usize = 1 << 30;
 
 /// Instances that may be alive at once in one engine; further ones wait, until their deadline. What is set aside is addresses, not memory.
 const INSTANCES_MAX: u32 = if cfg!(test) { 4 } else { 1_200 };
+/// Fewer are of no use: a run may wait for a person while another one is to be started.
+const INSTANCES_MIN: u32 = 2;
 /// What one component may have of core instances, memories and tables: several modules that were composed. There is room for as many in every
 /// instance, so a guest that takes all of its own takes nothing of another's. Python's runtime with its standard library is 38.
 const CORE_INSTANCES_MAX: u32 = 64;
@@ -84,24 +86,7 @@ impl Sandbox {
             .native_unwind_info(false)
             .generate_address_map(false)
             .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(20));
-        let mut pool = PoolingAllocationConfig::default();
-        pool.total_component_instances(INSTANCES_MAX)
-            .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_MAX)
-            .total_memories(INSTANCES_MAX * MEMORIES_MAX)
-            .total_tables(INSTANCES_MAX * TABLES_MAX)
-            .total_stacks(INSTANCES_MAX)
-            .max_memories_per_component(MEMORIES_MAX)
-            .max_tables_per_component(TABLES_MAX)
-            .max_core_instances_per_component(CORE_INSTANCES_MAX)
-            .table_elements(100_000)
-            // A used table is cleared by writing instead of by asking the kernel for new pages: that was a third of what an instance costs, and
-            // all threads of a process wait for each other there.
-            .table_keep_resident(16 << 10)
-            .max_component_instance_size(4 << 20)
-            .max_core_instance_size(4 << 20)
-            .max_memory_size(MEMORY_BYTES_MAX);
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-        let engine = wasmtime::Engine::new(&config).map_err(|e| Error::new(Kind::Failed, format!("sandbox: {e}")))?;
+        let (engine, places) = roomy(&mut config)?;
         let stop_ticking = Arc::new(AtomicBool::new(false));
         let (ticking, stop) = (engine.weak(), stop_ticking.clone());
         std::thread::Builder::new()
@@ -126,7 +111,7 @@ impl Sandbox {
         Ok(Self {
             engine,
             cache,
-            places: Arc::new(Semaphore::new(INSTANCES_MAX as usize)),
+            places: Arc::new(Semaphore::new(places as usize)),
             turns: turns::Turns::new(),
             stop_ticking,
         })
@@ -173,6 +158,51 @@ impl Sandbox {
     pub fn engine(&self) -> &wasmtime::Engine {
         &self.engine
     }
+}
+
+/// An engine with room for as many instances as may be alive, or for as many as this process is given addresses for; and that number.
+fn roomy(config: &mut Config) -> Result<(wasmtime::Engine, u32)> {
+    let mut places = INSTANCES_MAX;
+    loop {
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(places)));
+        match wasmtime::Engine::new(config) {
+            Ok(engine) => {
+                if places < INSTANCES_MAX {
+                    tracing::warn!("there are addresses for {places} runs at once; further ones wait (`ulimit -v`)");
+                }
+                return Ok((engine, places));
+            }
+            // A limit on addresses, as `ulimit -v` sets it; what else is wrong is so at any size.
+            Err(_) if places > INSTANCES_MIN => places = (places / 8).max(INSTANCES_MIN),
+            Err(e) => {
+                return Err(Error::new(Kind::Failed, format!("sandbox: {e:#}")).hint(format!(
+                    "a policy needs {} GiB of addresses, which is not memory: look at `ulimit -v`",
+                    MEMORIES_MAX as usize * (MEMORY_BYTES_MAX >> 30) + 1
+                )));
+            }
+        }
+    }
+}
+
+/// Room for so many instances.
+fn pool(places: u32) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(places)
+        .total_core_instances(places * CORE_INSTANCES_MAX)
+        .total_memories(places * MEMORIES_MAX)
+        .total_tables(places * TABLES_MAX)
+        .total_stacks(places)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_component(TABLES_MAX)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .table_elements(100_000)
+        // A used table is cleared by writing instead of by asking the kernel for new pages: that was a third of what an instance costs, and
+        // all threads of a process wait for each other there.
+        .table_keep_resident(16 << 10)
+        .max_component_instance_size(4 << 20)
+        .max_core_instance_size(4 << 20)
+        .max_memory_size(MEMORY_BYTES_MAX);
+    pool
 }
 
 impl Drop for Sandbox {

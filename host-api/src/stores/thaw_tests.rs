@@ -74,7 +74,7 @@ fn many(moto: &Moto, fault: impl Fn(&str) -> Fault + Send + Sync + 'static) -> (
     for key in &keys {
         cold.put_if_absent(key, b"cold").unwrap();
     }
-    let proxy = Proxy::start(moto.port(), move |seen| fault(&seen.line));
+    let proxy = Proxy::start(moto.port(), move |seen| fault(seen.line));
     let endpoint = Some(format!("http://127.0.0.1:{}", proxy.port()));
     let store = open(S3Store { endpoint, timeout_s: 1, ..thawing(moto) });
     (proxy, store, keys)

@@ -213,7 +213,7 @@ fn function(locals: usize, pieces: &[Vec<u8>]) -> Vec<u8> {
 fn what_is_small_to_look_at_and_endless_to_compile_is_refused_first() {
     let engine = Sandbox::new(None).unwrap();
     // (block (br_if 0 (local.get 0)))
-    let join = vec![0x02, 0x40, 0x20, 0x00, 0x0d, 0x00, 0x0b];
+    let join = [0x02, 0x40, 0x20, 0x00, 0x0d, 0x00, 0x0b];
     let counted = |at: usize| [&[0x20][..], &leb(at), &[0x41, 0x01, 0x6a, 0x21], &leb(at)].concat();
     let reads: Vec<u8> = (0..1_000).flat_map(|at| [&[0x20][..], &leb(at), &[0x1a]].concat()).collect();
     // On the stack over the branches: (i32.add (local.get 0) (i32.const 1))
