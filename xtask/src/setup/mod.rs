@@ -5,7 +5,7 @@ mod azurite;
 mod debian;
 pub mod guests;
 mod kneo;
-mod languages;
+pub mod languages;
 mod moto;
 mod node;
 mod postgres;
