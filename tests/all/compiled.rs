@@ -128,8 +128,9 @@ fn machine_code_from_outside_is_no_module() {
     let code = &files(&cache(&site), "code")[0];
     let sealed = fs::read(code).unwrap();
     assert!(sealed.starts_with(b"\x7fELF"));
-    fs::write(site.path("policies/calls.wasm"), &sealed).unwrap();
-    for words in [&["run", "calls"][..], &["policy", "inspect", "policies/calls.wasm"], &["policy", "pin", "calls"]] {
+    fs::write(site.path("machine.wasm"), &sealed).unwrap();
+    site.append("[environment.demo.policy.machine]\nmodule = \"machine.wasm\"\nworld = \"backup\"\ngrants = []\n");
+    for words in [&["run", "machine"][..], &["policy", "inspect", "machine.wasm"], &["policy", "pin", "machine"]] {
         let refused = site.lifeboat(words).expect(12);
         assert!(refused.stderr.contains("no WebAssembly at all"), "{refused:?}");
     }

@@ -11,7 +11,7 @@ mod signing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use host_api::Host;
 use host_api::bindings::{Retention, Service, Store};
@@ -369,9 +369,11 @@ pub fn actor() -> String {
     format!("{user}@{}", host_name())
 }
 
-/// The name of this host.
+/// The name of this host, as it was when this process first asked: each run would read a file for it otherwise.
 pub fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+    static NAME: LazyLock<String> =
+        LazyLock::new(|| std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned());
+    NAME.clone()
 }
 
 /// Puts line and column in front of a message that has a place in the file.

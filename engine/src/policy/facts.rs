@@ -80,7 +80,7 @@ impl Facts {
         Ok(Self { description, calls, wasi, memory_bytes: initial_memory(bytes)? })
     }
 
-    /// What was found of a module before. Damaged files are removed, with a warning: reading finds it again.
+    /// What was found of a module before, if that is kept and whole. Only looked at: who keeps it anew replaces what is damaged.
     pub(super) fn take(kept: &Kept, sha256: &str) -> Option<Self> {
         let key = key(sha256);
         let why = match kept.find(ENDING, &key) {
@@ -96,7 +96,6 @@ impl Facts {
         };
         let path = kept.path().display();
         tracing::warn!("compile cache {path}: what was found in module {sha256} is not used: {why}; it is read anew");
-        kept.drop_file(ENDING, &key);
         None
     }
 
@@ -258,3 +257,87 @@ fn imports(bytes: &[u8]) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
 
 /// Signature of the export that every world has.
 const RUN_SIGNATURE: &str = "[String] -> Some(Result(None, Some(String)))";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(folder: &tempfile::TempDir) -> Kept {
+        Kept::open(&folder.path().join("compiled")).unwrap()
+    }
+
+    /// Of these bytes, whatever they are.
+    fn found(bytes: &[u8]) -> Inspected {
+        let text =
+            r#"{"name":"backup","version":"1.0.0","world":"backup","capabilities":["dump.take"],"memory-bytes-min":7}"#;
+        Inspected {
+            sha256: hex::encode(Sha256::digest(bytes)),
+            bytes: bytes.len(),
+            description: Description::decode(text.as_bytes()).unwrap(),
+            imports: [Import { name: "dump.take".into(), destructive: false }].into(),
+            wasi: ["wasi:io/poll@0.2.6".to_owned()].into(),
+            memory_bytes_min: 65_536,
+        }
+    }
+
+    #[test]
+    fn what_was_found_is_taken_for_these_bytes_only_and_they_are_not_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = kept(&folder);
+        // No module at all: whoever read it would refuse it.
+        let bytes = b"bytes that were read once";
+        let refused = crate::policy::inspect_kept(bytes, Some(&kept)).unwrap_err();
+        assert!(refused.message.contains("no WebAssembly"), "{refused}");
+        let found = found(bytes);
+        Facts::keep(&found, &kept);
+        let (again, known) = crate::policy::inspect_kept(bytes, Some(&kept)).unwrap();
+        assert!(known);
+        assert_eq!(format!("{again:?}"), format!("{found:?}"));
+        for other in [&b"bytes that were read 0nce"[..], b"bytes that were read onc"] {
+            let refused = crate::policy::inspect_kept(other, Some(&kept)).unwrap_err();
+            assert!(refused.message.contains("no WebAssembly"), "{refused}");
+        }
+        assert!(crate::policy::inspect_kept(bytes, None).is_err(), "nor where nothing is kept");
+    }
+
+    #[test]
+    fn damage_is_passed_over_and_only_looked_at_until_it_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = kept(&folder);
+        let found = found(b"bytes");
+        Facts::keep(&found, &kept);
+        let key = key(&found.sha256);
+        let file = folder.path().join("compiled").join(format!("{}.{ENDING}", hex::encode(key)));
+        let whole = std::fs::read(&file).unwrap();
+        let mut damaged = whole.clone();
+        damaged[20] ^= 1;
+        for bytes in [&damaged[..], b"", &whole[..10]] {
+            std::fs::write(&file, bytes).unwrap();
+            assert!(Facts::take(&kept, &found.sha256).is_none());
+            assert_eq!(std::fs::read(&file).unwrap(), bytes, "looking changes nothing");
+        }
+        // Whole, and of another form.
+        kept.keep(ENDING, &key, b"{\"calls\":[]}").unwrap();
+        assert!(Facts::take(&kept, &found.sha256).is_none());
+        Facts::keep(&found, &kept);
+        assert_eq!(std::fs::read(&file).unwrap(), whole);
+    }
+
+    #[test]
+    fn whether_a_module_may_import_what_it_does_is_judged_each_time() {
+        let with = |description: &str, call: &str| {
+            let facts = Facts {
+                description: description.to_owned(),
+                calls: [call.to_owned()].into(),
+                wasi: BTreeSet::new(),
+                memory_bytes: 0,
+            };
+            facts.judge("digest".into(), 0).unwrap_err().message
+        };
+        let backup = r#"{"name":"x","version":"1","world":"backup"}"#;
+        assert!(with(backup, "dump.take").contains("which it does not declare"));
+        assert!(with(backup, "promote.promote").contains("does not hold"));
+        assert!(with(backup, "no.call").contains("does not hold"));
+        assert!(with("{}", "dump.take").contains("description can't be read"));
+    }
+}

@@ -55,7 +55,10 @@ impl Cache {
             Found::Absent => return None,
             Found::Unusable(why) => why,
             Found::Whole(whole) => match load(engine, &whole) {
-                Ok(component) => return Some(component),
+                Ok(component) => {
+                    whole.used();
+                    return Some(component);
+                }
                 Err(why) => why,
             },
         };

@@ -26,8 +26,8 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
-/// What all files may take together, bytes, before those go that were not used for the longest time. A policy in Rust takes one or two MB, one
-/// with the runtime of a language some fifty.
+/// What all files may take together, bytes, before those go that were not used for the longest time. A policy in Rust takes half a MB, one
+/// with the runtime of a language some forty.
 pub(crate) const BYTES_MAX: u64 = 1 << 30;
 
 const MAGIC: &[u8; 16] = b"lifeboat-kept/1\n";
@@ -76,6 +76,16 @@ impl Whole {
     /// The file, open. Its seal follows the content.
     pub(crate) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Notes that it was used. Only which file goes first hangs on it.
+    pub(crate) fn used(&self) {
+        let now = SystemTime::now();
+        let fresh = |then: SystemTime| now.duration_since(then).is_ok_and(|ago| ago < USED_EVERY);
+        if !self.file.metadata().and_then(|found| found.modified()).is_ok_and(fresh) {
+            // A directory that may only be read keeps what it has anyway.
+            let _ = self.file.set_times(FileTimes::new().set_modified(now));
+        }
     }
 
     /// The content, read into memory; what was read has been held against the seal.
@@ -137,10 +147,7 @@ impl Kept {
             Err(e) => return Found::Unusable(e.to_string()),
         };
         match read_through(&file, key) {
-            Ok(content_bytes) => {
-                self.used(&file);
-                Found::Whole(Whole { file, content_bytes, key: *key })
-            }
+            Ok(content_bytes) => Found::Whole(Whole { file, content_bytes, key: *key }),
             Err(why) => Found::Unusable(why),
         }
     }
@@ -178,15 +185,6 @@ impl Kept {
     fn remove(&self, name: &str) {
         // Gone already, or a directory that does not let us: whatever stays is never taken.
         let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
-    }
-
-    /// Notes that it was used. Only which file goes first hangs on it.
-    fn used(&self, file: &File) {
-        let now = SystemTime::now();
-        let fresh = |then: SystemTime| now.duration_since(then).is_ok_and(|ago| ago < USED_EVERY);
-        if !file.metadata().and_then(|found| found.modified()).is_ok_and(fresh) {
-            let _ = file.set_times(FileTimes::new().set_modified(now));
-        }
     }
 
     /// Removes those that were used least recently until the rest is few enough, and what crashes left. Never the one that was just written. Whoever
