@@ -9,6 +9,7 @@
 //! measure stage CONFIG SERVICE STORE        restores the newest backup beside the live data, and leaves it there
 //! measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE]
 //!                                           steps a second, recorded in SQLite, or in PostgreSQL as its user `postgres`
+//! measure peers CALLS.wasm DIR              what a call and a whole run cost, as xtask/peers has it of others
 //! measure outage CONFIG SERVICE STORE SOCKET-DIRECTORY DATABASE ROUNDS
 //!                                           for how long nobody reaches a database that is replaced
 //! measure catalog DIR SERVICE COUNT         makes a directory store with so many backups
@@ -23,6 +24,7 @@ mod fleet;
 mod journal;
 mod modules;
 mod outage;
+mod peers;
 mod sandbox;
 mod serve;
 
@@ -44,7 +46,7 @@ const TIMEOUT: Duration = Duration::from_secs(3600);
 const USAGE: &str =
     "measure sandbox CALLS.wasm DIR | measure waiting SLEEPER.wasm DIR | measure threads CALLS.wasm DIR |
 measure fleet CALLS.wasm SPIN.wasm DIR | measure modules DIR MODULE.wasm … | measure stage CONFIG SERVICE STORE |
-measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE] |
+measure journal CALLS.wasm DIR ROUNDS [SOCKET-DIRECTORY DATABASE] | measure peers CALLS.wasm DIR |
 measure outage CONFIG SERVICE STORE SOCKET-DIRECTORY DATABASE ROUNDS | measure serve PORT |
 measure catalog DIR SERVICE COUNT";
 
@@ -68,6 +70,7 @@ async fn main() -> Result<()> {
         ["journal", module, directory, rounds, socket, database] => {
             journal::run(module.as_ref(), directory.as_ref(), rounds.parse()?, Some((socket, database))).await?
         }
+        ["peers", module, directory] => peers::run(module.as_ref(), directory.as_ref()).await?,
         ["outage", config, service, store, socket, database, rounds] => {
             outage::run(config.as_ref(), service, store, socket, database, rounds.parse()?).await?
         }

@@ -8,6 +8,7 @@ mod catalog;
 mod cluster;
 mod journal;
 mod loading;
+mod peers;
 mod postgres;
 mod s3;
 mod sandbox;
@@ -62,6 +63,8 @@ enum Part {
     Journal,
     Catalog,
     S3,
+    /// Wasmtime alone and Extism: only if it is named, because it builds a second wasmtime.
+    Peers,
 }
 
 /// A folder that everything happens in, and the programs that are measured.
@@ -97,6 +100,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         // As one build: with packages named, cargo would choose other features, and wasmtime would be built twice.
         let build = ["build", "--release", "--workspace", "--bin", "lifeboat", "--bin", "lifeboat-crashing"];
         Run::cargo().args(build).args(["--example", "measure"]).dir(&workspace.root).run()?;
+        if arguments.only == Some(Part::Peers) {
+            peers::build(workspace)?;
+        }
     }
     let root = workspace.target.join("bench");
     if root.exists() {
@@ -131,6 +137,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     }
     if wanted(Part::S3) {
         missed += s3::run(workspace, &site)?;
+    }
+    if arguments.only == Some(Part::Peers) {
+        peers::run(workspace, &site)?;
     }
     // Its gigabytes are of no use to anyone.
     fs::remove_dir_all(&site.root)?;
