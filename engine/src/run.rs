@@ -289,9 +289,9 @@ impl Engine {
         stepper.began_on = began_on;
         let deadline = stepper.deadline;
         let seed = random_of.unwrap_or_else(|| id.clone());
-        let mut store = self.store(module, stepper, &seed, clock_ms);
-        // Let go after the instance that stands in it.
+        // Let go after the instance that stands in it: declared before what holds that one.
         let mut place = None;
+        let mut store = self.store(module, stepper, &seed, clock_ms);
         let in_its_place = async {
             place = self.sandbox().place().await;
             call(module, &limits, &mut store, parameters).await

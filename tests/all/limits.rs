@@ -215,7 +215,7 @@ fn where_addresses_are_few_there_is_room_for_fewer_runs_and_where_there_are_none
     let limited = |bytes: &str| {
         let script = format!("ulimit -v {bytes} && exec \"$0\" run backup");
         let mut shell = std::process::Command::new("sh");
-        shell.arg("-c").arg(script).arg(crate::support::lifeboat()).current_dir(site.path("")).env("RUST_LOG", "warn");
+        shell.arg("-c").arg(script).arg(crate::support::lifeboat()).current_dir(site.path(""));
         crate::support::Outcome::of(shell.stdin(std::process::Stdio::null()).output().unwrap())
     };
     // 64 GiB, in KiB. There is no database: a run that begins fails at it.

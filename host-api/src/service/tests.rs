@@ -247,7 +247,11 @@ async fn a_supervisor_finds_the_child_of_one_that_was_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_supervisor_the_ports_decide_what_can_be_said() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Below those that the kernel gives to whoever asks for any: it must be nobody's once it is let go.
+    let first = u16::try_from(std::process::id() % 12_000).unwrap();
+    let listener = (0..12_000)
+        .find_map(|n| std::net::TcpListener::bind(("127.0.0.1", 20_000 + (first + n) % 12_000)).ok())
+        .expect("a port");
     let port = listener.local_addr().unwrap().port();
     let control = ChildControl { ports: vec![port], ..bash(PRINTS_ITS_PID) };
     let world = World::without_supervisor(service(Some(Control::Child(control))));

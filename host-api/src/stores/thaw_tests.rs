@@ -151,7 +151,7 @@ fn a_step_that_ends_says_that_they_go_on_thawing_and_the_next_one_waits_on() {
         let (cx, _) = step(Duration::from_millis(500));
         let error = store.thaw(&cx, &["a/cold"]).unwrap_err();
         assert_eq!(error.kind, ErrorKind::TimedOut, "{attempt}: {error}");
-        assert!(error.hint.as_deref().unwrap().contains("go on thawing"), "{error}");
+        assert!(error.hint.as_deref().unwrap().contains("goes on thawing"), "{error}");
     }
     assert_eq!(
         asked.load(SeqCst),

@@ -7,6 +7,7 @@ mod names;
 mod parsing;
 mod replay;
 mod rows;
+mod secrets;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
