@@ -25,8 +25,7 @@ const ROWS: [(&str, &str); 8] = [
 ];
 
 /// Below it, what the figures are of.
-const CAPTION: &str = "\
-  call: a guest calls a function of the host that takes nothing and answers a number, in a loop (a read of Lifeboat's answers that it is refused).
+const CAPTION: &str = "  call: a guest calls a function of the host that takes nothing and answers a number, in a loop (a read of Lifeboat's answers that it is refused).
   run: a module that is compiled becomes an instance, makes ten such calls, and ends; all of Lifeboat's also put their start and end on record, synced
   and chained, and sign a checkpoint: that is what its runs take longer. Medians of turns, and of rounds; each peer has its turn in each.
   Extism has a wasmtime of its own, older than ours, and guests that are core modules: its values are not lifted and lowered.";
