@@ -40,11 +40,7 @@ fn secrets_that_are_used_stand_in_nothing_that_is_said_or_left() {
         crate::support::free_port(),
     ));
     site.guest("sends", "deny-all", "backup", &["dump.take service=* store=vault"], "");
-    let secrets = [
-        CANARY.to_owned(),
-        private(&age, "AGE-SECRET-KEY-1"),
-        private(&site.path("backups.key"), "PRIVATE"),
-    ];
+    let secrets = [CANARY.to_owned(), private(&age, "AGE-SECRET-KEY-1"), private(&site.path("backups.key"), "PRIVATE")];
     let mut said = Vec::new();
     let mut traced = |words: &[&str]| {
         let out = site.command(words).env("LIFEBOAT_LOG", "trace").stdin(Stdio::null()).output().unwrap();
