@@ -39,7 +39,7 @@ fn secrets_that_are_used_stand_in_nothing_that_is_said_or_left() {
         moto.endpoint(),
         crate::support::free_port(),
     ));
-    site.guest("sends", "deny-all", "backup", &["dump.take service=* store=vault"], "");
+    site.guest("sends", "deny-all", "upgrade", &["dump.take service=* store=vault"], "");
     let secrets = [CANARY.to_owned(), private(&age, "AGE-SECRET-KEY-1"), private(&site.path("backups.key"), "PRIVATE")];
     let mut said = Vec::new();
     let mut traced = |words: &[&str]| {
