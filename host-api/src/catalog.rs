@@ -293,12 +293,13 @@ fn unhold(cx: &StepContext, store: &ObjectStore, backup: &Backup, why: &str) -> 
 pub(crate) fn require(store: &ObjectStore, backup: &Backup) -> Result<()> {
     check(backup)?;
     let key = manifests::key(&backup.service, &backup.id, &backup.digest);
-    // A store that has the manifest is there: then no tombstone is none. Asked in this order: a tombstone comes before its manifest goes.
+    // In this order: a tombstone comes before its manifest goes.
     let present = store.size(&key)?.is_some();
-    let removed = match present {
-        true => records::has_tombstone(store, &backup.service, &backup.id)?,
-        false => records::read_tombstone(store, &backup.service, &backup.id)?.is_some(),
-    };
+    let removed = records::has_tombstone(store, &backup.service, &backup.id)?;
+    if !present && !removed {
+        // Or it is the store that is not there. One that has either is.
+        store.check()?;
+    }
     if removed || !present {
         let what = if removed { "was removed, or is being removed" } else { "is not there" };
         return Err(Error::new(

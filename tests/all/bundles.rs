@@ -107,7 +107,9 @@ fn nothing_is_placed_that_the_environment_would_not_run() {
         ("environment.demo.policy.exercise", "environment.demo.policy.drill"),
         ("\"exercise\"", "\"drill\""),
     ]);
-    to.configure(&[("policies/drill.wasm", "policies/backup.wasm")]);
+    to.configure(&[("policies/drill.wasm", "policies/../policies/backup.wasm")]);
+    assert!(import().expect(12).stderr.contains("two policies of the bundle"), "however it is written");
+    to.configure(&[("policies/../policies/backup.wasm", "policies/backup.wasm")]);
     assert!(import().expect(12).stderr.contains("two policies of the bundle"));
     assert_eq!(policies(&to), before);
     // What may not be run is not handed on either.
@@ -116,21 +118,21 @@ fn nothing_is_placed_that_the_environment_would_not_run() {
     assert!(!from.path("bad.tar").exists());
 }
 
-/// The module `backup` of the bundle with one more custom section, unsigned, and the bundle beside it.
-fn with_another_backup(to: &Site, bundle: &[u8]) {
-    fs::write(to.path("carried.tar"), bundle).unwrap();
+/// A site that has the vendor's bundle, and another module for `backup`: the same with one more custom section, unsigned.
+fn with_another_backup() -> Site {
+    let (from, _) = vendor();
+    let to = Site::notes();
+    fs::write(to.path("carried.tar"), exported(&from)).unwrap();
     let module = to.path("policies/backup.wasm");
     let mut other = fs::read(&module).unwrap();
     other.extend([0, 3, 1, b'x', 0]);
     fs::write(&module, other).unwrap();
+    to
 }
 
 #[test]
 fn an_import_that_can_not_be_written_whole_changes_nothing() {
-    let (from, _) = vendor();
-    let bundle = exported(&from);
-    let to = Site::notes();
-    with_another_backup(&to, &bundle);
+    let to = with_another_backup();
     // The folder of the second module is not there.
     to.configure(&[("policies/drill.wasm", "elsewhere/drill.wasm")]);
     let before = policies(&to);
@@ -142,10 +144,7 @@ fn an_import_that_can_not_be_written_whole_changes_nothing() {
 
 #[test]
 fn signatures_of_the_module_that_was_there_go_with_it() {
-    let (from, _) = vendor();
-    let bundle = exported(&from);
-    let to = Site::notes();
-    with_another_backup(&to, &bundle);
+    let to = with_another_backup();
     fs::write(to.path("policies/backup.wasm.ops.minisig"), "of the other bytes").unwrap();
     let shown = to.lifeboat(&["policy", "import", "carried.tar", "--dry-run"]).expect(0);
     assert!(
@@ -162,10 +161,7 @@ fn signatures_of_the_module_that_was_there_go_with_it() {
 
 #[test]
 fn a_module_of_other_environments_or_of_a_run_that_is_not_over_is_not_replaced_by_the_way() {
-    let (from, _) = vendor();
-    let bundle = exported(&from);
-    let to = Site::notes();
-    with_another_backup(&to, &bundle);
+    let to = with_another_backup();
     to.append(
         "[environment.other.policy.nightly]\nmodule = \"policies/../policies/backup.wasm\"\nworld = \"backup\"\n",
     );

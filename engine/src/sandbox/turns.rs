@@ -28,7 +28,7 @@ impl Turns {
     }
 }
 
-/// Work between two waits that is computing: what one tick is good for, about. An honest step takes a hundredth.
+/// Work between two waits that is computing: what one tick is good for, about. Honest steps take far less.
 const FUEL_MAX: u64 = 10_000_000;
 /// Ticks between two waits that are computing, whatever work was counted.
 const TICKS_MAX: u32 = 3;

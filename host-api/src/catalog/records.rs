@@ -263,7 +263,7 @@ pub(crate) fn read_tombstone(store: &ObjectStore, service: &str, backup: &str) -
     }
 }
 
-/// Whether a backup has a tombstone, where it is known that the store is there.
+/// Whether a backup has a tombstone; a store that is not there has none.
 pub(crate) fn has_tombstone(store: &ObjectStore, service: &str, backup: &str) -> Result<bool> {
     check_id("backup", backup)?;
     store.size(&tombstone_key(service, backup)).map(|size| size.is_some())

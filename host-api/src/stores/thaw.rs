@@ -27,6 +27,8 @@ const FAILURES_MAX: usize = 10;
 const RETRIES_MAX: u32 = 5;
 /// How long after the first failure; doubled with each.
 const RETRY_AFTER: Duration = if cfg!(test) { Duration::from_millis(5) } else { Duration::from_millis(500) };
+/// Said where a tier has no room: the next one that is asked for so has none either.
+const NO_CAPACITY: &str = "GlacierExpeditedRetrievalNotAvailable";
 /// What stands in a path as it is.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -75,12 +77,14 @@ impl Thawing {
         let mut waiting = Vec::new();
         // All are asked for before any is waited for: they thaw side by side.
         for key in keys {
-            let standing = match self.patiently(cx, || self.standing(remote, cx, key)) {
+            let look = self.patiently(cx, || self.look(remote, cx, key));
+            let standing = match look.and_then(|answer| self.standing(remote, key, &answer)) {
                 Err(e) if e.kind == ErrorKind::NotFound => continue,
                 other => other.map_err(|e| self.go_on(e, &waiting))?,
             };
             if standing == Standing::Archived {
-                self.patiently(cx, || self.ask_for(remote, cx, key)).map_err(|e| self.go_on(e, &waiting))?;
+                let asked = self.patiently(cx, || self.ask(remote, cx, key));
+                asked.and_then(|answer| self.asked(remote, key, &answer)).map_err(|e| self.go_on(e, &waiting))?;
             }
             if standing != Standing::Readable {
                 waiting.push(Waiting { key, failures: 0 });
@@ -110,7 +114,8 @@ impl Thawing {
             pause(cx, ASK_INTERVAL).map_err(|e| e.context(format!("store {}", remote.name())))?;
             let mut at = 0;
             while at < waiting.len() {
-                match self.standing(remote, cx, waiting[at].key) {
+                let key = waiting[at].key;
+                match self.look(remote, cx, key).and_then(|answer| self.standing(remote, key, &answer)) {
                     Ok(Standing::Readable) => drop(waiting.swap_remove(at)),
                     Ok(_) => {
                         waiting[at].failures = 0;
@@ -140,25 +145,30 @@ impl Thawing {
         ))
     }
 
-    /// Sends again what failed for a while.
-    fn patiently<T>(&self, cx: &StepContext, send: impl Fn() -> Result<T>) -> Result<T> {
+    /// Sends again what got no answer, or one that may be another in a moment.
+    fn patiently(&self, cx: &StepContext, send: impl Fn() -> Result<Answer>) -> Result<Answer> {
         let mut after = RETRY_AFTER;
         for _ in 0..RETRIES_MAX {
             cx.check()?;
             match send() {
-                Err(e) if e.kind == ErrorKind::Failed => pause(cx, after)?,
+                Err(e) if e.kind == ErrorKind::Failed => {}
+                Ok(answer) if matches!(answer.status, 429 | 500..) && answer.code() != NO_CAPACITY => {}
                 other => return other,
             }
+            pause(cx, after)?;
             after *= 2;
         }
         send()
     }
 
-    fn standing(&self, remote: &Remote, cx: &StepContext, key: &str) -> Result<Standing> {
-        let answer = self.send(remote, cx, Method::HEAD, key, "", String::new())?;
+    fn look(&self, remote: &Remote, cx: &StepContext, key: &str) -> Result<Answer> {
+        self.send(remote, cx, Method::HEAD, key, "", String::new())
+    }
+
+    fn standing(&self, remote: &Remote, key: &str, answer: &Answer) -> Result<Standing> {
         let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if answer.status != 200 {
-            return Err(self.refused(remote, "looking at", key, &answer));
+            return Err(self.refused(remote, "looking at", key, answer));
         }
         let is_archived = matches!(header("x-amz-storage-class"), "GLACIER" | "DEEP_ARCHIVE")
             || !header("x-amz-archive-status").is_empty();
@@ -170,19 +180,22 @@ impl Thawing {
         })
     }
 
-    fn ask_for(&self, remote: &Remote, cx: &StepContext, key: &str) -> Result<()> {
+    fn ask(&self, remote: &Remote, cx: &StepContext, key: &str) -> Result<Answer> {
         let body = format!(
             "<RestoreRequest xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Days>{}</Days>\
              <GlacierJobParameters><Tier>{}</Tier></GlacierJobParameters></RestoreRequest>",
             self.thaw.days,
             self.thaw.tier.protocol()
         );
-        let answer = self.send(remote, cx, Method::POST, key, "?restore", body)?;
+        self.send(remote, cx, Method::POST, key, "?restore", body)
+    }
+
+    fn asked(&self, remote: &Remote, key: &str, answer: &Answer) -> Result<()> {
         match answer.status {
             200 | 202 => Ok(()),
             // Somebody else asked in between, or we did, and were not told.
             409 if answer.code() == "RestoreAlreadyInProgress" => Ok(()),
-            _ => Err(self.refused(remote, "asking for", key, &answer)),
+            _ => Err(self.refused(remote, "asking for", key, answer)),
         }
     }
 
@@ -194,9 +207,7 @@ impl Thawing {
             401 | 403 => Error::refused(error.message)
                 .hint("thawing needs s3:RestoreObject for identity.read, beside s3:GetObject"),
             404 => Error::new(ErrorKind::NotFound, error.message),
-            503 if answer.code() == "GlacierExpeditedRetrievalNotAvailable" => {
-                error.hint("take another tier: `thaw.tier` of the store")
-            }
+            503 if answer.code() == NO_CAPACITY => error.hint("take another tier: `thaw.tier` of the store"),
             _ => error,
         }
     }

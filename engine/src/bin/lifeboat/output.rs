@@ -21,15 +21,12 @@ pub fn json_line(value: &Value) -> Result<()> {
 
 /// A text with its control characters and marks of direction made visible, but for line feeds and tabulators.
 pub fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' | '\t' => out.push(c),
-            c if c.is_control() || identifier::reorders(c) => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
-    }
-    out
+    text.split_inclusive(['\n', '\t'])
+        .map(|part| match part.strip_suffix(['\n', '\t']) {
+            Some(words) => identifier::shown_whole(words) + &part[words.len()..],
+            None => identifier::shown_whole(part),
+        })
+        .collect()
 }
 
 /// Prints a line to stdout; a reader that went away (`| head`) is no failure.

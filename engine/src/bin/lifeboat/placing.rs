@@ -105,7 +105,7 @@ pub async fn place(
         .collect::<Result<Vec<One>>>()?;
     let mut taken = BTreeSet::new();
     for one in &all {
-        if !taken.insert(&one.binding.module) {
+        if !taken.insert(place_of(&one.binding.module)) {
             let name = one.binding.module.display();
             return Err(Error::new(Kind::PolicyRefused, format!("{name} is the module of two policies of the bundle")));
         }
@@ -148,11 +148,20 @@ fn put(all: &[One]) -> Result<()> {
     Ok(())
 }
 
+/// One path for one file, however it is written, also where there is no such file yet.
+fn place_of(module: &Path) -> PathBuf {
+    std::fs::canonicalize(module).unwrap_or_else(|_| match (module.parent(), module.file_name()) {
+        (Some(folder), Some(name)) => {
+            std::fs::canonicalize(folder).map_or_else(|_| module.to_owned(), |f| f.join(name))
+        }
+        _ => module.to_owned(),
+    })
+}
+
 /// Policies of an environment that have this file.
 fn having<'a>(environment: &'a Environment<'_>, module: &Path) -> Vec<&'a str> {
-    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let module = real(module);
-    let policies = environment.binding.policy.iter().filter(|(_, binding)| real(&binding.module) == module);
+    let module = place_of(module);
+    let policies = environment.binding.policy.iter().filter(|(_, binding)| place_of(&binding.module) == module);
     policies.map(|(name, _)| name.as_str()).collect()
 }
 
