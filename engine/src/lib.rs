@@ -72,6 +72,7 @@ use journal::{PostgresState, State};
 use observe::{Observer, Unwatched};
 use policy::{Inspected, Module};
 use sandbox::Sandbox;
+use sandbox::compiler::Compiler;
 use sandbox::linker::Guest;
 
 /// The compile cache, in the state directory.
@@ -96,6 +97,7 @@ pub struct Builder {
     state_directory: PathBuf,
     state_database: Option<PostgresState>,
     compile_cache: bool,
+    compiler: Compiler,
     confirmer: Arc<dyn Confirmer>,
     observer: Arc<dyn Observer>,
     waypoint: Waypoint,
@@ -109,6 +111,7 @@ impl Engine {
             state_directory: PathBuf::from(".lifeboat"),
             state_database: None,
             compile_cache: true,
+            compiler: Compiler::Here,
             confirmer: Arc::new(Nobody),
             observer: Arc::new(Unwatched),
             waypoint: Arc::new(|_| {}),
@@ -196,6 +199,13 @@ impl Builder {
         self
     }
 
+    /// Who compiles modules: this process, unless it is told otherwise.
+    #[must_use]
+    pub fn compiler(mut self, compiler: Compiler) -> Self {
+        self.compiler = compiler;
+        self
+    }
+
     /// Who is asked for consent.
     #[must_use]
     pub fn confirmer(mut self, confirmer: Arc<dyn Confirmer>) -> Self {
@@ -229,7 +239,7 @@ impl Builder {
     pub async fn build(self) -> Result<Engine> {
         let state = Arc::new(State::at(&self.state_directory, self.state_database.as_ref()).await?);
         let cache = self.state_directory.join(COMPILED);
-        let sandbox = Sandbox::new(self.compile_cache.then_some(cache.as_path()))?;
+        let sandbox = Sandbox::new(self.compile_cache.then_some(cache.as_path()), self.compiler)?;
         let Self { confirmer, observer, waypoint, checkpoint_store, .. } = self;
         Ok(Engine { sandbox, state, confirmer, observer, waypoint, checkpoint_store, linkers: Mutex::default() })
     }

@@ -276,6 +276,26 @@ impl Child {
         Ok(Ended { status, stderr: String::from_utf8_lossy(&bytes).into_owned() })
     }
 
+    /// Gives it this input, and waits for its end: its stdout, at most `stdout_bytes_max`, and how it ended.
+    pub fn to_its_end(mut self, input: &[u8], stdout_bytes_max: usize) -> Result<(Vec<u8>, Ended)> {
+        let (mut stdin, mut stdout, program) = (self.stdin(), self.stdout(), self.program.clone());
+        let input = input.to_vec();
+        let feeder = std::thread::spawn(move || {
+            // A child that does not read all of its input says so in its exit code.
+            let _ = std::io::Write::write_all(&mut stdin, &input);
+        });
+        let mut out = Vec::new();
+        let read = (&mut stdout).take(stdout_bytes_max as u64 + 1).read_to_end(&mut out);
+        if out.len() > stdout_bytes_max {
+            return Err(Error::failed(format!("{program} wrote more than {stdout_bytes_max} bytes")));
+        }
+        let ended = self.wait()?;
+        // The child is gone, so its end of the pipe is closed.
+        let _ = feeder.join();
+        read.doing(|| format!("reading from {program}"))?;
+        Ok((out, ended))
+    }
+
     /// Its exit status, if it has ended. Polled, so that the lock that guards against a reused pid is held only around the reaping itself.
     fn reap(&mut self) -> std::io::Result<Option<ExitStatus>> {
         let mut reaped = self.reaped.lock().expect("no panic while held");
@@ -354,23 +374,7 @@ impl AsFd for Output {
 
 /// Runs a child to its end with this input; gives its stdout, at most `stdout_bytes_max`, and how it ended.
 pub fn run(cx: &StepContext, spec: &Spec, input: &[u8], stdout_bytes_max: usize) -> Result<(Vec<u8>, Ended)> {
-    let mut child = Child::spawn(cx, spec)?;
-    let mut stdin = child.stdin();
-    let input = input.to_vec();
-    let feeder = std::thread::spawn(move || {
-        // A child that does not read all of its input says so in its exit code.
-        let _ = std::io::Write::write_all(&mut stdin, &input);
-    });
-    let mut out = Vec::new();
-    let read = child.stdout().take(stdout_bytes_max as u64 + 1).read_to_end(&mut out);
-    if out.len() > stdout_bytes_max {
-        return Err(Error::failed(format!("{} wrote more than {stdout_bytes_max} bytes", spec.program())));
-    }
-    let ended = child.wait()?;
-    // The child is gone, so its end of the pipe is closed.
-    let _ = feeder.join();
-    read.doing(|| format!("reading from {}", spec.program()))?;
-    Ok((out, ended))
+    Child::spawn(cx, spec)?.to_its_end(input, stdout_bytes_max)
 }
 
 /// Runs a child that must succeed; gives its stdout as text.

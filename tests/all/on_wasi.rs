@@ -119,3 +119,14 @@ fn a_run_that_was_killed_is_told_the_same_again() {
     let again = site.lifeboat(&["policy", "replay", policy("on-wasi").to_str().unwrap(), "--runs", &run]);
     assert!(!again.said().contains("nondeterminism"), "{again:?}");
 }
+
+#[test]
+fn what_a_guest_holds_of_wasi_counts_as_what_it_may_hold() {
+    let site = Site::notes();
+    site.guest("on-wasi", "on-wasi", "backup", &["clock.sleep-until"], "wasi = true\nlimits = { handles-max = 100 }");
+    site.run("on-wasi", &["--param", "handles=20"]).expect(0);
+    for handles in ["handles=60", "handles=200"] {
+        let said = site.run("on-wasi", &["--param", handles]).expect(20);
+        assert!(said.stdout.contains("held more resources than handles-max"), "{said:?}");
+    }
+}

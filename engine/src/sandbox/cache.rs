@@ -3,6 +3,8 @@
 //! wasmtime's own cache packs its files, and unpacks the whole of one for each run: half a second for a module with the runtime of a language. These
 //! are mapped as they are, and only what runs is read.
 //!
+//! What a child process compiled comes through here too (`compiler.rs`): machine code from elsewhere has no safe form.
+//!
 //! Machine code is taken from a file only if this engine put it there itself (decision 0040):
 //!
 //! - it lies in a directory of our own user that nobody else may write to, and is itself such a file, found without following links
@@ -13,7 +15,7 @@
 //!
 //! A module that comes from outside as machine code is no component, and is refused before anything comes here.
 
-// Only here: taking machine code from a file has no safe form.
+// Only here: taking machine code that was made elsewhere has no safe form.
 #![allow(unsafe_code)]
 
 use std::hash::{Hash, Hasher};
@@ -24,7 +26,9 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::compiler::{refused, words};
 use super::kept::{Found, Kept, Key, Whole};
+use crate::error::Result;
 
 /// Ending of the files' names.
 const ENDING: &str = "code";
@@ -91,6 +95,14 @@ impl Cache {
         digest.update(sha256);
         digest.finalize().into()
     }
+}
+
+/// Makes a component of what a child of ours compiled just now.
+pub(super) fn from_child(engine: &Engine, code: &[u8]) -> Result<Component> {
+    // SAFETY: wasmtime asks that these are bytes that it made by `serialize` or `precompile_component`. They came out of a pipe whose other end
+    // only a child of ours had, which is a program that whoever made this engine named as one that compiles for it, and which ended well. wasmtime
+    // itself refuses what another version of it, or other settings, made.
+    unsafe { Component::deserialize(engine, code) }.map_err(|e| refused(&words(&e)))
 }
 
 /// Makes a component of a file whose seal was good.

@@ -9,6 +9,7 @@ use wasmtime::component::Linker;
 
 use super::*;
 use crate::sandbox::Sandbox;
+use crate::sandbox::compiler::Compiler;
 
 /// A component whose code is run when an instance is made; `number` makes one that differs.
 fn component(number: i32) -> Vec<u8> {
@@ -50,7 +51,7 @@ impl Place {
     }
 
     fn sandbox(&self) -> Sandbox {
-        Sandbox::new(Some(&self.directory())).unwrap()
+        Sandbox::new(Some(&self.directory()), Compiler::Here).unwrap()
     }
 
     fn load(&self, sandbox: &Sandbox) -> Component {

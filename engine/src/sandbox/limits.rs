@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use wasmtime::component::ResourceTableError;
 use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
 
 use super::MEMORY_BYTES_MAX;
@@ -176,6 +177,10 @@ pub(crate) fn breach_of(error: &wasmtime::Error, guest: &Guest) -> Option<Breach
     }
     if guest.memory.breached {
         return Some(Breach::Memory);
+    }
+    // What it holds of WASI lies in a table of its own.
+    if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
+        return Some(Breach::Handles);
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => Some(Breach::Fuel),

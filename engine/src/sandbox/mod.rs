@@ -7,12 +7,14 @@
 //! | `values.rs` | component values to and from JSON |
 //! | `handles.rs` | the guest's resources |
 //! | `turns.rs` | who computes next, where many want to |
+//! | `compiler.rs` | who compiles: this process, or one of its own within bounds |
 //! | `cache.rs` | what modules were compiled to, as files that are mapped |
 //! | `kept.rs` | the private directory that they lie in: seals, bound |
 //! | `limits.rs` | every limit, where it is set and how its breach is told |
 //! | `wasi.rs` | WASI 0.2 with nothing in it, where an environment allows it |
 
 mod cache;
+pub mod compiler;
 pub mod handles;
 pub(crate) mod kept;
 pub mod limits;
@@ -30,6 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Component;
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use self::compiler::Compiler;
 use crate::error::{Error, Kind, Result};
 
 /// How often guests are interrupted to look at their deadline. A busy loop ends at most two of these after its limit.
@@ -52,6 +55,7 @@ const TABLES_MAX: u32 = 16;
 /// Compiles and holds what runs guests. One for each [`crate::Engine`].
 pub struct Sandbox {
     engine: wasmtime::Engine,
+    compiler: Compiler,
     cache: Option<cache::Cache>,
     /// One place for each instance that may be alive. Held while a guest runs.
     places: Arc<Semaphore>,
@@ -62,31 +66,8 @@ pub struct Sandbox {
 impl Sandbox {
     /// A sandbox with a compile cache in this directory, which is made if need be. One that can't be used, because it is not our user's alone or
     /// not a directory, is passed over with a warning: without it everything works, and compiling takes its time again.
-    pub fn new(cache: Option<&Path>) -> Result<Self> {
-        let mut config = Config::new();
-        config
-            // Deterministic: the same module and answers give the same requests on every machine.
-            .cranelift_nan_canonicalization(true)
-            .wasm_relaxed_simd(true)
-            .relaxed_simd_deterministic(true)
-            .wasm_component_model(true)
-            // A block or call of three bytes that makes a thousand values is a bomb for the compiler; no toolchain makes any.
-            .wasm_multi_value(false)
-            // One guest task at a time; also twice as fast a host call.
-            .concurrency_support(false)
-            // Bounded: fuel for work, epochs for time, see `limits.rs`.
-            .consume_fuel(true)
-            .epoch_interruption(true)
-            .max_wasm_stack(1 << 20)
-            .async_stack_size(2 << 20)
-            .memory_reservation(MEMORY_BYTES_MAX as u64)
-            .memory_guard_size(64 << 10)
-            // For debuggers and for positions in the text of a module, which nobody is shown: all of it would be mapped and checked at each
-            // load.
-            .native_unwind_info(false)
-            .generate_address_map(false)
-            .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(20));
-        let (engine, places) = roomy(&mut config)?;
+    pub fn new(cache: Option<&Path>, compiler: Compiler) -> Result<Self> {
+        let (engine, places) = roomy(&mut settings())?;
         let stop_ticking = Arc::new(AtomicBool::new(false));
         let (ticking, stop) = (engine.weak(), stop_ticking.clone());
         std::thread::Builder::new()
@@ -110,6 +91,7 @@ impl Sandbox {
         });
         Ok(Self {
             engine,
+            compiler,
             cache,
             places: Arc::new(Semaphore::new(places as usize)),
             turns: turns::Turns::new(),
@@ -133,14 +115,13 @@ impl Sandbox {
         self.cache.as_ref().map(cache::Cache::kept)
     }
 
-    /// Compiles a component.
+    /// Compiles a component. Refuses what is too much to compile.
     pub fn compile(&self, bytes: &[u8]) -> Result<Component> {
         crate::policy::size::check_work(bytes)?;
-        Component::from_binary(&self.engine, bytes).map_err(|e| {
-            // It may quote names of the module.
-            let why = host_api::identifier::shown_long(&format!("{e:#}").replace('\n', "; "));
-            Error::new(Kind::PolicyRefused, format!("the module does not compile: {why}"))
-        })
+        if let Some(code) = self.compiler.code(bytes)? {
+            return cache::from_child(&self.engine, &code);
+        }
+        Component::from_binary(&self.engine, bytes).map_err(|e| compiler::refused(&compiler::words(&e)))
     }
 
     /// A place for one instance, as soon as there is one; held until it is let go.
@@ -158,6 +139,34 @@ impl Sandbox {
     pub fn engine(&self) -> &wasmtime::Engine {
         &self.engine
     }
+}
+
+/// How modules are compiled, and run: the same in the process that does the one and in that which does the other.
+fn settings() -> Config {
+    let mut config = Config::new();
+    config
+        // Deterministic: the same module and answers give the same requests on every machine.
+        .cranelift_nan_canonicalization(true)
+        .wasm_relaxed_simd(true)
+        .relaxed_simd_deterministic(true)
+        .wasm_component_model(true)
+        // A block or call of three bytes that makes a thousand values is a bomb for the compiler; no toolchain makes any.
+        .wasm_multi_value(false)
+        // One guest task at a time; also twice as fast a host call.
+        .concurrency_support(false)
+        // Bounded: fuel for work, epochs for time, see `limits.rs`.
+        .consume_fuel(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(1 << 20)
+        .async_stack_size(2 << 20)
+        .memory_reservation(MEMORY_BYTES_MAX as u64)
+        .memory_guard_size(64 << 10)
+        // For debuggers and for positions in the text of a module, which nobody is shown: all of it would be mapped and checked at each
+        // load.
+        .native_unwind_info(false)
+        .generate_address_map(false)
+        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(20));
+    config
 }
 
 /// An engine with room for as many instances as may be alive, or for as many as this process is given addresses for; and that number.
@@ -220,7 +229,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_comes_when_all_is_taken_waits_for_room() {
-        let sandbox = Sandbox::new(None).unwrap();
+        let sandbox = Sandbox::new(None, Compiler::Here).unwrap();
         let mut taken = Vec::new();
         for _ in 0..INSTANCES_MAX {
             taken.push(sandbox.place().now_or_never().expect("there is room").unwrap());

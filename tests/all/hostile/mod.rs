@@ -1,5 +1,6 @@
 //! Modules that mean harm: each ends in its documented error, the engine goes on, and no secret shows.
 
+mod compiling;
 mod every_call;
 mod fleet;
 mod make;

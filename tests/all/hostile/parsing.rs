@@ -5,8 +5,9 @@ use std::panic::catch_unwind;
 use engine::error::Kind;
 use engine::policy::inspect;
 use engine::sandbox::Sandbox;
+use engine::sandbox::compiler::Compiler;
 
-use super::make::{call_and_drop, core, described, pack, try_pack};
+use super::make::{COMPONENT, call_and_drop, core, described, functions, leb, pack, section, try_pack};
 use crate::support::{Site, policy};
 
 /// What of WASI modules ask for, in the versions that toolchains make.
@@ -102,7 +103,7 @@ fn honest() -> Vec<u8> {
 
 #[test]
 fn cut_off_and_flipped_modules_end_in_an_error_or_are_sound() {
-    let sandbox = Sandbox::new(None).unwrap();
+    let sandbox = Sandbox::new(None, Compiler::Here).unwrap();
     let mut sound = 0;
     let mut look = |what: &str, bytes: &[u8], compile: bool| {
         let read = catch_unwind(|| inspect(bytes).is_ok()).unwrap_or_else(|_| panic!("{what}: it panicked"));
@@ -140,43 +141,6 @@ fn cut_off_and_flipped_modules_end_in_an_error_or_are_sound() {
     assert!(sound > 1, "some flips change only names");
 }
 
-/// A number as WebAssembly writes it.
-fn leb(mut value: usize) -> Vec<u8> {
-    let mut out = Vec::new();
-    loop {
-        let low = u8::try_from(value & 0x7f).unwrap();
-        value >>= 7;
-        if value == 0 {
-            out.push(low);
-            return out;
-        }
-        out.push(low | 0x80);
-    }
-}
-
-fn section(id: u8, content: &[u8]) -> Vec<u8> {
-    [&[id][..], &leb(content.len()), content].concat()
-}
-
-const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
-const MODULE: &[u8] = b"\0asm\x01\0\0\0";
-
-/// A component around a core module of these sections.
-fn around(sections: &[Vec<u8>]) -> Vec<u8> {
-    let module = [MODULE, &sections.concat()].concat();
-    described([COMPONENT, &section(1, &module)].concat(), "backup")
-}
-
-/// Functions without parameters, each with this body.
-fn functions(count: usize, body: &[u8]) -> Vec<u8> {
-    let entry = [&leb(body.len()), body].concat();
-    around(&[
-        section(1, &[1, 0x60, 0, 0]),
-        section(3, &[leb(count), vec![0; count]].concat()),
-        section(10, &[leb(count), entry.repeat(count)].concat()),
-    ])
-}
-
 #[test]
 fn what_would_take_long_to_read_or_compile_is_refused_first() {
     let mut nested = COMPONENT.to_vec();
@@ -196,51 +160,11 @@ fn what_would_take_long_to_read_or_compile_is_refused_first() {
     // One value is a thousand, for three bytes.
     let results = " i32".repeat(1_000);
     let bomb = format!("(type $t (func (result{results})))");
-    let engine = Sandbox::new(None).unwrap();
+    let engine = Sandbox::new(None, Compiler::Here).unwrap();
     let error = try_pack("backup", &core(&[], 1, &bomb, ""))
         .map(|bytes| engine.compile(&bytes).expect_err("multi-value"))
         .expect("only the compiler minds");
     assert!(error.message.contains("multi-value"), "{error}");
-}
-
-/// A function of so many locals, the first of which decides; made of pieces.
-fn function(locals: usize, pieces: &[Vec<u8>]) -> Vec<u8> {
-    functions(1, &[vec![1], leb(locals), vec![0x7f], pieces.concat(), vec![0x0b]].concat())
-}
-
-/// Each of these took the compiler from many seconds to hours, and up to gigabytes.
-#[test]
-fn what_is_small_to_look_at_and_endless_to_compile_is_refused_first() {
-    let engine = Sandbox::new(None).unwrap();
-    // (block (br_if 0 (local.get 0)))
-    let join = [0x02, 0x40, 0x20, 0x00, 0x0d, 0x00, 0x0b];
-    let counted = |at: usize| [&[0x20][..], &leb(at), &[0x41, 0x01, 0x6a, 0x21], &leb(at)].concat();
-    let reads: Vec<u8> = (0..1_000).flat_map(|at| [&[0x20][..], &leb(at), &[0x1a]].concat()).collect();
-    // On the stack over the branches: (i32.add (local.get 0) (i32.const 1))
-    let held = [0x20, 0x00, 0x41, 0x01, 0x6a].repeat(2_000);
-    let kept = [[0x6a].repeat(1_999), vec![0x1a]].concat();
-    let branches = |count: usize| [&[0x20, 0x00, 0x0e][..], &leb(count), &vec![0; count + 1]].concat();
-    let ifs: Vec<u8> =
-        (0..18_000).flat_map(|at| [&[0x20, 0x00, 0x04, 0x40][..], &counted(at % 64), &[0x0b]].concat()).collect();
-    for (what, bytes, why) in [
-        ("joins before reads", function(1_000, &[join.repeat(3_000), reads]), "too many values"),
-        ("joins below values", function(1, &[held, join.repeat(3_000), kept]), "too many values"),
-        ("joins", function(1, &[join.repeat(20_000)]), "too many branches"),
-        ("ifs in a loop", function(64, &[vec![0x03, 0x40], ifs, vec![0x0b]]), "too many"),
-        ("a table", function(1, &[vec![0x02, 0x40], branches(50_000), vec![0x0b]]), "too many branches"),
-        ("loops", function(1, &[[0x03, 0x40].repeat(100), vec![0x0b; 100]]), "too many loops"),
-        (
-            "many of them",
-            functions(100, &[&[1][..], &leb(1_000), &[0x7f], &join.repeat(300), &[0x0b]].concat()),
-            "too much to compile",
-        ),
-    ] {
-        let error = engine.compile(&bytes).map(drop).expect_err(what);
-        assert_eq!(error.kind, Kind::PolicyRefused, "{what}");
-        assert!(error.message.contains(why), "{what}: {error}");
-    }
-    // What a real function may be goes through.
-    engine.compile(&function(100, &[join.repeat(2_000)])).map(drop).unwrap();
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod backups;
 mod bundle;
 mod candidates;
 mod check;
+mod compile;
 mod config;
 mod deletion;
 mod globals;
@@ -113,6 +114,9 @@ enum Verb {
     Config(config::Verb),
     /// Supervise the services that are children of lifeboat, and start what the environment's cadences say is due, until stopped.
     Serve(serve::Arguments),
+    /// Compile a module, stdin to stdout, within bounds: for the engine that started this.
+    #[command(name = engine::sandbox::compiler::COMMAND, hide = true)]
+    CompileModule(compile::Arguments),
 }
 
 impl Global {
@@ -172,6 +176,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Status(arguments) => status::run(&global, arguments).await,
         Verb::Config(verb) => config::run(&global, verb),
         Verb::Serve(arguments) => serve::run(&global, arguments).await,
+        Verb::CompileModule(arguments) => Ok(compile::run(&arguments)),
     }
 }
 

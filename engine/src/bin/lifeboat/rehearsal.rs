@@ -10,6 +10,7 @@ use engine::journal::Record;
 use engine::policy::{Module, inspect, validate, validate_partial};
 use engine::rehearse::{Answer, Rehearsed, answers_of};
 use engine::run::{RunOptions, Status, check_world};
+use engine::sandbox::compiler::Compiler;
 use engine::{Engine, Result};
 use host_api::identifier::{now_ms, parse_time_ms, shown, shown_long};
 use host_api::real::RealHost;
@@ -153,8 +154,8 @@ impl Bench {
         let folder =
             tempfile::tempdir().map_err(|e| Error::new(Kind::Failed, format!("a folder for the state: {e}")))?;
         let host = RealHost::new(Default::default(), &Default::default(), folder.path()).map_err(Error::from)?;
-        let builder = Engine::builder().state_directory(folder.path()).confirmer(Arc::new(Nobody));
-        let engine = builder.observer(Arc::new(Watch::new(quiet))).build().await?;
+        let builder = Engine::builder().state_directory(folder.path()).compiler(Compiler::this_program());
+        let engine = builder.confirmer(Arc::new(Nobody)).observer(Arc::new(Watch::new(quiet))).build().await?;
         Ok(Self { engine, host: Arc::new(host), _folder: folder })
     }
 

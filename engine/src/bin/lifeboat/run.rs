@@ -13,6 +13,7 @@ use engine::journal::{By, RunRow};
 use engine::policy::{Description, Module, inspect};
 use engine::probe::Resolution;
 use engine::run::{Ended, RunOptions, Status};
+use engine::sandbox::compiler::Compiler;
 use engine::{Engine, Result};
 use serde_json::json;
 
@@ -201,7 +202,8 @@ pub async fn unattended(config: &Config, quiet: bool) -> Result<Engine> {
 }
 
 async fn engine_asking(config: &Config, confirmer: Arc<dyn Confirmer>, quiet: bool) -> Result<Engine> {
-    config.builder()?.confirmer(confirmer).observer(Arc::new(Watch::new(quiet))).build().await
+    let builder = config.builder()?.compiler(Compiler::this_program());
+    builder.confirmer(confirmer).observer(Arc::new(Watch::new(quiet))).build().await
 }
 
 /// Ctrl-C, SIGTERM and SIGHUP cancel: the policy may compensate, then obligations are settled. A second Ctrl-C changes nothing: they must be.

@@ -21,7 +21,11 @@ struct Policy;
 impl bindings::Guest for Policy {
     fn run(parameters: String) -> Result<(), String> {
         let p: Value = serde_json::from_str(&parameters).map_err(|e| e.to_string())?;
+        let handles = p["handles"].as_u64().unwrap_or(0);
+        let times: Vec<_> = (0..handles).map(|_| monotonic_clock::subscribe_duration(1)).collect();
+        let streams: Vec<_> = (0..handles).map(|_| stdout::get_stdout()).collect();
         let said = note("first");
+        drop((times, streams));
         // A time that is long past, and depends on every word: a replay that was told anything else would ask for another.
         let past_ms =
             said.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))) % 1_000_000;
