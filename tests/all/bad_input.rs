@@ -73,7 +73,7 @@ fn mistakes_in_the_configuration_are_placed_and_answered_with_what_is_right() {
         ("attachments = \"attachments\" }", "attachments = \"../../etc\" }", &["not a plain relative path"]),
         ("[environment.demo.store.local]", "[environment.demo.store.\"../x\"]", &["no name for a store"]),
     ] {
-        let site = Site::notes();
+        let site = Site::notes().cold();
         let text = fs::read_to_string(site.path("lifeboat.toml")).unwrap();
         assert!(text.contains(from), "{from}");
         site.write("lifeboat.toml", &text.replacen(from, to, 1));

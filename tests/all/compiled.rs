@@ -11,7 +11,7 @@ use crate::support::disk::Tmpfs;
 const WORDS: [&str; 4] = ["--param", "call=refused", "--param", "times=1"];
 
 fn site() -> Site {
-    let site = Site::notes();
+    let site = Site::notes().cold();
     site.guest("calls", "calls", "backup", &[], "");
     site
 }

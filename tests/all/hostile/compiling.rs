@@ -114,7 +114,7 @@ fn what_answers_otherwise_than_a_compiler_is_no_module() {
 
 #[test]
 fn the_command_line_compiles_in_a_process_of_its_own() {
-    let site = Site::notes();
+    let site = Site::notes().cold();
     site.guest("calls", "calls", "backup", &[], "");
     let words = ["run", "calls", "--param", "call=refused", "--param", "times=1"];
     let said = site.command(&words).env("LIFEBOAT_LOG", "engine=debug").stdin(Stdio::null()).output().unwrap();

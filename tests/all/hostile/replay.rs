@@ -46,7 +46,7 @@ fn nans_and_relaxed_vectors_are_the_same_in_every_process_and_on_replay() {
         limits: "",
         ends: Ends::Ok,
     };
-    let site = Site::notes();
+    let site = Site::notes().cold();
     super::add(&site, "open", &row);
     let mut all = Vec::new();
     for run in 0..3 {

@@ -57,6 +57,7 @@ impl Site {
 
     /// An engine of this process on the site's state.
     pub async fn engine(&self) -> Engine {
+        self.warm();
         let config = Config::load(&self.path("lifeboat.toml")).unwrap();
         config.builder().unwrap().build().await.unwrap()
     }

@@ -5,6 +5,7 @@ pub mod guests;
 pub mod http;
 pub mod kneo;
 pub mod registry;
+mod warm;
 
 use std::fs;
 use std::net::TcpListener;
@@ -22,6 +23,8 @@ pub struct Site {
     /// The live service's port.
     pub port: u16,
     serve: Option<Child>,
+    /// Compiles its modules itself.
+    cold: bool,
 }
 
 /// How a command came out.
@@ -103,7 +106,20 @@ pub fn free_port() -> u16 {
 impl Site {
     /// An empty site.
     pub fn empty() -> Self {
-        Self { root: tempfile::tempdir().unwrap(), port: free_port(), serve: None }
+        Self { root: tempfile::tempdir().unwrap(), port: free_port(), serve: None, cold: false }
+    }
+
+    /// The same, with nothing that was compiled for another site.
+    pub fn cold(mut self) -> Self {
+        self.cold = true;
+        self
+    }
+
+    /// Before something makes its state: what others have compiled.
+    fn warm(&self) {
+        if !self.cold {
+            warm::fill(&self.path(".lifeboat"));
+        }
     }
 
     /// The example service `notes`, version 1.0.0 installed, as `examples/notes/lifeboat.toml` has it; not started.
@@ -244,6 +260,10 @@ impl Site {
 
     /// The same of the command line that was built in another way.
     pub fn command_of(&self, lifeboat: &Path, arguments: &[&str]) -> Command {
+        // Verbs that only look must find no state where there is none.
+        if arguments.iter().any(|word| ["run", "serve"].contains(word)) {
+            self.warm();
+        }
         let mut command = Command::new(lifeboat);
         command.args(arguments).current_dir(self.root.path()).env_remove("LIFEBOAT_CONFIG");
         command
@@ -288,6 +308,9 @@ impl Drop for Site {
             // It stops its children first.
             let _ = Command::new("kill").arg(serve.id().to_string()).status();
             let _ = serve.wait();
+        }
+        if !self.cold {
+            warm::keep(&self.path(".lifeboat"));
         }
     }
 }
