@@ -242,7 +242,7 @@ fn state_of(
     cx.check()?;
     check(backup)?;
     let records = records::read_all(store, &backup.service, &backup.id)?;
-    let here = store.identity()?;
+    let here = store.own_name()?;
     let elsewhere = |named: &Option<String>| named.as_ref().is_some_and(|named| *named != here);
     let held: Vec<_> = records.holds_in_force().map(|(_, hold)| hold).collect();
     // What was verified are these bytes, not this name. Of a manifest that is refused, nothing counts.

@@ -202,6 +202,41 @@ fn what_the_rules_let_go_goes_without_a_person_where_a_store_says_so_and_no_more
 }
 
 #[test]
+fn serve_removes_by_itself_and_one_name_of_two_cadences_is_two_duties() {
+    let (mut site, ids) = site(5, &[1, 2]);
+    alone(&site, RULES, 5);
+    let duty = |policy: &str, parameters: &str| {
+        format!(
+            "parameters = {{ service = \"notes\", duties = [{{ name = \"tidy\", policy = \"{policy}\", when = \"0 0 1 1 *\", parameters = {parameters} }}] }}"
+        )
+    };
+    let shape = r#"parameters = { service = "notes", shape = "active", store = "local", off-site = "offsite" }"#;
+    let (tidies, backs_up) = (duty("retention", "{ store = \"local\" }"), duty("backup", "{ store = \"local\" }"));
+    site.configure(&[
+        (shape, &tidies),
+        ("may-start = [\"backup\", \"drill\"]", "may-start = [\"retention\", \"backup\"]"),
+    ]);
+    let second = "[environment.demo.policy.second]\nmodule = \"policies/cadence.wasm\"\nworld = \"cadence\"\n\
+                  grants = [\"catalog.latest service=notes store=*\", \"schedule.* service=notes policy=*\"]\n";
+    site.append(&format!("{second}{backs_up}\n"));
+    site.stop_serving();
+    site.serve_on_schedule(&["notes"]);
+    let began = std::time::Instant::now();
+    let ended = |site: &Site| {
+        let log = site.serve_log();
+        log.contains("retention (cadence:notes/tidy) is ok") && log.contains("backup (second:notes/tidy) is ok")
+    };
+    while !ended(&site) {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "{}", site.serve_log());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    site.stop_serving();
+    let left = site.left();
+    assert!(!left.contains(&ids[0]) && !left.contains(&ids[3]), "{left:?}");
+    assert!(left.contains(&ids[1]) && left.contains(&ids[2]), "the proven ones stay: {left:?}");
+}
+
+#[test]
 fn what_a_policy_chooses_is_asked_for_and_a_floor_is_no_rule() {
     let (site, ids) = site(5, &[3, 4]);
     alone(&site, "[environment.demo.retention.notes.store.local]\nkeep = { last = 5 }\n", 5);

@@ -56,7 +56,7 @@ pub(crate) struct Verified {
     backup: String,
     pub(crate) digest: String,
     candidate: String,
-    /// Which store the copy was restored from, [`ObjectStore::identity`]; none in records of before they said it.
+    /// Which store the copy was restored from, [`ObjectStore::own_name`]; none in records of before they said it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) store: Option<String>,
     run: String,
@@ -118,24 +118,19 @@ impl Unhold {
 }
 
 impl Verified {
-    /// Of a copy that was restored from this store.
-    pub(crate) fn new(
-        cx: &StepContext,
-        store: &ObjectStore,
-        candidate: &Candidate,
-        (rows, files): (u64, u64),
-    ) -> Result<Self> {
-        Ok(Self {
+    /// Of a candidate, and so of the store that this was restored from.
+    pub(crate) fn new(cx: &StepContext, candidate: &Candidate, (rows, files): (u64, u64)) -> Self {
+        Self {
             format: VERIFIED.into(),
             backup: candidate.backup.clone(),
             digest: candidate.digest.clone(),
             candidate: candidate.id.clone(),
-            store: Some(store.identity()?),
+            store: candidate.read_from.clone(),
             run: cx.run.clone(),
             rows,
             files,
             at_ms: now_ms(),
-        })
+        }
     }
 }
 
@@ -154,7 +149,7 @@ impl Checked {
             digest: backup.digest.clone(),
             depth,
             objects,
-            store: Some(store.identity()?),
+            store: Some(store.own_name()?),
             stored_bytes: backup.stored_bytes,
             run: cx.run.clone(),
             at_ms: now_ms(),

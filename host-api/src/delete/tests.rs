@@ -187,8 +187,9 @@ fn unfinished() -> Candidate {
 pub(crate) fn verify(world: &World, backup: &Backup) {
     let mut cx = world.cx.clone();
     cx.step = now_ms();
-    let restored = Candidate { backup: backup.id.clone(), digest: backup.digest.clone(), ..unfinished() };
-    let record = records::Verified::new(&cx, &world.store, &restored, (1, 1)).unwrap();
+    let (id, digest, read_from) = (backup.id.clone(), backup.digest.clone(), world.store.own_name().ok());
+    let restored = Candidate { backup: id, digest, read_from, ..unfinished() };
+    let record = records::Verified::new(&cx, &restored, (1, 1));
     records::write_verified(&cx, &world.store, "notes", &record, None).unwrap();
 }
 
@@ -342,6 +343,10 @@ fn a_store_whose_clock_is_behind_ours_lets_nothing_go() {
     // One that is ahead of ours ends nothing early.
     let proxy = Proxy::start(moto.port(), |_| Fault::Dated("Fri, 27 Nov 2099 08:00:00 GMT"));
     world.store = open(proxy.port());
+    // By another endpoint it is another store, where nothing is proven yet.
+    let refused = place(&world, rules.clone()).may_go(&backups[..1], &Regard::default()).unwrap_err();
+    assert!(refused.message.contains("too-few-verified"), "{refused}");
+    [1, 2].iter().for_each(|n: &usize| verify(&world, &backups[*n]));
     place(&world, rules).may_go(&backups[..1], &Regard::default()).unwrap();
     assert!(proxy.fired() > 1);
 }

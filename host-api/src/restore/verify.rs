@@ -199,7 +199,7 @@ fn check_emptiness(manifest: &Manifest, verification: &mut Verification) {
 fn record(work: &Work, cx: &StepContext, store: &ObjectStore, candidate: &Candidate, verification: &mut Verification) {
     let compared = (verification.rows, verification.files);
     let recorded = work.signing.signer(VERIFIED).and_then(|signer| {
-        let verified = records::Verified::new(cx, store, candidate, compared)?;
+        let verified = records::Verified::new(cx, candidate, compared);
         records::write_verified(cx, store, &candidate.service, &verified, signer.as_ref())
     });
     if let Err(e) = recorded {

@@ -16,6 +16,8 @@ const USUAL_GAPS: u64 = 3;
 pub(super) struct Witness {
     /// Sorted, Unix milliseconds; of what was removed, when it was taken.
     stored_ms: Vec<u64>,
+    /// Of each, how much of the time since the first one counts: a plan of thousands of backups asks thousands of times.
+    elapsed_ms: Vec<u64>,
     /// Most that counts between two of them.
     gap_ms_max: u64,
 }
@@ -29,18 +31,25 @@ impl Witness {
         gaps.sort_unstable();
         // The lower one of two in the middle: of two gaps, one may be what is told apart here.
         let usual_ms = gaps.get(gaps.len().saturating_sub(1) / 2).copied().unwrap_or(0);
-        Self { stored_ms, gap_ms_max: usual_ms.saturating_mul(USUAL_GAPS).max(USUAL_MS) }
+        let gap_ms_max = usual_ms.saturating_mul(USUAL_GAPS).max(USUAL_MS);
+        let mut elapsed_ms = vec![0; stored_ms.len().min(1)];
+        for two in stored_ms.windows(2) {
+            let before_ms = elapsed_ms.last().copied().unwrap_or(0);
+            elapsed_ms.push(before_ms + (two[1] - two[0]).min(gap_ms_max));
+        }
+        Self { stored_ms, elapsed_ms, gap_ms_max }
     }
 
     /// How much of the time between two moments counts, milliseconds: all of it, but for what is too much in which nothing was taken.
     pub(super) fn elapsed_ms(&self, from_ms: u64, to_ms: u64) -> u64 {
-        let between = self.stored_ms.iter().copied().filter(|at_ms| (from_ms..to_ms).contains(at_ms));
-        let (mut elapsed_ms, mut at_ms) = (0_u64, from_ms);
-        for next_ms in between.chain([to_ms]) {
-            elapsed_ms = elapsed_ms.saturating_add(next_ms.saturating_sub(at_ms).min(self.gap_ms_max));
-            at_ms = next_ms;
+        let gap_ms = |from_ms: u64, to_ms: u64| to_ms.saturating_sub(from_ms).min(self.gap_ms_max);
+        let [first, end] = [from_ms, to_ms].map(|at_ms| self.stored_ms.partition_point(|stored_ms| *stored_ms < at_ms));
+        if first >= end {
+            return gap_ms(from_ms, to_ms);
         }
-        elapsed_ms
+        let last = end - 1;
+        let between_ms = self.elapsed_ms[last] - self.elapsed_ms[first];
+        between_ms + gap_ms(from_ms, self.stored_ms[first]) + gap_ms(self.stored_ms[last], to_ms)
     }
 
     /// How much of the time between two moments does not count, milliseconds.

@@ -60,7 +60,7 @@ impl Directory {
     /// `directory/INODE@BORN`: which directory it is, wherever it is mounted and whatever its path. A copy of it, however made, is another one
     /// (but for an image of the whole file system). None where the file system does not say when it was made (NFS, FUSE, old kernels): inodes
     /// alone are given to others after it.
-    pub(super) fn identity(&self) -> Result<Option<String>> {
+    pub(super) fn own_name(&self) -> Result<Option<String>> {
         let looked = rustix::fs::statx(self.root()?, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME);
         let stat = match looked {
             Ok(stat) => stat,
