@@ -349,7 +349,9 @@ def verifications(store, service, backup, digest, trust):
             if record.body.get("digest") != digest:
                 raise Wrong("it is of another manifest")
             what = "verified" if kind == VERIFIED else "checked (%s)" % shown(str(record.body.get("depth")))
-            yield "%s at %s: %s" % (what, utc(record.body.get("at-ms")), by)
+            of = record.body.get("store")
+            where = "" if of is None else ", of store %s" % shown(str(of))
+            yield "%s at %s: %s%s" % (what, utc(record.body.get("at-ms")), by, where)
         except Wrong as wrong:
             yield "%s does not count: %s" % (shown(name), wrong)
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::approvals::fresh;
 use crate::approvals::votes::{self, Asked, Tally, Vote};
 use crate::approvals::{Answer, Intent, RunOf, Subject, Terms};
+use crate::by_rules::{self, ByRules};
 use crate::direct::NO_MODULE;
 use crate::dispatch::Performed;
 use crate::journal::{ApprovalRow, ApprovalState, Change, Transition};
@@ -19,6 +20,14 @@ use crate::step::{ASKING_FAILED, INTENT_NOW, Prepared, Stepper, Stop};
 
 /// How often a run by hand, which can't be parked, looks for votes.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Consent that holds now.
+enum Given {
+    Votes(Tally),
+    /// An answer without a signature, where that is enough.
+    Phrase,
+    Rules(ByRules),
+}
 
 /// Why an approval is not, or not any more.
 enum Refusal {
@@ -60,6 +69,9 @@ impl Stepper {
                 Standing::Decided(performed) => return Ok(performed),
                 Standing::Open(intent, how) => (intent, how),
             };
+            if !told && let Some(Err(why)) = self.by_rules(&row).await {
+                self.said.finding(Finding::info("consent-asked", why));
+            }
             if self.approval_rules.takes_phrase(&intent.action) {
                 return self.answered(&row, &intent).await;
             }
@@ -106,10 +118,14 @@ impl Stepper {
         let by_hand = self.run.module_sha256 == NO_MODULE;
         let how = match self.consent(row, identifier::now_ms()).await {
             // A run by hand has waited since it read the keys and rules: by those of now, as who took the newest vote found, it is not enough.
-            Ok(Some(_)) if by_hand && row.state == ApprovalState::Open => Vec::new(),
-            Ok(tally) => {
-                let changes = tally.iter().map(|t| decided(id, ApprovalState::Approved, &names(t), t.how())).collect();
-                let record = tally.map(|t| votes::decision(&t));
+            Ok(Given::Votes(_)) if by_hand && row.state == ApprovalState::Open => Vec::new(),
+            Ok(given) => {
+                let (record, by) = match given {
+                    Given::Votes(tally) => (Some(votes::decision(&tally)), Some((names(&tally), tally.how()))),
+                    Given::Phrase => (None, None),
+                    Given::Rules(rules) => (Some(rules.record()), Some((by_rules::BY.to_owned(), by_rules::HOW))),
+                };
+                let changes = by.map(|(by, how)| decided(id, ApprovalState::Approved, &by, how)).into_iter().collect();
                 return Standing::Decided(Performed { result: Ok(json!({"id": id})), record, changes });
             }
             Err(Refusal::Expired) => return Standing::Decided(self.expired(row)),
@@ -156,8 +172,9 @@ impl Stepper {
         })
     }
 
-    /// Whether consent is given now: by votes that hold (with what they come to), or by an answer without a signature where that is enough.
-    async fn consent(&self, row: &ApprovalRow, now_ms: u64) -> Result<Option<Tally>, Refusal> {
+    /// Whether consent is given now: by votes that hold (with what they come to), by an answer without a signature where that is enough, or by the
+    /// environment itself.
+    async fn consent(&self, row: &ApprovalRow, now_ms: u64) -> Result<Given, Refusal> {
         let text = row.intent.to_string();
         let asked = asked(row, &text);
         if asked.is_expired(now_ms) {
@@ -169,15 +186,21 @@ impl Stepper {
         let all: Vec<Vote> = on_record.iter().filter_map(Vote::of).collect();
         match votes::tally(&self.approval_rules, asked, &all) {
             Tally::Denied { by } => Err(Refusal::Denied(by)),
-            tally @ Tally::Approved { .. } => Ok(Some(tally)),
+            tally @ Tally::Approved { .. } => Ok(Given::Votes(tally)),
             Tally::Missing { by, void } => {
-                let signed = matches!(row.how.as_deref(), Some("signatures" | "break-glass"));
+                let signed = matches!(row.how.as_deref(), Some("signatures" | "break-glass" | by_rules::HOW));
                 let phrase = row.state == ApprovalState::Approved && !signed;
                 if phrase && self.approval_rules.takes_phrase(asked.action()) {
-                    return Ok(None);
+                    return Ok(Given::Phrase);
                 }
+                let asked_all_the_same = match self.by_rules(row).await {
+                    Some(Ok(given)) => return Ok(Given::Rules(given)),
+                    Some(Err(why)) => Some(why),
+                    None => None,
+                };
                 let mut how = votes::how_to_approve(&self.approval_rules, asked, &by);
                 how.extend(void.into_iter().map(|why| format!("does not count: {why}")));
+                how.extend(asked_all_the_same);
                 Err(Refusal::Missing(how))
             }
         }
@@ -232,15 +255,17 @@ impl Stepper {
             .hint("ask again: the identities of live data or candidate are not those that were shown"));
         }
         match self.consent(&row, now_ms).await {
-            Ok(None) => {}
-            Ok(Some(tally)) => {
-                if let Tally::Approved { by, broke_glass: Some(reason) } = tally {
-                    let what = format!("{} broke the glass to {}: {reason}", by.join(", "), intent.action);
-                    let fix = "tell the other approvers, and look at what was done";
-                    self.said.finding(Finding::warning("break-glass", what, fix));
-                    self.said.tell(&*self.around.observer, &self.run.id);
-                }
+            Ok(Given::Votes(Tally::Approved { by, broke_glass: Some(reason) })) => {
+                let what = format!("{} broke the glass to {}: {reason}", by.join(", "), intent.action);
+                let fix = "tell the other approvers, and look at what was done";
+                self.said.finding(Finding::warning("break-glass", what, fix));
+                self.said.tell(&*self.around.observer, &self.run.id);
             }
+            Ok(Given::Rules(rules)) => {
+                self.said.finding(Finding::info("removed-by-rules", rules.words()));
+                self.said.tell(&*self.around.observer, &self.run.id);
+            }
+            Ok(Given::Votes(_) | Given::Phrase) => {}
             Err(Refusal::Denied(by)) => return Err(rejected(&by)),
             Err(Refusal::Expired) => {
                 return Err(HostError::new(ErrorKind::Expired, format!("approval {id} has expired"))
@@ -254,7 +279,7 @@ impl Stepper {
         Ok(row)
     }
 
-    async fn approvals(&self) -> Result<Vec<ApprovalRow>, HostError> {
+    pub(crate) async fn approvals(&self) -> Result<Vec<ApprovalRow>, HostError> {
         self.around.state.approvals(Some(&self.run.id)).await.map_err(|e| HostError::failed(e.to_string()))
     }
 

@@ -23,6 +23,7 @@ use crate::in_use::in_use;
 use crate::journal::Change;
 use crate::mixed;
 use crate::policy::lock::Accepted;
+use crate::schedule::Duty;
 use crate::step::{Prepared, Stepper, Stop};
 use crate::sweeping::{Sweeping, sweep_subject};
 
@@ -117,7 +118,9 @@ impl Stepper {
             "schedule.runs" => {
                 let (policy, duty): (String, Option<String>) = (get(full, "policy")?, get(full, "duty")?);
                 let (state, environment) = (&self.around.state, &self.run.environment);
-                let runs = state.past_runs(environment, &policy, duty.as_deref(), PAST_RUNS_MAX).await;
+                // Of a duty that another cadence has under the same name it is told nothing.
+                let duty = duty.map(|name| Duty { cadence: Some(self.run.policy.clone()), name, slot_ms: 0 });
+                let runs = state.past_runs(environment, &policy, duty.as_ref(), PAST_RUNS_MAX).await;
                 answer(runs.map_err(|e| HostError::failed(e.to_string()))?)
             }
             "schedule.previous-time" => {
@@ -495,7 +498,7 @@ impl Stepper {
     }
 
     /// What a removal has to regard. Only a person on the command line can say `despite-times`: the contract has no such argument.
-    async fn regard(&self, full: &Value) -> Result<Regard, HostError> {
+    pub(crate) async fn regard(&self, full: &Value) -> Result<Regard, HostError> {
         let in_use = in_use(&self.around.state, &self.run.environment, Some(&self.run.id)).await;
         Ok(Regard {
             in_use: in_use.map_err(|e| HostError::failed(e.to_string()))?,

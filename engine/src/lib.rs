@@ -24,6 +24,7 @@
 mod abandon;
 pub mod approvals;
 pub mod audit;
+mod by_rules;
 pub mod calls;
 mod cancel;
 pub mod check;

@@ -64,12 +64,22 @@ pub struct Backup {
 pub struct BackupState {
     /// Latest end of the holds that are not ended, Unix milliseconds.
     pub held_until_ms: Option<u64>,
+    /// When the oldest of these was put, Unix milliseconds.
+    #[serde(default)]
+    pub held_since_ms: Option<u64>,
     /// Why it is held, the newest hold's words.
     pub held_because: Option<String>,
     /// When a restored copy of it last passed a verification that counts here, Unix milliseconds.
     pub verified_at_ms: Option<u64>,
     /// The key that signed that verification; none: it is not signed.
     pub verified_by: Option<String>,
+    /// One that counts names this very store. Otherwise those that count are of before verifications named one: such a backup may be used, and
+    /// may have been proven elsewhere, so nothing is let go because of it.
+    #[serde(default)]
+    pub proven_here: bool,
+    /// Beside it lie verifications or checks that name another store: of this copy they say nothing.
+    #[serde(default)]
+    pub proven_elsewhere: bool,
     /// When its stored objects were last read and found whole, of what is on record and counts here, Unix milliseconds.
     pub checked_at_ms: Option<u64>,
     /// How deep that was.
@@ -232,27 +242,38 @@ fn state_of(
     cx.check()?;
     check(backup)?;
     let records = records::read_all(store, &backup.service, &backup.id)?;
+    let here = store.own_name()?;
+    let elsewhere = |named: &Option<String>| named.as_ref().is_some_and(|named| *named != here);
     let held: Vec<_> = records.holds_in_force().map(|(_, hold)| hold).collect();
     // What was verified are these bytes, not this name. Of a manifest that is refused, nothing counts.
-    let counts = |digest: &str, note: &Option<Note>, kind| {
+    let counts = |digest: &str, named: &Option<String>, note: &Option<Note>, kind| {
         let by = signing.judge(note.as_ref(), kind);
-        (digest == backup.digest && signature.refused.is_none() && by.refused.is_none()).then_some(by.signer)
+        let is_good = digest == backup.digest && signature.refused.is_none() && by.refused.is_none();
+        (is_good && !elsewhere(named)).then_some(by.signer)
     };
-    let verified = records
+    let verified: Vec<_> = records
         .verified
         .iter()
-        .filter_map(|(verified, note)| Some((verified.at_ms, counts(&verified.digest, note, VERIFIED)?)))
-        .max();
+        .filter_map(|(verified, note)| Some((verified, counts(&verified.digest, &verified.store, note, VERIFIED)?)))
+        .collect();
+    let proven_here = verified.iter().any(|(verified, _)| verified.store.is_some());
+    let verified = verified.into_iter().map(|(verified, by)| (verified.at_ms, by)).max();
     let checked = records
         .checked
         .iter()
-        .filter_map(|(checked, note)| Some((checked, counts(&checked.digest, note, CHECKED)?)))
+        .filter_map(|(checked, note)| Some((checked, counts(&checked.digest, &checked.store, note, CHECKED)?)))
         .max_by_key(|(checked, _)| checked.at_ms);
+    let mut stores =
+        records.verified.iter().map(|(of, _)| &of.store).chain(records.checked.iter().map(|(of, _)| &of.store));
+    let proven_elsewhere = stores.any(elsewhere);
     Ok(BackupState {
         held_until_ms: held.iter().map(|hold| hold.until_ms).max(),
+        held_since_ms: held.iter().map(|hold| hold.at_ms).min(),
         held_because: held.last().map(|hold| hold.why.clone()),
         verified_at_ms: verified.as_ref().map(|(at_ms, _)| *at_ms),
         verified_by: verified.and_then(|(_, by)| by),
+        proven_here,
+        proven_elsewhere,
         checked_at_ms: checked.as_ref().map(|(checked, _)| checked.at_ms),
         checked_depth: checked.as_ref().map(|(checked, _)| checked.depth),
         checked_by: checked.and_then(|(_, by)| by),

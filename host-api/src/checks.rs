@@ -90,6 +90,8 @@ pub enum Subject {
     StoreWritable(String),
     /// A store: who may do what there, and whether the secrets for it can be read.
     StoreIdentities(String),
+    /// A store somewhere else: its clock is ours.
+    StoreClock(String),
     /// A store: what its bucket has set.
     StoreBucket(String, BucketAspect),
     /// A service's manager answers.
@@ -116,6 +118,7 @@ impl Subject {
             Self::StoreReachable(store) => format!("store.{store}.reachable"),
             Self::StoreWritable(store) => format!("store.{store}.writable"),
             Self::StoreIdentities(store) => format!("store.{store}.identities"),
+            Self::StoreClock(store) => format!("store.{store}.clock"),
             Self::StoreBucket(store, aspect) => format!("store.{store}.{}", aspect.word()),
             Self::Control(_) => "service.control".into(),
             Self::Running(_) => "service.running".into(),
@@ -130,7 +133,11 @@ impl Subject {
     /// The service it is of, if it is of one.
     pub fn service(&self) -> Option<&str> {
         match self {
-            Self::StoreReachable(_) | Self::StoreWritable(_) | Self::StoreIdentities(_) | Self::StoreBucket(..) => None,
+            Self::StoreReachable(_)
+            | Self::StoreWritable(_)
+            | Self::StoreIdentities(_)
+            | Self::StoreClock(_)
+            | Self::StoreBucket(..) => None,
             Self::Source(service, ..)
             | Self::Control(service)
             | Self::Running(service)
@@ -155,7 +162,7 @@ impl Subject {
             | Self::TlsFiles(_)
             | Self::Endpoint(..)
             | Self::Ready(_) => Level::Critical,
-            Self::Source(..) | Self::StoreBucket(..) | Self::Running(_) => Level::Unknown,
+            Self::Source(..) | Self::StoreClock(_) | Self::StoreBucket(..) | Self::Running(_) => Level::Unknown,
         }
     }
 
@@ -264,6 +271,7 @@ impl Looker {
             Subject::StoreIdentities(store) => {
                 stores::identities(self.stores.get(store).ok_or_else(|| Error::invalid("no such store"))?)
             }
+            Subject::StoreClock(store) => stores::clock(&*self.host_with(store)?.store(cx, store)?, &*self.clock),
             Subject::StoreBucket(store, aspect) => match self.stores.get(store) {
                 Some(Store::S3(s3)) => bucket::look(cx, &*self.host_with(store)?.store(cx, store)?, s3, *aspect),
                 _ => Err(Error::failed("a bug: only buckets of S3 are asked")),
@@ -289,6 +297,9 @@ impl Checks for Looker {
                 // Whether a bucket takes what we put shows by putting alone.
                 _ => Subject::StoreIdentities(store.clone()),
             });
+            if binding.directory().is_none() {
+                subjects.push(Subject::StoreClock(store.clone()));
+            }
             if matches!(binding, Store::S3(s3) if s3.expect.is_some()) {
                 subjects.extend(BucketAspect::ALL.map(|aspect| Subject::StoreBucket(store.clone(), aspect)));
             }

@@ -18,15 +18,18 @@ use crate::catalog::index::Index;
 use crate::catalog::{self, Backup, Stocked, manifests, records, stock};
 use crate::context::StepContext;
 use crate::error::{Error, Result};
-use crate::identifier::{now_ms, utc};
+use crate::identifier::{now_ms, taken_at_ms, utc};
 use crate::real::{RealHost, blocking};
-use crate::retention::{self, Planned, Seen};
+use crate::retention::{self, Held, Now, Planned, Seen};
 use crate::signing::Signing;
 use crate::stores::ObjectStore;
 use crate::work::GRACE;
 
 /// Most backups of one removal: as many as a person can look through who is asked.
 pub const AT_ONCE_MAX: usize = 500;
+
+/// How far this machine's clock may be ahead of a store's: a removal is not so urgent that it could not wait for a clock that is right.
+const CLOCK_AHEAD_MS_MAX: u64 = 5 * 60 * 1000;
 
 /// What a removal has to regard beside what stands in the store.
 #[derive(Debug, Clone, Default)]
@@ -127,9 +130,26 @@ impl Place {
         stock::backups(&self.cx, &self.store, &self.signing, &self.service, &self.index)
     }
 
+    /// What holds and windows are held against: refused where this machine's clock is ahead of the store's, by which they would end early.
+    fn now(&self) -> Result<Now> {
+        let now_ms = now_ms();
+        let ahead_ms = self.store.clock_ms().map_or(0, |theirs_ms| now_ms.saturating_sub(theirs_ms));
+        if ahead_ms > CLOCK_AHEAD_MS_MAX {
+            return Err(Error::refused(format!(
+                "store {}: by this machine's clock it is {}, and by the store's {} s less: holds and windows would end before their time",
+                self.store.name(),
+                utc(now_ms),
+                ahead_ms / 1000
+            ))
+            .hint("nothing was removed; set this machine's clock, and look whether anybody else did"));
+        }
+        let removed = records::tombstoned(&self.store, &self.service)?;
+        Ok(Now { ms: now_ms, removed_ms: removed.iter().filter_map(|id| taken_at_ms(id)).collect() })
+    }
+
     fn plan(&self, regard: &Regard) -> Result<Vec<Entry>> {
         let stock = self.stock()?;
-        let planned = retention::plan(&seen(&stock, regard), &self.rules, now_ms())?;
+        let planned = retention::plan(&seen(&stock, regard), &self.rules, self.now()?)?;
         let entries = stock.into_iter().zip(planned).map(|(stocked, planned)| Entry {
             backup: stocked.backup,
             stored_at_ms: stocked.stored_at_ms,
@@ -146,14 +166,15 @@ impl Place {
             return Err(Error::invalid(format!("{} backups in one removal; at most {AT_ONCE_MAX}", named.len())));
         }
         let stock = self.stock()?;
-        retention::refuse(&seen(&stock, regard), &named, &self.rules, now_ms(), regard.despite_times)
+        retention::refuse(&seen(&stock, regard), &named, &self.rules, self.now()?, regard.despite_times)
             .map_err(|e| e.context(format!("store {}", self.store.name())))?;
         // What this rests on was read now: those that go, and those that make it right that they go.
         let goes = |stocked: &&Stocked| named.contains(stocked.backup.id.as_str());
         // What an earlier attempt hid is not among them: it may have been proven.
         let hidden = stock.iter().filter(goes).count() < named.len();
         self.takes_proven.set(hidden || stock.iter().filter(goes).any(is_proven));
-        let proven = stock.iter().rev().filter(|stocked| is_proven(stocked) && !goes(stocked));
+        let proven =
+            stock.iter().rev().filter(|stocked| stocked.state.proven_here && is_proven(stocked) && !goes(stocked));
         let proven = proven.take(usize::try_from(self.rules.verified_at_least).unwrap_or(usize::MAX));
         let newest = stock.iter().rev().filter(|stocked| stocked.refused().is_none()).take(1);
         stock::confirm(&self.store, &self.signing, stock.iter().filter(goes).chain(proven).chain(newest))
@@ -187,7 +208,12 @@ fn seen(stock: &[Stocked], regard: &Regard) -> Vec<Seen> {
         completed_at_ms: stocked.backup.completed_at_ms,
         stored_at_ms: stocked.stored_at_ms,
         verified: is_proven(stocked),
-        held: stocked.state.held_until_ms.map(|until| (until, stocked.state.held_because.clone().unwrap_or_default())),
+        proven_here: is_proven(stocked) && stocked.state.proven_here,
+        held: stocked.state.held_until_ms.map(|until_ms| Held {
+            since_ms: stocked.state.held_since_ms.unwrap_or(0),
+            until_ms,
+            why: stocked.state.held_because.clone().unwrap_or_default(),
+        }),
         refused: stocked.refused().map(str::to_owned),
         in_use: regard.in_use.get(&stocked.backup.id).cloned(),
     };

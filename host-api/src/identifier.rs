@@ -22,6 +22,14 @@ fn of(time: jiff::Timestamp) -> String {
     format!("{}z-{}", time.strftime("%Y%m%dT%H%M%S%3f"), &random[random.len() - 6..])
 }
 
+/// The time that an id begins with, Unix milliseconds; none where it begins with none.
+pub(crate) fn taken_at_ms(id: &str) -> Option<u64> {
+    let (time, _) = id.split_once("z-")?;
+    let (seconds, ms) = time.split_at_checked(time.len().checked_sub(3)?)?;
+    let at = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S", seconds).ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+    u64::try_from(at.timestamp().as_millisecond()).ok()?.checked_add(ms.parse().ok()?)
+}
+
 /// Now, in Unix milliseconds, UTC.
 pub fn now_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
@@ -132,6 +140,15 @@ mod tests {
         let second = fresh();
         assert!(first < second, "{first} {second}");
         check_id("backup", &first).unwrap();
+    }
+
+    #[test]
+    fn an_id_says_when_it_was_made() {
+        assert_eq!(taken_at_ms(&fresh_at(1_795_694_056_766)), Some(1_795_694_056_766));
+        for strange in ["", "z-", "20261126T115414z-x", "20261399T115414644z-744g9q", "bench", "20261126T115414-+1z-x"]
+        {
+            assert_eq!(taken_at_ms(strange), None, "{strange}");
+        }
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub struct Candidate {
     pub backup: String,
     /// The store the backup was read from.
     pub store: String,
+    /// Which store that was, whatever it is called now; none in candidates that were staged before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_from: Option<String>,
     /// SHA-256 of the manifest, hexadecimal.
     pub digest: String,
     /// `scratch` or `beside`.
@@ -81,6 +84,7 @@ impl Candidate {
             service: service.to_owned(),
             backup: String::new(),
             store: String::new(),
+            read_from: None,
             digest: String::new(),
             target: String::new(),
             taken_at_ms: 0,

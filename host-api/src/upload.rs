@@ -2,8 +2,10 @@
 
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::io::Write;
+use std::path::Path;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,7 @@ use crate::pipeline::{Fault, check_content, check_size, check_stored};
 use crate::real::{RealHost, blocking};
 use crate::signing::{CHECKED, Signing};
 use crate::stores::{ObjectStore, Put};
+use told::Told;
 
 /// How deep to look at a stored backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,8 +50,9 @@ pub trait Upload: Send + Sync {
 impl Upload for RealHost {
     async fn copy(&self, cx: &StepContext, backup: &Backup, store: &str) -> Result<Backup> {
         let (from, to) = (self.store(cx, &backup.store)?, self.store(cx, store)?);
-        let (cx, backup, signing) = (cx.clone(), backup.clone(), self.signing.clone());
-        blocking(move || copy(&cx, &from, &to, &signing, &backup)).await
+        let (cx, backup, signing, state_dir) =
+            (cx.clone(), backup.clone(), self.signing.clone(), self.state_dir.clone());
+        blocking(move || copy(&cx, &from, &to, (&signing, &state_dir), &backup)).await
     }
 
     async fn verify(&self, cx: &StepContext, backup: &Backup, depth: Depth) -> Result<Vec<Finding>> {
@@ -68,7 +72,13 @@ impl Upload for RealHost {
 
 /// Copies the objects, then the manifest. An object that is in the target already counts only after its bytes there were read and
 /// compared: a copy is a copy, not a name.
-fn copy(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, signing: &Signing, backup: &Backup) -> Result<Backup> {
+fn copy(
+    cx: &StepContext,
+    from: &ObjectStore,
+    to: &ObjectStore,
+    (signing, state_dir): (&Signing, &Path),
+    backup: &Backup,
+) -> Result<Backup> {
     catalog::require(from, backup)?;
     if from.name() == to.name() {
         return Err(Error::invalid(format!("backup {} lies in store {} already", backup.id, to.name())));
@@ -77,8 +87,10 @@ fn copy(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, signing: &Signin
     refuse_removed(to, backup)?;
     let stored = manifests::stored(from, &backup.service, &backup.id, &backup.digest)?.usable(signing, from)?;
     from.thaw(cx, &keys(stored.manifest.objects()))?;
+    let mut told = Told::of(state_dir, to, cx)?;
     for entry in stored.manifest.objects() {
-        copy_object(cx, from, to, entry).map_err(|e| e.context(format!("copy {} to {}", backup.id, to.name())))?;
+        copy_object(cx, from, to, entry, &mut told)
+            .map_err(|e| e.context(format!("copy {} to {}", backup.id, to.name())))?;
         cx.at("object copied");
     }
     cx.check()?;
@@ -88,6 +100,7 @@ fn copy(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, signing: &Signin
     // As it is, with its signature: a copy is by whoever took the backup.
     manifests::write_copy(cx, to, &stored, &backup.digest)?;
     cx.at("manifest copied");
+    told.forget();
     Ok(manifests::backup(&stored.manifest, &backup.digest, to.name()))
 }
 
@@ -103,25 +116,25 @@ fn refuse_removed(to: &ObjectStore, backup: &Backup) -> Result<()> {
     }
 }
 
-fn copy_object(cx: &StepContext, from: &ObjectStore, to: &ObjectStore, entry: &ObjectEntry) -> Result<()> {
+fn copy_object(
+    cx: &StepContext,
+    from: &ObjectStore,
+    to: &ObjectStore,
+    entry: &ObjectEntry,
+    told: &mut Told,
+) -> Result<()> {
     cx.check()?;
     let unseen = !to.may(Right::Read);
     if unseen || to.size(&entry.key)?.is_none() {
         let mut writer = to.writer_of(&entry.key, Some(entry.stored_bytes))?;
         // The writer is dropped on any failure: nothing of it appears.
         check_stored(cx, from, entry, "copy", &mut writer as &mut dyn Write).map_err(Fault::into_error)?;
-        if writer.finish(&|| cx.check())? == Put::Created {
-            return Ok(());
-        }
-        if unseen && cx.attempt == 1 {
-            return Err(Error::conflict(format!("there is such an object already: {}", entry.key)).hint(format!(
-                "store {} can't be read from here, so nobody can tell what it holds: copy it where it can be read",
-                to.name()
-            )));
-        }
-        // An earlier attempt of this step has put it: an upload appears whole, or not at all.
-        if unseen {
-            return Ok(());
+        match writer.finish(&|| cx.check())? {
+            Put::Created if unseen => return told.keep(&entry.key),
+            Put::Created => return Ok(()),
+            // An upload appears whole, or not at all.
+            Put::Exists if unseen => return told.require(to, &entry.key),
+            Put::Exists => {}
         }
     }
     check_stored(cx, to, entry, "check", &mut std::io::sink()).map_err(Fault::into_error)
@@ -199,7 +212,8 @@ fn attest(
         cx.at("looked");
         let manifest = manifests::usable(store, signing, &backup.service, &backup.id, &backup.digest)?;
         let backup = manifests::backup(&manifest, &backup.digest, store.name());
-        let checked = catalog::records::Checked::new(cx, &backup, depth, manifest.objects().count() as u64);
+        let objects = manifest.objects().count() as u64;
+        let checked = catalog::records::Checked::new(cx, store, &backup, depth, objects)?;
         catalog::records::write_checked(cx, store, &backup.service, &checked, &signer)?;
         cx.at("check recorded");
     }

@@ -148,6 +148,120 @@ fn a_policy_with_rules_of_its_own_breaks_no_floor() {
     assert_eq!(site.left(), ids);
 }
 
+/// The policy that removes what the rules let go, and how many of that may go without anybody's consent.
+fn alone(site: &Site, rules: &str, at_most: u64) {
+    site.configure(&[(RULES, &format!("{rules}without-consent-at-most = {at_most}\n"))]);
+    let grants = [
+        "delete.plan service=notes store=local",
+        "confirm.request-delete service=notes store=local",
+        "delete.apply service=notes store=local",
+    ];
+    let more = "parameters = { service = \"notes\", store = \"local\" }";
+    site.guest("retention", "retention", "retention", &grants, more);
+}
+
+/// The decisions of a run's questions to people.
+fn decisions(site: &Site, outcome: &Outcome) -> Vec<Value> {
+    let shown = site.shown(outcome);
+    let all = records(&shown, "completed").into_iter().map(|record| record["decision"].clone());
+    all.filter(Value::is_object).collect()
+}
+
+#[test]
+fn what_the_rules_let_go_goes_without_a_person_where_a_store_says_so_and_no_more_of_it() {
+    let (site, ids) = site(5, &[1, 2]);
+    // One too many: somebody is asked, and is told why.
+    alone(&site, RULES, 1);
+    let parked = site.run("retention", &[]).expect(13);
+    assert!(decisions(&site, &parked).is_empty());
+    let run = parked.json()["run"].as_str().unwrap().to_owned();
+    let said = site.lifeboat(&["runs", "show", &run]).expect(0).stdout;
+    assert!(said.contains("consent-asked") && said.contains("2 backups would go from local"), "{said}");
+    assert_eq!(site.left(), ids);
+    site.lifeboat(&["runs", "cancel", &run, "--reason", "asked in vain"]);
+    site.lifeboat(&["runs", "abandon", &run, "--reason", "asked in vain"]);
+
+    site.configure(&[("without-consent-at-most = 1\n", "without-consent-at-most = 2\n")]);
+    let inspected = site.lifeboat(&["policy", "inspect", "retention"]).expect(0).stdout;
+    assert!(inspected.contains("removes WITHOUT ASKING ANYBODY: of notes from local"), "{inspected}");
+    // By hand somebody is asked, as ever.
+    site.delete(&[]).expect(14);
+    assert_eq!(site.left(), ids);
+    let done = site.run("retention", &[]).expect(0);
+    assert_eq!(site.left(), [ids[1].clone(), ids[2].clone(), ids[4].clone()]);
+    let [decision] = decisions(&site, &done).try_into().unwrap();
+    assert_eq!(decision["approved-by"], "configuration", "{decision}");
+    assert_eq!(decision["how"], "retention-rules", "{decision}");
+    assert_eq!(decision["place"], "[environment.demo.retention.notes.store.local]", "{decision}");
+    assert_eq!(decision["rules"]["keep"]["last"], 1, "{decision}");
+    assert_eq!(decision["at-most"], 2, "{decision}");
+    let run = done.json()["run"].as_str().unwrap().to_owned();
+    let said = site.lifeboat(&["runs", "show", &run]).expect(0).stdout;
+    assert!(said.contains("removed-by-rules") && said.contains("nobody was asked"), "{said}");
+    site.lifeboat(&["audit", "verify"]).expect(0);
+}
+
+#[test]
+fn serve_removes_by_itself_and_one_name_of_two_cadences_is_two_duties() {
+    let (mut site, ids) = site(5, &[1, 2]);
+    alone(&site, RULES, 5);
+    let duty = |policy: &str, parameters: &str| {
+        format!(
+            "parameters = {{ service = \"notes\", duties = [{{ name = \"tidy\", policy = \"{policy}\", when = \"0 0 1 1 *\", parameters = {parameters} }}] }}"
+        )
+    };
+    let shape = r#"parameters = { service = "notes", shape = "active", store = "local", off-site = "offsite" }"#;
+    let (tidies, backs_up) = (duty("retention", "{ store = \"local\" }"), duty("backup", "{ store = \"local\" }"));
+    site.configure(&[
+        (shape, &tidies),
+        ("may-start = [\"backup\", \"drill\"]", "may-start = [\"retention\", \"backup\"]"),
+    ]);
+    let second = "[environment.demo.policy.second]\nmodule = \"policies/cadence.wasm\"\nworld = \"cadence\"\n\
+                  grants = [\"catalog.latest service=notes store=*\", \"schedule.* service=notes policy=*\"]\n";
+    site.append(&format!("{second}{backs_up}\n"));
+    site.stop_serving();
+    site.serve_on_schedule(&["notes"]);
+    let began = std::time::Instant::now();
+    let ended = |site: &Site| {
+        let log = site.serve_log();
+        log.contains("retention (cadence:notes/tidy) is ok") && log.contains("backup (second:notes/tidy) is ok")
+    };
+    while !ended(&site) {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "{}", site.serve_log());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    site.stop_serving();
+    let left = site.left();
+    assert!(!left.contains(&ids[0]) && !left.contains(&ids[3]), "{left:?}");
+    assert!(left.contains(&ids[1]) && left.contains(&ids[2]), "the proven ones stay: {left:?}");
+}
+
+#[test]
+fn what_a_policy_chooses_is_asked_for_and_a_floor_is_no_rule() {
+    let (site, ids) = site(5, &[3, 4]);
+    alone(&site, "[environment.demo.retention.notes.store.local]\nkeep = { last = 5 }\n", 5);
+    let grants = [
+        "catalog.list service=notes store=local",
+        "confirm.request-delete service=notes store=local",
+        "delete.apply service=notes store=local",
+    ];
+    // It wants the oldest gone, which a rule keeps and no floor.
+    site.guest("greedy", "deny-delete", "retention", &grants, "");
+    let words = ["--param", "call=delete.apply", "--param", "service=notes", "--param", "store=local"];
+    let parked = site.run("greedy", &words).expect(13);
+    let run = parked.json()["run"].as_str().unwrap().to_owned();
+    let said = site.lifeboat(&["runs", "show", &run]).expect(0).stdout;
+    assert!(said.contains("consent-asked") && said.contains("do not let backup"), "{said}");
+    assert_eq!(site.left(), ids);
+    site.lifeboat(&["runs", "cancel", &run, "--reason", "no"]);
+    site.lifeboat(&["runs", "abandon", &run, "--reason", "no"]);
+    // And what a floor keeps no consent of any kind removes.
+    site.lifeboat(&["backups", "hold", &ids[0], "--days", "1", "--why", "audit"]).expect(0);
+    let refused = site.run("greedy", &words).expect(1);
+    assert!(refused.json()["summary"].as_str().unwrap().contains("held"), "{refused:?}");
+    assert_eq!(site.left(), ids);
+}
+
 fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
     hex::encode(sha2::Sha256::digest(bytes))

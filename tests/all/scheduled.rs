@@ -75,6 +75,7 @@ fn what_is_due_is_started_and_state_stores_and_metrics_agree() {
             (Some("notes/backup"), Some("serve")),
             "{begun}"
         );
+        assert_eq!(begun["duty"]["cadence"], "cadence", "{begun}");
         slots.push(begun["duty"]["slot-ms"].as_u64().unwrap());
     }
     slots.dedup();
@@ -85,9 +86,11 @@ fn what_is_due_is_started_and_state_stores_and_metrics_agree() {
     assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 2_000), "{times:?}");
 
     let log = site.serve_log();
-    for words in
-        ["backup (notes/backup) starts: it was never done", "backup (notes/backup) is ok: backup ", "serve: cadence: "]
-    {
+    for words in [
+        "backup (cadence:notes/backup) starts: it was never done",
+        "backup (cadence:notes/backup) is ok: backup ",
+        "serve: cadence: ",
+    ] {
         assert!(log.contains(words), "{words}: {log}");
     }
     let status = site.lifeboat(&["--json", "status"]).expect(2).json();
@@ -164,7 +167,7 @@ fn only_what_may_start_starts_and_what_it_says_is_looked_at() {
     site.stop_serving();
     let log = site.serve_log();
     for words in [
-        "backup (notes/backup) is NOT started: cadence may not start backup",
+        "backup (cadence:notes/backup) is NOT started: cadence may not start backup",
         "[environment.demo.serve] may-start = [\"backup\"]",
         "unknown may not start nowhere",
         "its parameters are no JSON object",
@@ -357,7 +360,7 @@ fn what_is_under_way_is_finished_or_left_for_the_next() {
     site.signal_serve("-TERM");
     assert_eq!(site.serve_ended(), Some(0));
     assert_eq!(runs(&site, "sleep")[0]["status"], "interrupted", "as if it had been killed");
-    assert!(site.serve_log().contains("sleep (notes/sleep) is left as it is"), "{}", site.serve_log());
+    assert!(site.serve_log().contains("sleep (cadence:notes/sleep) is left as it is"), "{}", site.serve_log());
     // And the next one goes on with it, and starts no other.
     site.serve_on_schedule(&[]);
     wait(&site, "it is over", || runs(&site, "sleep")[0]["status"] == "ok");

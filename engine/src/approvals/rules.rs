@@ -21,6 +21,17 @@ pub struct Rules {
     pub general: Rule,
     /// Rules by action.
     pub actions: BTreeMap<String, Rule>,
+    /// What may be removed without anybody's consent, by service and store.
+    pub removals: BTreeMap<(String, String), Removals>,
+}
+
+/// What the rules of one store may let go without a person.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Removals {
+    /// At most so many backups in one run.
+    pub at_most: u64,
+    /// The rules as they are configured, JSON.
+    pub rules: serde_json::Value,
 }
 
 /// Someone whose signature counts.
@@ -117,7 +128,7 @@ pub(crate) mod tests {
             (name.to_owned(), Approver { key, groups: [group.to_owned()].into(), actors: vec![name.to_owned()] })
         };
         let approvers = [approver("alice", 1, "dba"), approver("bob", 2, "dba"), approver("carol", 3, "web")].into();
-        Rules { approvers, general, actions: BTreeMap::new() }
+        Rules { approvers, general, ..Rules::default() }
     }
 
     #[test]

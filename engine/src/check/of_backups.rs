@@ -156,10 +156,11 @@ pub(super) fn of_verified(stock: &Stock, service: &str, objectives: &Objectives,
     let every_s = objectives.drill_every_s;
     let limit_ms = objectives.rpo_s.map(|rpo_s| rpo_s.saturating_add(every_s.unwrap_or(0)).saturating_mul(1000));
     let message = format!(
-        "newest verified backup {} is {} old (verified {}){}",
+        "newest verified backup {} is {} old (verified {}{}){}",
         proven.backup.id,
         lasting(age_ms),
         identifier::utc(proven.state.verified_at_ms.unwrap_or_default()),
+        if proven.state.proven_here { "" } else { ", by a record that does not name its store" },
         unread(stock)
     );
     let fix = "lifeboat run drill; say how often with `drill-every-s`";

@@ -251,7 +251,7 @@ async fn of_cadences(around: &Around, state: &State, service: &str) -> Result<Ve
         for record in state.records(&next.run).await? {
             for item in record.body["said"].as_array().into_iter().flatten() {
                 if let Ok(due) = serde_json::from_value::<Due>(item["due"].clone()) {
-                    next.due.push(due);
+                    next.due.push(due.said_by(cadence));
                 }
                 if let Some(at_ms) = item["wake-at-ms"].as_u64() {
                     next.wake_at_ms = Some(next.wake_at_ms.map_or(at_ms, |earlier| earlier.min(at_ms)));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::EnvironmentBinding;
-use crate::approvals::rules::{ACTIONS, Approver, Rule, Rules, TIME_TO_LIVE_MAX};
+use crate::approvals::rules::{ACTIONS, Approver, Removals, Rule, Rules, TIME_TO_LIVE_MAX};
 use crate::approvals::signature::Key;
 use crate::error::{Error, Kind, Result};
 
@@ -102,7 +102,7 @@ impl EnvironmentBinding {
             approvers.insert(name.clone(), Approver { key, groups, actors });
         }
         let base = Rule { typed_phrase: approvers.is_empty(), ..Rule::default() };
-        let mut rules = Rules { approvers, general: base, actions: BTreeMap::new() };
+        let mut rules = Rules { approvers, general: base, removals: self.removals(), ..Rules::default() };
         let Some(binding) = &self.approval else { return self.checked(rules) };
         rules.general = binding.over(&rules.general, &rules.approvers).map_err(|e| e.context("approval"))?;
         for (action, binding) in &binding.action {
@@ -117,6 +117,17 @@ impl EnvironmentBinding {
             rules.actions.insert(action.clone(), rule);
         }
         self.checked(rules)
+    }
+
+    /// What goes by the rules of a store alone. That rules of a service as a whole say nothing of it, they are checked for when they are read.
+    fn removals(&self) -> BTreeMap<(String, String), Removals> {
+        let of_stores = self.retention.iter().flat_map(|(service, of)| of.store.iter().map(move |of| (service, of)));
+        let said = of_stores.filter_map(|(service, (store, rules))| {
+            let at_most = rules.without_consent_at_most?;
+            let rules = serde_json::to_value(rules).unwrap_or_default();
+            Some(((service.clone(), store.clone()), Removals { at_most, rules }))
+        });
+        said.collect()
     }
 
     fn checked(&self, rules: Rules) -> Result<Rules> {

@@ -7,6 +7,7 @@ use super::record::{Record, Stand, Transition};
 use super::rows::{ApprovalRow, ApprovalState, CandidateRow, ObligationRow, PastRun, PromotionRow, RunFilter, RunRow};
 use super::state::State;
 use crate::error::{Error, Kind, Result};
+use crate::schedule::Duty;
 
 impl State {
     /// All records of a run, in order, checked against the legal transitions.
@@ -56,17 +57,18 @@ impl State {
     }
 
     /// The newest runs of a policy in an environment, with what they were started for, newest first; with `duty`, only those that were started
-    /// for it.
+    /// for it: for the one of that cadence, or in records of before they named the cadence for one of that name. Its slot does not matter.
     pub async fn past_runs(
         &self,
         environment: &str,
         policy: &str,
-        duty: Option<&str>,
+        duty: Option<&Duty>,
         limit: u32,
     ) -> Result<Vec<PastRun>> {
-        // Lines are canonical JSON, so this is how it stands in them.
+        // Lines are canonical JSON, so this is how it stands in them; with the cadence before it, or without.
         let like = duty.map(|duty| {
-            format!("%\"duty\":{{\"name\":{},%", Value::from(duty).to_string().replace(['\\', '%', '_'], "_"))
+            let name = Value::from(duty.name.as_str()).to_string().replace(['\\', '%', '_'], "_");
+            format!("%\"duty\":{{%\"name\":{name},%")
         });
         let rows = self
             .rows(
@@ -77,25 +79,30 @@ impl State {
                 cells![environment, policy, like.as_deref(), u64::from(limit)],
             )
             .await?;
-        let runs = rows
-            .iter()
-            .map(|row| {
-                let begun: Value = serde_json::from_str(row.text(4)?)
-                    .map_err(|_| Error::new(Kind::Journal, "the first record of a run is not JSON"))?;
-                let word = |value: &Value| value.as_str().map(str::to_owned);
-                Ok(PastRun {
+        let word = |value: &Value| value.as_str().map(str::to_owned);
+        let mut runs = Vec::new();
+        for row in &rows {
+            let begun: Value = serde_json::from_str(row.text(4)?)
+                .map_err(|_| Error::new(Kind::Journal, "the first record of a run is not JSON"))?;
+            let of = &begun["duty"];
+            // What has a meaning of its own in a pattern was left open in it.
+            let is_of = |duty: &Duty| {
+                of["name"] == duty.name.as_str()
+                    && (of["cadence"].is_null() || of["cadence"].as_str() == duty.cadence.as_deref())
+            };
+            if duty.is_none_or(is_of) {
+                runs.push(PastRun {
                     id: row.string(0)?,
-                    duty: word(&begun["duty"]["name"]),
-                    slot_ms: begun["duty"]["slot-ms"].as_u64(),
+                    duty: word(&of["name"]),
+                    slot_ms: of["slot-ms"].as_u64(),
                     status: row.string(1)?,
                     started_ms: row.number(2)?,
                     ended_ms: row.optional_number(3)?,
                     service: word(&begun["parameters"]["service"]),
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        // What has a meaning of its own in a pattern was left open in it.
-        Ok(runs.into_iter().filter(|run| duty.is_none() || run.duty.as_deref() == duty).collect())
+                });
+            }
+        }
+        Ok(runs)
     }
 
     /// Whether a person asked for a run's end.

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::error::Kind;
+use crate::schedule::Duty;
 
 fn by() -> By {
     By { actor: "alice@host1".into(), channel: "cli".into() }
@@ -39,6 +40,34 @@ async fn records_are_chained_and_canonical() {
         lines[1]
     );
     assert_eq!(state.verify_chain().await.unwrap().0, 2);
+}
+
+#[tokio::test]
+async fn a_duty_is_its_cadences_and_one_of_before_is_everybodys() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = State::open(directory.path()).await.unwrap();
+    for (run, duty) in [
+        ("r1", json!({"name": "s/nightly", "slot-ms": 1})),
+        ("r2", json!({"cadence": "one", "name": "s/nightly", "slot-ms": 2})),
+        ("r3", json!({"cadence": "two", "name": "s/nightly", "slot-ms": 3})),
+        ("r4", json!({"cadence": "two", "name": "s_nightly", "slot-ms": 4})),
+    ] {
+        let (id, environment, policy) = (run.into(), "test".into(), "p".into());
+        let row = RunRow { id, environment, policy, module_sha256: "0".into(), ..RunRow::default() };
+        let body = json!({"duty": duty, "parameters": {"name": "s/nightly"}});
+        state.append(run, &by(), Transition::RunStarted, None, body, &[Change::RunBegins(row)]).await.unwrap();
+    }
+    let of = async |cadence: &str, name: &str| {
+        let duty = Duty { cadence: Some(cadence.into()), name: name.into(), slot_ms: 0 };
+        let runs = state.past_runs("test", "p", Some(&duty), 10).await.unwrap();
+        let mut ids: Vec<String> = runs.into_iter().map(|run| run.id).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(of("one", "s/nightly").await, ["r1", "r2"]);
+    assert_eq!(of("two", "s/nightly").await, ["r1", "r3"]);
+    assert_eq!(of("two", "s_nightly").await, ["r4"], "what means something in a pattern means itself");
+    assert_eq!(state.past_runs("test", "p", None, 10).await.unwrap().len(), 4);
 }
 
 #[tokio::test]

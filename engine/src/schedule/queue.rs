@@ -39,14 +39,15 @@ impl Queue {
         let mut said: BTreeMap<String, (Due, Option<String>)> = BTreeMap::new();
         let mut order = Vec::new();
         for (due, service) in due {
-            if !said.contains_key(&due.duty) {
-                order.push(due.duty.clone());
-                said.insert(due.duty.clone(), (due, service));
-            }
+            let name = due.full_name();
+            said.entry(name.clone()).or_insert_with(|| {
+                order.push(name);
+                (due, service)
+            });
         }
         self.waiting.retain_mut(|entry| match entry.cadence == cadence {
             false => true,
-            true => match said.remove(&entry.due.duty) {
+            true => match said.remove(&entry.due.full_name()) {
                 Some((due, service)) => {
                     (entry.due, entry.service) = (due, service);
                     true
@@ -74,8 +75,8 @@ impl Queue {
             .position(|entry| self.is_free(entry) && self.again_at_ms(&entry.due.duty()) <= now_ms)?;
         let entry = self.waiting.remove(at)?;
         let duty = entry.due.duty();
-        self.under_way.insert(duty.name.clone(), entry.service);
-        let starts = self.starts.entry(duty.name).or_insert((duty.slot_ms, 0, now_ms));
+        self.under_way.insert(duty.full_name(), entry.service);
+        let starts = self.starts.entry(duty.full_name()).or_insert((duty.slot_ms, 0, now_ms));
         *starts = if starts.0 == duty.slot_ms {
             (starts.0, starts.1.saturating_add(1), now_ms)
         } else {
@@ -86,12 +87,12 @@ impl Queue {
 
     fn is_free(&self, entry: &Entry) -> bool {
         let on_it = |of: &Option<String>| entry.service.is_some() && *of == entry.service;
-        !self.under_way.contains_key(&entry.due.duty) && !self.under_way.values().any(on_it)
+        !self.under_way.contains_key(&entry.due.full_name()) && !self.under_way.values().any(on_it)
     }
 
     /// When a slot of a duty may be started, Unix milliseconds.
     fn again_at_ms(&self, duty: &Duty) -> u64 {
-        match self.starts.get(&duty.name) {
+        match self.starts.get(&duty.full_name()) {
             Some((slot_ms, count, last_ms)) if *slot_ms == duty.slot_ms => {
                 let after = AGAIN_AFTER_MS.saturating_mul(1 << (count - 1).min(16)).min(AGAIN_AFTER_MAX_MS);
                 last_ms.saturating_add(after)
@@ -105,7 +106,7 @@ impl Queue {
         self.waiting.iter().filter(|entry| self.is_free(entry)).map(|entry| self.again_at_ms(&entry.due.duty())).min()
     }
 
-    /// A run for a duty has ended, or was not begun.
+    /// A run for a duty, by its full name, has ended, or was not begun.
     pub(super) fn ended(&mut self, duty: &str) {
         self.under_way.remove(duty);
     }
@@ -121,8 +122,8 @@ mod tests {
     use super::*;
 
     fn due(duty: &str, slot_ms: u64, service: &str) -> (Due, Option<String>) {
-        let due = Due { duty: duty.into(), policy: "p".into(), parameters: "{}".into(), slot_ms, why: String::new() };
-        (due, Some(service.to_owned()))
+        let (duty, policy, parameters) = (duty.into(), "p".into(), "{}".into());
+        (Due { cadence: None, duty, policy, parameters, slot_ms, why: String::new() }, Some(service.to_owned()))
     }
 
     fn duty(due: Option<Due>) -> Option<String> {
@@ -143,6 +144,23 @@ mod tests {
         queue.replace("c", vec![]);
         queue.ended("drill");
         assert_eq!(queue.next(u64::MAX), None);
+    }
+
+    #[test]
+    fn one_name_of_two_cadences_is_two_duties() {
+        let mut queue = Queue::default();
+        let of = |cadence: &str, service: &str| {
+            let (due, service) = due("nightly", 7, service);
+            vec![(due.said_by(cadence), service)]
+        };
+        queue.replace("a", of("a", "notes"));
+        queue.replace("b", of("b", "kneo"));
+        let names: Vec<_> = std::iter::from_fn(|| queue.next(1)).map(|due| due.full_name()).collect();
+        assert_eq!(names, ["a:nightly", "b:nightly"]);
+        queue.ended("a:nightly");
+        // The slot of the one was begun just now, that of the other is another matter.
+        queue.replace("a", of("a", "notes"));
+        assert_eq!((queue.next(2), queue.wakes_at_ms()), (None, Some(1 + AGAIN_AFTER_MS)));
     }
 
     #[test]

@@ -303,7 +303,7 @@ impl Scheduler {
     fn take(&mut self, config: &Config, cadence: &str, due: Vec<Due>) {
         let Ok(environment) = config.environment(Some(&self.environment)) else { return };
         let mut taken = Vec::new();
-        for due in due {
+        for due in due.into_iter().map(|due| due.said_by(cadence)) {
             let of = || -> Result<Option<String>> {
                 let over = due.parameters()?;
                 if !environment.binding.serve.may_start(&due.policy) {
@@ -330,7 +330,7 @@ impl Scheduler {
         while let Some(due) = self.queue.next((self.clock)()) {
             if let Err(why) = self.start(&due).await {
                 self.watcher.happened(&Happened::NotStarted { due: &due, why: &why });
-                self.queue.ended(&due.duty);
+                self.queue.ended(&due.full_name());
                 // It is due all the same: the cadences are asked again soon, and not only at the next slot.
                 let again_ms = (self.clock)().saturating_add(RETRY_MS);
                 self.wakes.values_mut().for_each(|(at_ms, _)| *at_ms = again_ms.min(*at_ms));
@@ -341,7 +341,7 @@ impl Scheduler {
     async fn start(&mut self, due: &Due) -> Result<()> {
         let config = self.configs.borrow().clone();
         let engine = self.engine(&config).await?;
-        for past in engine.state().past_runs(&self.environment, &due.policy, Some(&due.duty), PAST_RUNS).await? {
+        for past in engine.state().past_runs(&self.environment, &due.policy, Some(&due.duty()), PAST_RUNS).await? {
             if past.ended_ms.is_none() {
                 let why = format!("run {} for the same duty is not over: it is {}", past.id, past.status);
                 return Err(Error::new(Kind::LockHeld, why).hint(format!("lifeboat runs show {}", past.id)));
@@ -360,10 +360,10 @@ impl Scheduler {
         let parameters = binding.parameters_with(&module.inspected.description, due.parameters()?)?;
         let mut options = environment.run_options(&due.policy, &binding, parameters, CHANNEL)?;
         options.duty = Some(due.duty());
-        self.cancels.insert(due.duty.clone(), options.cancelled.clone());
+        self.cancels.insert(due.full_name(), options.cancelled.clone());
         self.watcher.happened(&Happened::Starts(due));
         let (due, mut leaving) = (due.clone(), self.leaving.subscribe());
-        let duty = due.duty.clone();
+        let duty = due.full_name();
         let task = self.running.spawn(async move {
             let mut work = Box::pin(async move { engine.run(&module, options).await });
             let ended = tokio::select! {
@@ -395,8 +395,8 @@ impl Scheduler {
                 return;
             }
         };
-        self.queue.ended(&due.duty);
-        self.cancels.remove(&due.duty);
+        self.queue.ended(&due.full_name());
+        self.cancels.remove(&due.full_name());
         match &ended {
             Some(ended) => self.watcher.happened(&Happened::Ended { due: &due, ended }),
             None => self.watcher.happened(&Happened::Left(&due)),
@@ -419,7 +419,7 @@ impl Scheduler {
         self.leaving.send_replace(true);
         while let Some(ended) = self.running.join_next_with_id().await {
             if let Ok((_, (due, None))) = &ended
-                && let Some(cancelled) = self.cancels.get(&due.duty)
+                && let Some(cancelled) = self.cancels.get(&due.full_name())
             {
                 cancelled.store(true, Ordering::Relaxed);
             }

@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 const COUNT_MAX: u64 = 100_000;
 /// Fewest verified backups that ever stay: with one, the next damaged object is the end.
 pub const VERIFIED_AT_LEAST: u64 = 2;
+/// Most that goes without a person in one run: somebody who reads what went should be able to.
+const WITHOUT_CONSENT_MAX: u64 = 100;
 /// How far the time in a manifest and the time at which its store took it may lie apart: a copy is sent after the next night at the latest,
 /// and no clock that anybody looks after is a day off.
 const CLOCK_TOLERANCE_S: u64 = 24 * 3600;
@@ -33,6 +35,9 @@ pub struct Retention {
     /// So many verified backups stay, whoever asks; and where there are fewer, nothing goes.
     #[serde(default = "default_verified_at_least")]
     pub verified_at_least: u64,
+    /// Only of a store: so many of what its rules let go may go in one run without a person's consent. Without it: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub without_consent_at_most: Option<u64>,
     /// How far a manifest's time and its store's time may lie apart, seconds.
     #[serde(default = "default_clock_tolerance_s")]
     pub clock_tolerance_s: u64,
@@ -90,6 +95,7 @@ impl Default for Retention {
             keep_verified: Keep::default(),
             compliance_days: None,
             verified_at_least: default_verified_at_least(),
+            without_consent_at_most: None,
             clock_tolerance_s: default_clock_tolerance_s(),
             time_zone: default_time_zone(),
             store: BTreeMap::new(),
@@ -137,6 +143,14 @@ impl Retention {
 
     /// Checks what can be told without looking at the world.
     pub fn check(&self) -> Result<()> {
+        if self.without_consent_at_most.is_some() {
+            return Err(Error::invalid("without-consent-at-most is said of a store, not of all at once")
+                .hint("[environment.E.retention.SERVICE.store.STORE], with the rules that hold there"));
+        }
+        self.check_rules()
+    }
+
+    fn check_rules(&self) -> Result<()> {
         let wrong = |key: String, min: u64, max: u64, value: u64| match (min..=max).contains(&value) {
             true => Ok(()),
             false => Err(Error::invalid(format!("`{key}` is {min} to {max}, not {value}"))),
@@ -149,12 +163,19 @@ impl Retention {
         self.compliance_days.map_or(Ok(()), |days| wrong("compliance-days".into(), 1, COUNT_MAX, days))?;
         wrong("verified-at-least".into(), VERIFIED_AT_LEAST, COUNT_MAX, self.verified_at_least)?;
         wrong("clock-tolerance-s".into(), 1, CLOCK_TOLERANCE_S_MAX, self.clock_tolerance_s)?;
+        if let Some(count) = self.without_consent_at_most {
+            wrong("without-consent-at-most".into(), 1, WITHOUT_CONSENT_MAX, count)?;
+            if !self.has_rules() {
+                return Err(Error::invalid("without-consent-at-most, and no rule: nothing is due")
+                    .hint("it is for what `keep` and `keep-verified` of the same store let go"));
+            }
+        }
         self.zone()?;
         for (name, of) in &self.store {
             if !of.store.is_empty() {
                 return Err(Error::invalid(format!("store {name}: rules of a store have no stores of their own")));
             }
-            of.check().map_err(|e| e.context(format!("store {name}")))?;
+            of.check_rules().map_err(|e| e.context(format!("store {name}")))?;
         }
         Ok(())
     }
@@ -199,6 +220,18 @@ keep = { yearly = 5 }
             ("compliance-days = 30", "clock-tolerance-s = 0", "clock-tolerance-s"),
             ("compliance-days = 30", "clock-tolerance-s = 99999999", "clock-tolerance-s"),
             ("Europe/Berlin", "Europe/Berlni", "no zone `Europe/Berlni`"),
+            ("compliance-days = 30", "without-consent-at-most = 3", "said of a store, not of all"),
+            ("keep = { yearly = 5 }", "without-consent-at-most = 3", "and no rule: nothing is due"),
+            (
+                "keep = { yearly = 5 }",
+                "keep.last = 1\nwithout-consent-at-most = 0",
+                "`without-consent-at-most` is 1 to",
+            ),
+            (
+                "keep = { yearly = 5 }",
+                "keep.last = 1\nwithout-consent-at-most = 101",
+                "`without-consent-at-most` is 1 to",
+            ),
             ("yearly = 5", "yearly = 0", "store offsite: `keep.yearly`"),
             ("[store.offsite]", "[store.offsite.store.x]", "no stores of their own"),
         ] {

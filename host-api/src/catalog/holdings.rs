@@ -27,6 +27,12 @@ pub struct Holdings {
     pub held: Vec<String>,
     /// Those that a restored copy proved.
     pub verified: Vec<String>,
+    /// Those of the verified whose verification does not say that it was from this store: it is of before they said it.
+    #[serde(default)]
+    pub proven_somewhere: Vec<String>,
+    /// Those beside which lie verifications or checks of another store, which count for nothing here.
+    #[serde(default)]
+    pub proven_elsewhere: Vec<String>,
     /// Those whose stored bytes were read and found whole.
     pub checked: Vec<String>,
     /// Those whose signature is refused here, and why.
@@ -76,6 +82,12 @@ pub(crate) fn read(
         }
         if state.verified_at_ms.is_some() {
             found.verified.push(id.clone());
+            if !state.proven_here {
+                found.proven_somewhere.push(id.clone());
+            }
+        }
+        if state.proven_elsewhere {
+            found.proven_elsewhere.push(id.clone());
         }
         if state.checked_at_ms.is_some() {
             found.checked.push(id.clone());

@@ -11,6 +11,7 @@ use crate::context::StepContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identifier::{check_id, now_ms};
 use crate::note::{Note, Signer};
+use crate::restore::Candidate;
 use crate::signing::{self, CHECKED, VERIFIED};
 use crate::stores::{ObjectStore, Put};
 use crate::upload::Depth;
@@ -32,7 +33,7 @@ pub(crate) struct Hold {
     pub(crate) until_ms: u64,
     pub(crate) why: String,
     run: String,
-    at_ms: u64,
+    pub(crate) at_ms: u64,
 }
 
 /// Ends holds, by their records' names: clocks of different machines need not agree on an order.
@@ -55,6 +56,9 @@ pub(crate) struct Verified {
     backup: String,
     pub(crate) digest: String,
     candidate: String,
+    /// Which store the copy was restored from, [`ObjectStore::own_name`]; none in records of before they said it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) store: Option<String>,
     run: String,
     rows: u64,
     files: u64,
@@ -70,6 +74,9 @@ pub(crate) struct Checked {
     pub(crate) digest: String,
     pub(crate) depth: Depth,
     objects: u64,
+    /// Which store was read, as in a verification.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) store: Option<String>,
     stored_bytes: u64,
     run: String,
     pub(crate) at_ms: u64,
@@ -111,12 +118,14 @@ impl Unhold {
 }
 
 impl Verified {
-    pub(crate) fn new(cx: &StepContext, backup: &str, digest: &str, candidate: &str, rows: u64, files: u64) -> Self {
+    /// Of a candidate, and so of the store that this was restored from.
+    pub(crate) fn new(cx: &StepContext, candidate: &Candidate, (rows, files): (u64, u64)) -> Self {
         Self {
             format: VERIFIED.into(),
-            backup: backup.into(),
-            digest: digest.into(),
-            candidate: candidate.into(),
+            backup: candidate.backup.clone(),
+            digest: candidate.digest.clone(),
+            candidate: candidate.id.clone(),
+            store: candidate.read_from.clone(),
             run: cx.run.clone(),
             rows,
             files,
@@ -126,17 +135,25 @@ impl Verified {
 }
 
 impl Checked {
-    pub(crate) fn new(cx: &StepContext, backup: &Backup, depth: Depth, objects: u64) -> Self {
-        Self {
+    /// Of what was read in this store.
+    pub(crate) fn new(
+        cx: &StepContext,
+        store: &ObjectStore,
+        backup: &Backup,
+        depth: Depth,
+        objects: u64,
+    ) -> Result<Self> {
+        Ok(Self {
             format: CHECKED.into(),
             backup: backup.id.clone(),
             digest: backup.digest.clone(),
             depth,
             objects,
+            store: Some(store.own_name()?),
             stored_bytes: backup.stored_bytes,
             run: cx.run.clone(),
             at_ms: now_ms(),
-        }
+        })
     }
 }
 

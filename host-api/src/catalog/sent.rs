@@ -97,8 +97,8 @@ fn directory(state_dir: &Path, store: &ObjectStore) -> PathBuf {
     state_dir.join("sent").join(store.name())
 }
 
-/// What can't be removed takes room, and decides nothing.
-fn forget_old(directory: &Path) {
+/// Removes all but the newest so many. What can't be removed takes room, and decides nothing.
+pub(crate) fn forget_old(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     let mut found: Vec<_> =
         entries.flatten().filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();

@@ -2,6 +2,7 @@
 
 use rustix::fs::Access;
 
+use super::seen::offset;
 use super::{Level, Seen};
 use crate::bindings::{Right, Store};
 use crate::error::{Error, Result};
@@ -16,6 +17,25 @@ pub(super) fn reachable(store: &ObjectStore) -> Result<Seen> {
         ));
     }
     Ok(Seen::ok(format!("store {} is there", store.name())))
+}
+
+/// The store's clock, as the answer to a look at it says: ages and the ends of holds are reckoned with both.
+pub(super) fn clock(store: &ObjectStore, ours: &(dyn Fn() -> u64 + Send + Sync)) -> Result<Seen> {
+    if !store.may(Right::Read) {
+        return Ok(Seen::unknown(
+            format!("the clock of store {} shows in answers to who reads there", store.name()),
+            "",
+        ));
+    }
+    let before_ms = ours();
+    store.check()?;
+    Ok(match store.clock_ms() {
+        // It says whole seconds, and means any moment of that one.
+        Some(theirs_ms) => {
+            offset(&format!("store {}", store.name()), theirs_ms, before_ms.saturating_sub(1_000), ours())
+        }
+        None => Seen::unknown(format!("store {} does not say what time it is there", store.name()), ""),
+    })
 }
 
 /// What its file system says of our right to write; nothing is written.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::identifier::now_ms;
+use crate::restore::Candidate;
 use crate::testing::World;
 
 const INTENT: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -179,10 +180,16 @@ fn whoever_may_not_remove_puts_no_tombstone() {
     assert_eq!(ids(&world), Vec::<String>::new());
 }
 
+fn unfinished() -> Candidate {
+    Candidate::unfinished("candidate", "notes")
+}
+
 pub(crate) fn verify(world: &World, backup: &Backup) {
     let mut cx = world.cx.clone();
     cx.step = now_ms();
-    let record = records::Verified::new(&cx, &backup.id, &backup.digest, "candidate", 1, 1);
+    let (id, digest, read_from) = (backup.id.clone(), backup.digest.clone(), world.store.own_name().ok());
+    let restored = Candidate { backup: id, digest, read_from, ..unfinished() };
+    let record = records::Verified::new(&cx, &restored, (1, 1));
     records::write_verified(&cx, &world.store, "notes", &record, None).unwrap();
 }
 
@@ -252,6 +259,96 @@ fn what_must_stay_refuses_all_of_a_call_and_nothing_is_touched() {
     let forged = Backup { digest: "0".repeat(64), ..backups[2].clone() };
     assert!(remove_all(&world, &[&forged]).is_err());
     assert_eq!(ids(&world).len(), 4);
+}
+
+#[test]
+fn a_proof_that_was_brought_from_another_store_lets_nothing_go() {
+    let mut world = World::new();
+    let backups: Vec<Backup> = (0..4).map(|_| world.take().unwrap()).collect();
+    backups.iter().for_each(|backup| verify(&world, backup));
+    let state =
+        |world: &World, backup: &Backup| catalog::state(&world.cx, &world.store, &world.work.signing, backup).unwrap();
+    assert!(state(&world, &backups[0]).proven_here && !state(&world, &backups[0]).proven_elsewhere);
+    // Everything as it is, records and times as well: what was proven lies elsewhere.
+    let copied = std::process::Command::new("cp")
+        .args(["-a", "notes", "../offsite/"])
+        .current_dir(world.dir.path().join("local"))
+        .status();
+    assert!(copied.unwrap().success());
+    let original = std::mem::replace(&mut world.store, world.offsite.clone());
+    let backups: Vec<Backup> = backups.into_iter().map(|b| Backup { store: "offsite".into(), ..b }).collect();
+    let found = state(&world, &backups[3]);
+    assert!(found.verified_at_ms.is_none() && !found.proven_here && found.proven_elsewhere, "{found:?}");
+    assert_eq!(catalog::latest(&world.cx, &world.store, &world.work.signing, "notes", true).unwrap(), None);
+    let refused = place(&world, keep_last(1)).may_go(&backups[..1], &Regard::default()).unwrap_err();
+    assert!(refused.message.contains("too-few-verified (0 of 2)"), "{refused}");
+    // Proven there, it counts there.
+    [1, 2].iter().for_each(|n: &usize| verify(&world, &backups[*n]));
+    place(&world, keep_last(1)).may_go(&backups[..1], &Regard::default()).unwrap();
+
+    // The first one under another name, at another path, opened anew: it is the same store.
+    let moved = world.dir.path().join("moved");
+    std::fs::rename(world.dir.path().join("local"), &moved).unwrap();
+    let binding = crate::bindings::Store::Directory(crate::bindings::DirectoryStore { path: moved });
+    world.store = Arc::new(ObjectStore::open("archive", &binding).unwrap());
+    let backup = Backup { store: "archive".into(), ..backups[0].clone() };
+    assert!(state(&world, &backup).proven_here);
+    assert_ne!(world.store.place(), original.place());
+}
+
+#[test]
+fn a_proof_of_before_stores_were_named_is_read_and_lets_nothing_go() {
+    let world = World::new();
+    let backups: Vec<Backup> = (0..3).map(|_| world.take().unwrap()).collect();
+    for backup in &backups {
+        verify(&world, backup);
+        let folder = world.dir.path().join("local/notes/records").join(&backup.id);
+        let path = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+        let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert!(record.as_object_mut().unwrap().remove("store").is_some());
+        std::fs::write(&path, record.to_string()).unwrap();
+    }
+    let state = catalog::state(&world.cx, &world.store, &world.work.signing, &backups[0]).unwrap();
+    assert!(state.verified_at_ms.is_some() && !state.proven_here && !state.proven_elsewhere, "{state:?}");
+    assert!(catalog::latest(&world.cx, &world.store, &world.work.signing, "notes", true).unwrap().is_some());
+    let refused = place(&world, keep_last(1)).may_go(&backups[..1], &Regard::default()).unwrap_err();
+    assert!(refused.message.contains("too-few-verified (0 of 2)"), "{refused}");
+}
+
+#[test]
+fn a_store_whose_clock_is_behind_ours_lets_nothing_go() {
+    use crate::bindings::Store;
+    use crate::stores::testing::{Fault, Moto, Proxy};
+    let Some(moto) = Moto::start() else { return };
+    let open = |port: u16| {
+        let mut binding = moto.open_store();
+        binding.endpoint = Some(format!("http://127.0.0.1:{port}"));
+        Arc::new(ObjectStore::open("local", &Store::S3(binding)).unwrap())
+    };
+    let mut world = World::new();
+    world.store = open(moto.port());
+    let backups: Vec<Backup> = (0..4).map(|_| world.take().unwrap()).collect();
+    [1, 2].iter().for_each(|n: &usize| verify(&world, &backups[*n]));
+    let rules = keep_last(1);
+    place(&world, rules.clone()).may_go(&backups[..1], &Regard::default()).unwrap();
+    // The same store, as it looks from a machine whose clock is ahead by a year.
+    let proxy = Proxy::start(moto.port(), |_| Fault::Dated("Thu, 27 Nov 2025 08:00:00 GMT"));
+    world.store = open(proxy.port());
+    let refused = place(&world, rules.clone()).may_go(&backups[..1], &Regard::default()).unwrap_err();
+    assert_eq!(refused.kind, crate::ErrorKind::Refused);
+    assert!(refused.message.contains("by this machine's clock it is"), "{refused}");
+    assert!(refused.hint.as_deref().unwrap().contains("nothing was removed; set this machine's clock"), "{refused}");
+    assert_eq!(place(&world, rules.clone()).plan(&Regard::default()).unwrap_err().kind, crate::ErrorKind::Refused);
+    assert!(proxy.fired() > 1);
+    // One that is ahead of ours ends nothing early.
+    let proxy = Proxy::start(moto.port(), |_| Fault::Dated("Fri, 27 Nov 2099 08:00:00 GMT"));
+    world.store = open(proxy.port());
+    // By another endpoint it is another store, where nothing is proven yet.
+    let refused = place(&world, rules.clone()).may_go(&backups[..1], &Regard::default()).unwrap_err();
+    assert!(refused.message.contains("too-few-verified"), "{refused}");
+    [1, 2].iter().for_each(|n: &usize| verify(&world, &backups[*n]));
+    place(&world, rules).may_go(&backups[..1], &Regard::default()).unwrap();
+    assert!(proxy.fired() > 1);
 }
 
 #[test]

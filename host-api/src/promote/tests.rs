@@ -27,6 +27,7 @@ fn candidate(world: &World) -> (Candidate, Verification) {
         service: "notes".into(),
         backup: fresh(),
         store: "local".into(),
+        read_from: None,
         digest: "0".repeat(64),
         target: "beside".into(),
         taken_at_ms: 1_795_413_600_000,

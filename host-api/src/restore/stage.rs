@@ -41,6 +41,7 @@ pub(crate) fn stage(
                 .hint("targets: scratch, beside"));
         }
     };
+    let read_from = Some(store.own_name()?);
     catalog::require(store, backup)?;
     // An archive is code: whose it is, is settled before a byte of it is read.
     let manifest = manifests::usable(store, &work.signing, &backup.service, &backup.id, &backup.digest)?;
@@ -64,6 +65,7 @@ pub(crate) fn stage(
         service: manifest.service.clone(),
         backup: manifest.id.clone(),
         store: store.name().to_owned(),
+        read_from,
         digest: backup.digest.clone(),
         target: target.to_owned(),
         taken_at_ms: manifest.taken_at_ms,

@@ -50,6 +50,30 @@ fn a_candidate_is_staged_verified_and_discarded() {
 }
 
 #[test]
+fn what_was_read_from_one_store_proves_nothing_of_another_that_has_its_name() {
+    let mut world = World::new();
+    let backup = world.take().unwrap();
+    let candidate = staged(&world, &backup, "scratch").unwrap();
+    assert_eq!(candidate.read_from, Some(world.store.own_name().unwrap()));
+    let copied = std::process::Command::new("cp")
+        .args(["-a", "notes", "../offsite/"])
+        .current_dir(world.dir.path().join("local"))
+        .status();
+    assert!(copied.unwrap().success());
+    // The configuration is changed between the two.
+    let staged_from = std::mem::replace(&mut world.store, world.offsite.clone());
+    assert!(verify::verify(&world.work, &world.cx, &world.store, &candidate).unwrap().passed);
+    let found = state(&world.cx, &world.store, &world.work.signing, &backup).unwrap();
+    assert!(found.verified_at_ms.is_none() && found.proven_elsewhere, "{found:?}");
+    // A candidate of before it was kept proves its backup to who looks for one, and of no store that it is of there.
+    world.store = staged_from;
+    let old = Candidate { read_from: None, ..candidate };
+    assert!(verify::verify(&world.work, &world.cx, &world.store, &old).unwrap().passed);
+    let found = state(&world.cx, &world.store, &world.work.signing, &backup).unwrap();
+    assert!(found.verified_at_ms.is_some() && !found.proven_here, "{found:?}");
+}
+
+#[test]
 fn data_alone_need_tables_to_go_into() {
     let world = World::new();
     let backup = world.take().unwrap();

@@ -197,12 +197,11 @@ fn check_emptiness(manifest: &Manifest, verification: &mut Verification) {
 
 /// The verification stands whether or not it can be written down: a read-only copy of the store must not stop a recovery.
 fn record(work: &Work, cx: &StepContext, store: &ObjectStore, candidate: &Candidate, verification: &mut Verification) {
-    let (backup, digest) = (&candidate.backup, &candidate.digest);
-    let verified = records::Verified::new(cx, backup, digest, &candidate.id, verification.rows, verification.files);
-    let recorded = work
-        .signing
-        .signer(VERIFIED)
-        .and_then(|signer| records::write_verified(cx, store, &candidate.service, &verified, signer.as_ref()));
+    let compared = (verification.rows, verification.files);
+    let recorded = work.signing.signer(VERIFIED).and_then(|signer| {
+        let verified = records::Verified::new(cx, candidate, compared);
+        records::write_verified(cx, store, &candidate.service, &verified, signer.as_ref())
+    });
     if let Err(e) = recorded {
         let fix = "`latest(verified)` does not know of this one: do away with the cause, and verify again";
         verification.findings.push(Finding::warning(

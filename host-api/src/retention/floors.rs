@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{DAY_MS, Reason, Seen, Word};
+use super::witness::Witness;
+use super::{DAY_MS, Held, Now, Reason, Seen, Word};
 use crate::bindings::Retention;
 use crate::error::{Error, Result};
 use crate::identifier::{shown, utc};
@@ -14,36 +15,51 @@ pub(super) struct Floors<'b> {
     now_ms: u64,
     /// Those that count, newest first: by their own time, which the store's bounds.
     pub(super) counted: Vec<usize>,
+    /// How time passes here.
+    pub(super) witness: Witness,
     /// What ages are counted back from.
     reference_ms: u64,
     verified: usize,
-    newest_verified: Option<usize>,
+    /// That is proven from this store, and that is proven at all.
+    newest_verified: [Option<usize>; 2],
 }
 
 impl<'b> Floors<'b> {
-    pub(super) fn of(backups: &'b [Seen], rules: &'b Retention, now_ms: u64) -> Self {
+    pub(super) fn of(backups: &'b [Seen], rules: &'b Retention, now: &Now) -> Self {
+        let now_ms = now.ms;
         let counts = |backup: &Seen| backup.refused.is_none() && disagreement(backup, rules, now_ms).is_none();
         let mut counted: Vec<usize> = (0..backups.len()).filter(|index| counts(&backups[*index])).collect();
         counted.sort_by(|a, b| newer_first(&backups[*a], &backups[*b]));
         let newest_ms = counted.iter().filter_map(|index| backups[*index].stored_at_ms).max().unwrap_or(0);
-        let verified = counted.iter().filter(|index| backups[**index].verified).count();
-        let newest_verified = counted.iter().copied().find(|index| backups[*index].verified);
-        Self { backups, rules, now_ms, counted, reference_ms: newest_ms.min(now_ms), verified, newest_verified }
+        let verified = counted.iter().filter(|index| backups[**index].proven_here).count();
+        let newest = |is: fn(&Seen) -> bool| counted.iter().copied().find(|index| is(&backups[*index]));
+        let newest_verified = [newest(|seen| seen.proven_here), newest(|seen| seen.verified)];
+        let witness = Witness::of(counted.iter().map(|index| &backups[*index]), now);
+        let reference_ms = newest_ms.min(now_ms);
+        Self { backups, rules, now_ms, counted, witness, reference_ms, verified, newest_verified }
     }
 
     /// The newest of the verified ones, at most so many.
     pub(super) fn newest_verified(&self, count: u64) -> impl Iterator<Item = usize> {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        self.counted.iter().copied().filter(|index| self.backups[*index].verified).take(count)
+        self.counted.iter().copied().filter(|index| self.backups[*index].proven_here).take(count)
+    }
+
+    /// Whether a hold is in force: until its end by this machine's clock, and for as long as it was to last by the backups that followed it.
+    fn held(&self, held: &Held) -> Option<Reason> {
+        let lasts_ms = held.until_ms.saturating_sub(held.since_ms);
+        let is_over = held.until_ms <= self.now_ms;
+        let is_witnessed = self.witness.elapsed_ms(held.since_ms, self.now_ms) >= lasts_ms;
+        let words = if is_over { UNWITNESSED } else { "" };
+        (!is_over || !is_witnessed)
+            .then(|| Reason::new(Word::Held, format!("until {}: {}{words}", utc(held.until_ms), shown(&held.why))))
     }
 
     /// Every floor that keeps one. `despite_times`: a person has said that it may go though its times disagree.
     pub(super) fn reasons(&self, index: usize, despite_times: bool) -> Vec<Reason> {
         let backup = &self.backups[index];
         let mut reasons = Vec::new();
-        if let Some((until_ms, why)) = backup.held.as_ref().filter(|(until_ms, _)| *until_ms > self.now_ms) {
-            reasons.push(Reason::new(Word::Held, format!("until {}: {}", utc(*until_ms), shown(why))));
-        }
+        reasons.extend(backup.held.as_ref().and_then(|held| self.held(held)));
         if let Some(what) = &backup.in_use {
             reasons.push(Reason::new(Word::InUse, what.clone()));
         }
@@ -56,7 +72,7 @@ impl<'b> Floors<'b> {
         if self.counted.first() == Some(&index) {
             reasons.push(Reason::new(Word::Newest, ""));
         }
-        if self.newest_verified == Some(index) {
+        if self.newest_verified.contains(&Some(index)) {
             reasons.push(Reason::new(Word::NewestVerified, ""));
         }
         if (self.verified as u64) < self.rules.verified_at_least {
@@ -65,13 +81,20 @@ impl<'b> Floors<'b> {
         }
         if let Some(days) = self.rules.compliance_days {
             let born_ms = backup.completed_at_ms.max(backup.stored_at_ms.unwrap_or(u64::MAX));
-            if self.reference_ms.saturating_sub(born_ms) < days.saturating_mul(DAY_MS) {
-                reasons.push(Reason::new(Word::Compliance, format!("younger than {days} days")));
+            let window_ms = days.saturating_mul(DAY_MS);
+            if self.witness.elapsed_ms(born_ms, self.reference_ms) < window_ms {
+                let old = self.reference_ms.saturating_sub(born_ms) >= window_ms;
+                let words = if old { UNWITNESSED } else { "" };
+                reasons.push(Reason::new(Word::Compliance, format!("younger than {days} days{words}")));
             }
         }
         reasons
     }
 }
+
+/// Said of what would be over by the clock.
+const UNWITNESSED: &str =
+    ", without the time in which the store took nothing: a clock that was set forward looks like that";
 
 /// Newest first; equal times are told apart by id, as everywhere.
 fn newer_first(a: &Seen, b: &Seen) -> std::cmp::Ordering {
@@ -102,10 +125,10 @@ pub fn refuse(
     backups: &[Seen],
     named: &BTreeSet<&str>,
     rules: &Retention,
-    now_ms: u64,
+    now: impl Into<Now>,
     despite_times: bool,
 ) -> Result<()> {
-    let floors = Floors::of(backups, rules, now_ms);
+    let floors = Floors::of(backups, rules, &now.into());
     for (index, backup) in backups.iter().enumerate().filter(|(_, backup)| named.contains(backup.id.as_str())) {
         let reasons = floors.reasons(index, despite_times);
         if let Some(first) = reasons.first() {
@@ -114,7 +137,7 @@ pub fn refuse(
                 .hint(format!("nothing was removed; {}", way_out(first.word))));
         }
     }
-    let stays = |index: &&usize| backups[**index].verified && !named.contains(backups[**index].id.as_str());
+    let stays = |index: &&usize| backups[**index].proven_here && !named.contains(backups[**index].id.as_str());
     let (left, needed) = (floors.counted.iter().filter(stays).count() as u64, rules.verified_at_least);
     let goes = |backup: &Seen| backup.verified && named.contains(backup.id.as_str());
     if left < needed && backups.iter().any(goes) {
@@ -127,7 +150,7 @@ pub fn refuse(
 
 /// How many verified backups there are, as the floors count them.
 pub fn verified(backups: &[Seen], rules: &Retention, now_ms: u64) -> u64 {
-    Floors::of(backups, rules, now_ms).verified as u64
+    Floors::of(backups, rules, &now_ms.into()).verified as u64
 }
 
 /// What a person can do about a floor.

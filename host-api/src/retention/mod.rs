@@ -9,13 +9,15 @@
 //! none. An hour, day, week, month or year is kept by the first backup that its store took of it, so one that comes later takes no place away.
 //!
 //! Ages are counted back from the newest backup, not from this machine's clock, which may have jumped: a backup that nothing newer followed
-//! gets no older.
+//! gets no older. And from one backup to the next no more time counts than is usual in that store ([`witness`]): holds, windows and `within-days` end by
+//! that time, so no clock alone lets anything go.
 
 mod calendar;
 mod floors;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::collections::BTreeSet;
 
@@ -43,12 +45,41 @@ pub struct Seen {
     pub stored_at_ms: Option<u64>,
     /// A restored copy of it passed a verification that counts here.
     pub verified: bool,
-    /// Latest end of its holds, Unix milliseconds, and why.
-    pub held: Option<(u64, String)>,
+    /// And the verification names this store as the one it was from. Only such ones let others go; one that does not say where it was proven
+    /// is kept like a verified one, and counts for nothing else.
+    pub proven_here: bool,
+    /// Its holds that nobody ended, as one.
+    pub held: Option<Held>,
     /// Why nothing of it is used here: its signature.
     pub refused: Option<String>,
     /// What uses it now.
     pub in_use: Option<String>,
+}
+
+/// When it is, and what was there before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Now {
+    /// By this machine's clock, Unix milliseconds.
+    pub ms: u64,
+    /// When those were taken that were removed from the store since, as far as is known.
+    pub removed_ms: Vec<u64>,
+}
+
+impl From<u64> for Now {
+    fn from(ms: u64) -> Self {
+        Self { ms, removed_ms: Vec::new() }
+    }
+}
+
+/// What keeps a backup for a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// When it was put, Unix milliseconds.
+    pub since_ms: u64,
+    /// When it is over.
+    pub until_ms: u64,
+    /// Why.
+    pub why: String,
 }
 
 /// Why a backup stays or goes. The words are stable; a later version may have more.
@@ -151,9 +182,9 @@ pub struct Planned {
 }
 
 /// What stays and what goes, in the order of `backups`. An error: the rules' time zone is unknown.
-pub fn plan(backups: &[Seen], rules: &Retention, now_ms: u64) -> Result<Vec<Planned>> {
-    let floors = Floors::of(backups, rules, now_ms);
-    let by_rule = rules::kept(backups, &floors.counted, rules)?;
+pub fn plan(backups: &[Seen], rules: &Retention, now: impl Into<Now>) -> Result<Vec<Planned>> {
+    let floors = Floors::of(backups, rules, &now.into());
+    let by_rule = rules::kept(backups, &floors.counted, &floors.witness, rules)?;
     let verified: BTreeSet<usize> = floors.newest_verified(rules.verified_at_least).collect();
     let planned = backups.iter().enumerate().map(|(index, backup)| {
         let mut reasons = floors.reasons(index, false);

@@ -1,10 +1,11 @@
 //! What rules keep, each for itself: so one rule more never keeps less.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::tz::TimeZone;
 
 use super::calendar::{Bucket, Span};
+use super::witness::Witness;
 use super::{DAY_MS, Reason, Seen, Word};
 use crate::bindings::{Keep, Retention};
 use crate::error::Result;
@@ -44,16 +45,34 @@ const OF_VERIFIED: Words = Words {
 };
 
 /// What the rules keep of those that count. `counted`: newest first.
-pub(super) fn kept(backups: &[Seen], counted: &[usize], rules: &Retention) -> Result<Kept> {
-    let zone = rules.zone()?;
+pub(super) fn kept(backups: &[Seen], counted: &[usize], witness: &Witness, rules: &Retention) -> Result<Kept> {
+    let by = (&rules.zone()?, witness);
     let mut kept = Kept::new();
-    keep(backups, counted, &rules.keep, &OF_ALL, &zone, &mut kept);
-    let verified: Vec<usize> = counted.iter().copied().filter(|index| backups[*index].verified).collect();
-    keep(backups, &verified, &rules.keep_verified, &OF_VERIFIED, &zone, &mut kept);
+    keep(backups, counted, &rules.keep, &OF_ALL, by, &mut kept);
+    // Twice: a proof that does not name its store keeps its backup, and takes no place from one that does.
+    let of = |is: fn(&Seen) -> bool| -> Vec<usize> {
+        counted.iter().copied().filter(|index| is(&backups[*index])).collect()
+    };
+    let (here, anywhere) = (of(|seen| seen.proven_here), of(|seen| seen.verified));
+    keep(backups, &here, &rules.keep_verified, &OF_VERIFIED, by, &mut kept);
+    if here != anywhere {
+        keep(backups, &anywhere, &rules.keep_verified, &OF_VERIFIED, by, &mut kept);
+        kept.values_mut().for_each(|reasons| {
+            let mut said = BTreeSet::new();
+            reasons.retain(|reason| said.insert(reason.word));
+        });
+    }
     Ok(kept)
 }
 
-fn keep(backups: &[Seen], counted: &[usize], keep: &Keep, words: &Words, zone: &TimeZone, kept: &mut Kept) {
+fn keep(
+    backups: &[Seen],
+    counted: &[usize],
+    keep: &Keep,
+    words: &Words,
+    (zone, witness): (&TimeZone, &Witness),
+    kept: &mut Kept,
+) {
     let some = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     let mut note = |index: usize, word, detail: String| {
         kept.entry(index).or_default().push(Reason::new(word, detail));
@@ -62,9 +81,13 @@ fn keep(backups: &[Seen], counted: &[usize], keep: &Keep, words: &Words, zone: &
         note(*index, words.last, format!("{} of {}", place + 1, keep.last.unwrap_or(0)));
     }
     if let (Some(days), Some(newest)) = (keep.within_days, counted.first()) {
-        let newest_ms = backups[*newest].taken_at_ms;
-        let reach_ms = days.saturating_mul(DAY_MS);
-        for index in counted.iter().filter(|i| newest_ms.saturating_sub(backups[**i].taken_at_ms) <= reach_ms) {
+        let (newest, reach_ms) = (&backups[*newest], days.saturating_mul(DAY_MS));
+        let age_ms = |of: &Seen| {
+            let stored = |seen: &Seen| seen.stored_at_ms.unwrap_or(seen.taken_at_ms);
+            let unwitnessed_ms = witness.unwitnessed_ms(stored(of), stored(newest));
+            newest.taken_at_ms.saturating_sub(of.taken_at_ms).saturating_sub(unwitnessed_ms)
+        };
+        for index in counted.iter().filter(|index| age_ms(&backups[**index]) <= reach_ms) {
             note(*index, words.within, format!("{days} days"));
         }
     }

@@ -20,8 +20,17 @@ fn at(taken_at_ms: u64, verified: bool) -> Seen {
         completed_at_ms: taken_at_ms,
         stored_at_ms: Some(taken_at_ms),
         verified,
+        proven_here: verified,
         ..Seen::default()
     }
+}
+
+fn prove(backup: &mut Seen, proven: bool) {
+    (backup.verified, backup.proven_here) = (proven, proven);
+}
+
+fn held(until_ms: u64, why: &str) -> Option<Held> {
+    Some(Held { since_ms: until_ms - DAY_MS, until_ms, why: why.into() })
 }
 
 /// Daily ones up to the day before `NOW_MS`, oldest first, all verified.
@@ -45,8 +54,8 @@ fn removed(backups: &[Seen], rules: &Retention) -> BTreeSet<String> {
 #[test]
 fn every_reason_that_keeps_a_backup_is_said_and_the_rest_goes() {
     let mut backups = daily(20);
-    backups[0].held = Some((NOW_MS + 1, "audit".into()));
-    backups[1].held = Some((NOW_MS, "over".into()));
+    backups[0].held = held(NOW_MS + 1, "audit");
+    backups[1].held = held(NOW_MS, "over");
     backups[2].in_use = Some("run r1".into());
     let rules = Retention {
         keep: Keep { last: Some(1), weekly: Some(1), yearly: Some(5), ..Keep::default() },
@@ -79,14 +88,37 @@ fn without_rules_nothing_is_due() {
 #[test]
 fn where_too_few_are_verified_nothing_goes() {
     let mut backups = daily(9);
-    backups.iter_mut().skip(1).for_each(|backup| backup.verified = false);
+    backups.iter_mut().skip(1).for_each(|backup| prove(backup, false));
     let planned = plan(&backups, &last(1), NOW_MS).unwrap();
     assert!(planned.iter().all(|planned| planned.keep));
     assert_eq!(planned[4].reasons[0].words(), "too-few-verified (1 of 2)");
     // Those far back are the ones that stay, however old.
-    backups[1].verified = true;
+    prove(&mut backups[1], true);
     assert_eq!(ids(&plan(&backups, &last(1), NOW_MS).unwrap()).len(), 3);
     assert_eq!(words(&plan(&backups, &last(1), NOW_MS).unwrap()[0]), [Word::VerifiedAtLeast]);
+}
+
+#[test]
+fn a_proof_that_does_not_name_its_store_keeps_its_backup_and_lets_no_other_go() {
+    let mut backups = daily(9);
+    backups.iter_mut().for_each(|backup| backup.proven_here = false);
+    let planned = plan(&backups, &last(1), NOW_MS).unwrap();
+    assert!(planned.iter().all(|planned| words(planned).contains(&Word::TooFewVerified)));
+    assert!(words(&planned[8]).contains(&Word::NewestVerified));
+    // Two from this store: those of old are kept by the rules of verified ones as before, and so are these.
+    backups[0].proven_here = true;
+    backups[1].proven_here = true;
+    let mut rules = last(1);
+    assert_eq!(removed(&backups, &rules).len(), 6, "the newest and those two stay");
+    rules.keep_verified = Keep { last: Some(3), ..Keep::default() };
+    let planned = plan(&backups, &rules, NOW_MS).unwrap();
+    let kept: Vec<bool> = planned.iter().map(|planned| words(planned).contains(&Word::LastVerified)).collect();
+    assert_eq!(kept, [true, true, false, false, false, false, true, true, true]);
+    // Neither of the two that count may go for the seven that do not.
+    let named = BTreeSet::from([backups[2].id.as_str(), backups[1].id.as_str()]);
+    let error = refuse(&backups, &named, &rules, NOW_MS, false).unwrap_err();
+    assert!(error.message.contains("newest-verified"), "{error}");
+    refuse(&backups, &BTreeSet::from([backups[2].id.as_str()]), &rules, NOW_MS, false).unwrap();
 }
 
 #[test]
@@ -103,6 +135,45 @@ fn a_clock_that_jumped_makes_nothing_old() {
     // Put after now, by this machine's clock: the newest six, which stay and do not count. Of the others, 16 are younger than 15 days.
     assert_eq!(of(NOW_MS - 8 * DAY_MS), 6 + 16);
     assert_eq!(of(0), 30);
+}
+
+#[test]
+fn a_clock_that_is_set_forward_ends_no_hold_and_no_window() {
+    let rules = Retention {
+        keep: Keep { within_days: Some(20), ..Keep::default() },
+        compliance_days: Some(25),
+        ..Retention::default()
+    };
+    let year_ms = 365 * DAY_MS;
+    let mut backups = daily(60);
+    // Put ten days ago for thirty.
+    let since_ms = NOW_MS - 10 * DAY_MS;
+    backups[0].held = Some(Held { since_ms, until_ms: since_ms + 30 * DAY_MS, why: "audit".into() });
+    let at_now = removed(&backups, &rules);
+    assert_eq!((at_now.len(), at_now.contains(&backups[0].id)), (34, false));
+    // A year later by the clock, before and after a backup with that time: the directory's own times are of the same clock.
+    let later_ms = NOW_MS + year_ms;
+    let gone = |backups: &[Seen], now_ms| -> Vec<bool> {
+        plan(backups, &rules, now_ms).unwrap().iter().map(|planned| !planned.keep).collect()
+    };
+    let count = |gone: &[bool]| gone.iter().filter(|gone| **gone).count();
+    assert_eq!(gone(&backups, later_ms), gone(&backups, NOW_MS));
+    backups.push(at(later_ms, true));
+    let after = gone(&backups, later_ms + 1);
+    assert_eq!((count(&after), after[0]), (34 + 7, false), "a week has passed, as far as anybody can tell");
+    let reason = &plan(&backups, &rules, later_ms + 1).unwrap()[0].reasons[0];
+    assert!(reason.word == Word::Held && reason.detail.contains("a clock that was set forward"), "{reason:?}");
+    let named = BTreeSet::from([backups[45].id.as_str()]);
+    let refused = refuse(&backups, &named, &rules, later_ms + 1, true).unwrap_err();
+    assert!(refused.message.contains("compliance (younger than 25 days, without the time"), "{refused}");
+    // Time goes on from there with the backups, and in the end all is over that should be.
+    backups.extend((1..=30).map(|days| at(later_ms + days * DAY_MS, true)));
+    let after = gone(&backups, later_ms + 30 * DAY_MS + 1);
+    assert!(after[0] && after[45], "{after:?}");
+    // Whoever held it after the jump, held it until then and no longer.
+    let until_ms = later_ms + 20 * DAY_MS;
+    backups[0].held = Some(Held { since_ms: later_ms + DAY_MS, until_ms, why: "audit".into() });
+    assert!(gone(&backups, until_ms)[0] && !gone(&backups, until_ms - 1)[0]);
 }
 
 #[test]
@@ -138,8 +209,8 @@ fn times_that_disagree_keep_a_backup_and_keep_nothing_else() {
 fn what_a_person_names_passes_the_floors_or_is_refused_with_the_reason() {
     let mut backups = daily(6);
     backups[0].stored_at_ms = Some(NOW_MS);
-    backups[1].held = Some((NOW_MS + 1, "audit".into()));
-    backups[1].verified = false;
+    backups[1].held = held(NOW_MS + 1, "audit");
+    prove(&mut backups[1], false);
     backups[2].refused = Some("it is not signed".into());
     let ids: Vec<String> = backups.iter().map(|backup| backup.id.clone()).collect();
     let say = |named: &[usize], despite| {
@@ -196,7 +267,7 @@ fn some_backups() -> impl Strategy<Value = Vec<Seen>> {
             backup.completed_at_ms += late_ms / 2;
             backup.stored_at_ms = Some(backup.taken_at_ms + late_ms);
             match odd {
-                0 => backup.held = Some((NOW_MS + 1, "audit".into())),
+                0 => backup.held = held(NOW_MS + 1, "audit"),
                 1 => backup.refused = Some("it is not signed".into()),
                 2 => backup.stored_at_ms = Some(NOW_MS - 5_000 * HOUR_MS),
                 3 => backup.in_use = Some("run r1".into()),
@@ -265,7 +336,9 @@ proptest! {
         let planned = plan(&backups, &rules, NOW_MS).unwrap();
         let stays = ids(&planned);
         let left: Vec<Seen> = backups.iter().filter(|backup| stays.contains(backup.id.as_str())).cloned().collect();
-        prop_assert_eq!(removed(&left, &rules), BTreeSet::new());
+        let gone = backups.iter().filter(|backup| !stays.contains(backup.id.as_str()));
+        let now = Now { ms: NOW_MS, removed_ms: gone.filter_map(|backup| backup.stored_at_ms).collect() };
+        prop_assert!(plan(&left, &rules, now).unwrap().iter().all(|planned| planned.keep));
     }
 
     #[test]
@@ -280,7 +353,7 @@ proptest! {
     #[test]
     fn floors_hold_whatever_the_rules(backups in some_backups(), rules in some_rules()) {
         let planned = plan(&backups, &rules, NOW_MS).unwrap();
-        let floors = Floors::of(&backups, &rules, NOW_MS);
+        let floors = Floors::of(&backups, &rules, &NOW_MS.into());
         prop_assert!(floors.counted.first().is_none_or(|newest| planned[*newest].keep));
         let verified: Vec<usize> = floors.counted.iter().copied().filter(|index| backups[*index].verified).collect();
         let left = verified.iter().filter(|index| planned[**index].keep).count() as u64;

@@ -24,6 +24,7 @@ fn candidate() -> Candidate {
         service: "notes".into(),
         backup: "b".into(),
         store: "s".into(),
+        read_from: None,
         digest: "d".into(),
         target: "scratch".into(),
         taken_at_ms: 0,

@@ -19,14 +19,18 @@ use crate::error::{Error, Result};
 pub(super) fn open(name: &str, binding: &AzureStore) -> Result<Remote> {
     let client = client::client(binding.ca_file.as_deref()).map_err(|e| e.context(format!("store {name}")))?;
     let operators = Operators::default();
-    let mut remote = Remote::new(name, operators, binding.bytes_per_s_max, Limits::AZURE, binding.parts_at_once);
+    let mut remote =
+        Remote::new((name, &binding.prefix), operators, binding.bytes_per_s_max, Limits::AZURE, binding.parts_at_once);
     for right in Right::ALL {
         let Some(of) = binding.credentials(right) else { continue };
         let held = (!of.default_chain).then(|| Arc::new(Held::new(vec![of.account_key.clone(), of.sas_token.clone()])));
         let account = binding.account.clone();
         let build = move |texts: &Texts, context| Ok(signer(texts, context, &account));
-        let transport =
-            HttpTransporter::new(Transport::<Credential>::new(client::transporter(&client), held.clone(), build));
+        let transport = HttpTransporter::new(Transport::<Credential>::new(
+            (client::transporter(&client), remote.clock()),
+            held.clone(),
+            build,
+        ));
         let operator = operator(binding, transport).map_err(|e| Error::invalid(format!("store {name}: {e}")))?;
         let limit = Duration::from_secs(binding.timeout_s);
         remote.operators.set(right, client::patient(operator, limit, remote.retried()), held);
@@ -37,7 +41,7 @@ pub(super) fn open(name: &str, binding: &AzureStore) -> Result<Remote> {
 fn operator(binding: &AzureStore, transport: HttpTransporter) -> std::result::Result<Operator, opendal::Error> {
     let builder = opendal::services::Azblob::default()
         .container(&binding.container)
-        .root(&format!("/{}", binding.prefix))
+        .root("/")
         .endpoint(&binding.endpoint())
         .account_name(&binding.account)
         // The transport signs.

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::{Listed, Put, StoreWriter, no_object};
@@ -55,6 +55,21 @@ impl Directory {
                 .hint("a mount went away or another came in its place; restart lifeboat if that is meant"));
         }
         Ok(root)
+    }
+
+    /// `directory/INODE@BORN`: which directory it is, wherever it is mounted and whatever its path. A copy of it, however made, is another one
+    /// (but for an image of the whole file system). None where the file system does not say when it was made (NFS, FUSE, old kernels): inodes
+    /// alone are given to others after it.
+    pub(super) fn own_name(&self) -> Result<Option<String>> {
+        let looked = rustix::fs::statx(self.root()?, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME);
+        let stat = match looked {
+            Ok(stat) => stat,
+            Err(Errno::NOSYS) => return Ok(None),
+            Err(e) => return Err(self.io("its directory", e)),
+        };
+        let is_told = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::INO | StatxFlags::BTIME);
+        let born = (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec);
+        Ok(is_told.then(|| format!("directory/{}@{}.{:09}", stat.stx_ino, born.0, born.1)))
     }
 
     /// opendal over the root. Only called with the root there: opendal would make it.

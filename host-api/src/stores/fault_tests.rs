@@ -3,6 +3,8 @@
 
 use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::testing::{Azurite, Fault, Gcs, Moto, Proxy, Seen, conforms, one_winner};
@@ -156,39 +158,77 @@ fn s3_is_right_or_fails_clearly() {
     suffers(&s3(&moto));
 }
 
-#[test]
-fn a_listing_that_never_ends_is_given_up() {
-    let Some(moto) = Moto::start() else { return };
-    let kind = s3(&moto);
+/// A server that answers every request with the page of this number; says how many it was asked for.
+fn pages(page: impl Fn(usize) -> String + Send + 'static) -> (u16, Arc<AtomicUsize>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let pages = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let asked = pages.clone();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let mut reader = std::io::BufReader::new(stream.try_clone().unwrap());
             if super::testing::read_head(&mut reader).is_err() {
                 continue;
             }
-            let page = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            let content = |n: usize| {
-                format!(
-                    "<Contents><Key>some/prefix/a/{page}-{n}</Key><LastModified>2026-11-23T06:15:34.000Z</LastModified>\
-                     <ETag>&quot;e&quot;</ETag><Size>1</Size></Contents>"
-                )
-            };
-            let body = format!(
-                "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>true</IsTruncated>\
-                 <NextContinuationToken>t{page}</NextContinuationToken>{}</ListBucketResult>",
-                (0..100).map(content).collect::<String>()
-            );
+            let body = page(counted.fetch_add(1, Ordering::SeqCst));
             let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
             let _ = stream.write_all((head + &body).as_bytes());
         }
     });
+    (port, asked)
+}
+
+/// A page of a listing of S3 with another one behind it.
+fn page(number: usize, keys: impl Iterator<Item = String>) -> String {
+    let content = |key: String| {
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>2026-11-23T06:15:34.000Z</LastModified><ETag>&quot;e&quot;</ETag>\
+             <Size>1</Size></Contents>"
+        )
+    };
+    format!(
+        "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>true</IsTruncated>\
+         <NextContinuationToken>t{number}</NextContinuationToken>{}</ListBucketResult>",
+        keys.map(content).collect::<String>()
+    )
+}
+
+#[test]
+fn a_listing_that_never_ends_is_given_up() {
+    let Some(moto) = Moto::start() else { return };
+    let kind = s3(&moto);
+    let (port, asked) = pages(|number| page(number, (0..100).map(|n| format!("some/prefix/a/{number}-{n}"))));
     let error = (kind.open)(port, ALL).list("a/").unwrap_err();
     assert!(error.message.contains("more than 1000 objects"), "{error}");
-    assert_eq!(pages.load(std::sync::atomic::Ordering::SeqCst), 11);
+    assert_eq!(asked.load(Ordering::SeqCst), 11);
+    // A few names that fill the memory all the same.
+    let (port, _) = pages(|number| page(number, std::iter::once(format!("some/prefix/a/{}", "x".repeat(200_000)))));
+    let error = (kind.open)(port, ALL).list_with_times("a/").unwrap_err();
+    assert!(error.message.contains("more than"), "{error}");
+    // None at all, and always another page.
+    let (port, asked) = pages(|number| page(number, std::iter::empty()));
+    let began = std::time::Instant::now();
+    let error = (kind.open)(port, ALL).list("a/").unwrap_err();
+    assert!(error.message.contains("comes to no end") && error.hint.is_some(), "{error}");
+    assert!(asked.load(Ordering::SeqCst) > 1 && began.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_store_that_names_what_was_not_asked_for_is_an_error_and_nothing_worse() {
+    let Some(moto) = Moto::start() else { return };
+    let kind = s3(&moto);
+    // Of another prefix, of none, shorter than it, cut in the middle of a letter, beside the folder that was asked for.
+    for foreign in ["other/prefix/a/1", "a/1", "some", "", "some/prefi\u{e4}", "/some/prefix/a/1", "some/prefix/b/1"] {
+        let (port, asked) = pages(move |number| page(number, std::iter::once(foreign.to_owned())));
+        for listed in
+            [(kind.open)(port, ALL).list("a/").map(drop), (kind.open)(port, ALL).list_with_times("a/").map(drop)]
+        {
+            let error = listed.unwrap_err();
+            assert!(error.message.starts_with("store offsite: listing a/: the store names "), "{foreign}: {error}");
+            assert!(error.hint.as_deref().unwrap().contains("endpoint"), "{error}");
+        }
+        assert!(asked.load(Ordering::SeqCst) >= 2, "it was asked");
+    }
 }
 
 fn azure(azurite: &Azurite) -> Kind {

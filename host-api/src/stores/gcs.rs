@@ -30,16 +30,17 @@ const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
 pub(super) fn open(name: &str, binding: &GcsStore) -> Result<Remote> {
     let client = client::client(binding.ca_file.as_deref()).map_err(|e| e.context(format!("store {name}")))?;
     let operators = Operators::default();
-    let mut remote = Remote::new(name, operators, binding.bytes_per_s_max, Limits::PIECES, 1);
+    let mut remote = Remote::new((name, &binding.prefix), operators, binding.bytes_per_s_max, Limits::PIECES, 1);
     for right in Right::ALL {
         let Some(of) = binding.credentials(right) else { continue };
         let held =
             (!of.default_chain).then(|| Arc::new(Held::new(vec![of.service_account.clone(), of.access_token.clone()])));
         let build = |texts: &Texts, context| Ok(signer(texts, context));
-        let transport = Transport::<Credential>::new(client::transporter(&client), held.clone(), build)
-            .derived(of.service_account.is_some())
-            // Where pieces go is said by the store, in its answer.
-            .only_to(binding.endpoint.as_deref().unwrap_or(ENDPOINT));
+        let transport =
+            Transport::<Credential>::new((client::transporter(&client), remote.clock()), held.clone(), build)
+                .derived(of.service_account.is_some())
+                // Where pieces go is said by the store, in its answer.
+                .only_to(binding.endpoint.as_deref().unwrap_or(ENDPOINT));
         let transport = HttpTransporter::new(transport);
         let operator = operator(binding, transport).map_err(|e| Error::invalid(format!("store {name}: {e}")))?;
         let limit = Duration::from_secs(binding.timeout_s);
@@ -51,7 +52,7 @@ pub(super) fn open(name: &str, binding: &GcsStore) -> Result<Remote> {
 fn operator(binding: &GcsStore, transport: HttpTransporter) -> std::result::Result<Operator, opendal::Error> {
     let mut builder = opendal::services::Gcs::default()
         .bucket(&binding.bucket)
-        .root(&format!("/{}", binding.prefix))
+        .root("/")
         // Always said: otherwise a variable of the environment could lead elsewhere.
         .endpoint(binding.endpoint.as_deref().unwrap_or(ENDPOINT))
         .disable_config_load()

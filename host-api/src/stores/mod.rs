@@ -13,6 +13,7 @@ mod answer;
 mod azure;
 pub(crate) mod bucket;
 mod client;
+mod clock;
 mod directory;
 #[cfg(test)]
 mod fault_tests;
@@ -130,6 +131,16 @@ impl ObjectStore {
         &self.place
     }
 
+    /// Which store it is, in a text that stays the same when the configuration gives it another name, and on another machine: of a bucket or
+    /// container where it is; of a directory which one it is to its file system ([`directory`]). Not of what is in it: whoever may write
+    /// there can't make it another one.
+    pub(crate) fn own_name(&self) -> Result<String> {
+        match &self.backend {
+            Backend::Directory(dir) => Ok(dir.own_name()?.unwrap_or_else(|| self.place.to_string())),
+            Backend::Remote(_) => Ok(self.place.to_string()),
+        }
+    }
+
     /// Its name in the environment.
     pub fn name(&self) -> &str {
         &self.name
@@ -140,6 +151,14 @@ impl ObjectStore {
         match &self.backend {
             Backend::Directory(_) => Ok(()),
             Backend::Remote(remote) => remote.require(right),
+        }
+    }
+
+    /// What time it is by the store's own clock, Unix milliseconds; none where it has none of its own, or has not answered yet.
+    pub(crate) fn clock_ms(&self) -> Option<u64> {
+        match &self.backend {
+            Backend::Directory(_) => None,
+            Backend::Remote(remote) => remote.clock().now_ms(),
         }
     }
 
@@ -239,22 +258,23 @@ impl ObjectStore {
     pub fn list(&self, prefix: &str) -> Result<Vec<String>> {
         let folder = prefix.strip_suffix('/').ok_or_else(|| Error::invalid("a prefix ends with `/`"))?;
         check_key(folder)?;
-        let entries = match &self.backend {
+        let entries: Vec<_> = match &self.backend {
             Backend::Directory(dir) => {
                 // opendal lists a file in a directory's place as nothing.
                 dir.check_folder(folder)?;
-                self.in_directory(dir, |operator| {
+                let entries = self.in_directory(dir, |operator| {
                     wait(async { operator.list_with(prefix).recursive(true).await })?
                         .map_err(|e| self.said("listing", prefix, &e))
-                })?
+                })?;
+                entries.into_iter().map(opendal::Entry::into_parts).collect()
             }
             Backend::Remote(remote) => remote.list(self.cx.as_ref(), prefix)?,
         };
         let mut keys: Vec<String> = entries
             .into_iter()
             // Whatever else lies under such a name is listed too: reading it then says what it is.
-            .filter(|entry| !entry.metadata().is_dir())
-            .map(|entry| entry.path().to_owned())
+            .filter(|(_, metadata)| !metadata.is_dir())
+            .map(|(key, _)| key)
             .filter(|key| key.starts_with(prefix) && check_key(key).is_ok())
             .collect();
         keys.sort_unstable();
@@ -269,8 +289,8 @@ impl ObjectStore {
         let mut found = match &self.backend {
             Backend::Directory(dir) => dir.walk(folder)?,
             Backend::Remote(remote) => {
-                let entries = remote.list(self.cx.as_ref(), prefix)?;
-                entries.iter().filter(|entry| !entry.metadata().is_dir()).map(listed).collect()
+                let entries = remote.list(self.cx.as_ref(), prefix)?.into_iter();
+                entries.filter(|(_, metadata)| !metadata.is_dir()).map(listed).collect()
             }
         };
         found.retain(|listed| listed.key.starts_with(prefix) && check_key(&listed.key).is_ok());
@@ -316,14 +336,9 @@ impl std::fmt::Debug for ObjectStore {
     }
 }
 
-fn listed(entry: &opendal::Entry) -> Listed {
-    let metadata = entry.metadata();
+fn listed((key, metadata): (String, opendal::Metadata)) -> Listed {
     let stored_at_ms = metadata.last_modified().map(|time| time.into_inner().as_millisecond());
-    Listed {
-        key: entry.path().to_owned(),
-        stored_at_ms: stored_at_ms.and_then(|ms| u64::try_from(ms).ok()),
-        bytes: metadata.content_length(),
-    }
+    Listed { key, stored_at_ms: stored_at_ms.and_then(|ms| u64::try_from(ms).ok()), bytes: metadata.content_length() }
 }
 
 fn absent(e: &opendal::Error) -> bool {

@@ -13,6 +13,7 @@ use futures::TryStreamExt;
 use opendal::Operator;
 
 use super::bucket::Asking;
+use super::clock::StoreClock;
 use super::pace::Pace;
 use super::parts::{Limits, Parts};
 use super::secrets::Held;
@@ -29,14 +30,24 @@ use writer::{RemoteWriter, Seen};
 const CHUNK_BYTES: u64 = 8 * 1024 * 1024;
 /// Most objects that are listed below a prefix: far more than a service has. A store that never ends to list must not fill our memory.
 const LISTED_MAX: usize = if cfg!(test) { 1_000 } else { 1_000_000 };
+/// Most bytes of names in one listing: twice what a million of ours have.
+const LISTED_BYTES_MAX: usize = if cfg!(test) { 1024 * 1024 } else { 256 * 1024 * 1024 };
+/// How long a listing may go on without naming another object: pages with nothing in them and another one behind them have no other end.
+const LISTING_IDLE_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 300 });
+/// And how long in all: a million objects are a thousand requests.
+const LISTING_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 10 } else { 4 * 3600 });
 /// How often a wait looks whether its step should end.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A store somewhere else.
 pub(super) struct Remote {
     name: String,
+    /// What all its keys begin with in the bucket: empty, or ending with `/`. Put before a key, and taken off what is listed, by us: opendal would take
+    /// the store's word for it that a name begins so, and cut it into pieces wherever it ends.
+    prefix: String,
     pub(super) operators: Operators,
     retried: Retried,
+    clock: StoreClock,
     pace: Option<Pace>,
     limits: Limits,
     parts_at_once: usize,
@@ -102,7 +113,7 @@ enum Failure {
 
 impl Remote {
     pub(super) fn new(
-        name: &str,
+        (name, prefix): (&str, &str),
         operators: Operators,
         bytes_per_s_max: Option<u64>,
         limits: Limits,
@@ -111,8 +122,10 @@ impl Remote {
         let pace = bytes_per_s_max.map(Pace::new);
         Self {
             name: name.to_owned(),
+            prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
             operators,
             retried: Retried::default(),
+            clock: StoreClock::default(),
             pace,
             limits,
             parts_at_once,
@@ -126,11 +139,16 @@ impl Remote {
             .map_err(|e| Error::failed(format!("store {name}: {e}")))?;
         let mut operators = Operators::default();
         Right::ALL.into_iter().for_each(|right| operators.set(right, operator.clone(), None));
-        Ok(Self::new(name, operators, None, Limits::PIECES, 1))
+        Ok(Self::new((name, ""), operators, None, Limits::PIECES, 1))
     }
 
     pub(super) fn retried(&self) -> Retried {
         self.retried.clone()
+    }
+
+    /// What time it is there.
+    pub(super) fn clock(&self) -> StoreClock {
+        self.clock.clone()
     }
 
     /// Whether somebody may do this here.
@@ -203,7 +221,14 @@ impl Remote {
 
     pub(super) fn check(&self, cx: Option<&StepContext>) -> Result<()> {
         if self.may(Right::Read) {
-            return self.call(cx, Right::Read, "listing", "", |operator| async move { operator.check().await });
+            let root = if self.prefix.is_empty() { "/" } else { &self.prefix };
+            return self.call(cx, Right::Read, "listing", "", |operator| async move {
+                let mut listed = operator.lister_with(root).limit(1).await?;
+                match listed.try_next().await {
+                    Err(e) if e.kind() != opendal::ErrorKind::NotFound => Err(e),
+                    _ => Ok(()),
+                }
+            });
         }
         // Whoever may only put can't look without leaving something there. What can be told is whether there are secrets to do it with.
         match self.identity(Right::Write).or_else(|_| self.identity(Right::Delete))?.held.as_ref() {
@@ -213,8 +238,9 @@ impl Remote {
     }
 
     pub(super) fn size(&self, cx: Option<&StepContext>, key: &str) -> Result<Option<u64>> {
+        let path = &self.path(key);
         let found = self.call(cx, Right::Read, "looking at", key, |operator| async move {
-            operator.stat(key).await.map(|meta| meta.is_file().then(|| meta.content_length()))
+            operator.stat(path).await.map(|meta| meta.is_file().then(|| meta.content_length()))
         });
         match found {
             Err(e) if e.kind == ErrorKind::NotFound => Ok(None),
@@ -222,32 +248,50 @@ impl Remote {
         }
     }
 
-    pub(super) fn list(&self, cx: Option<&StepContext>, prefix: &str) -> Result<Vec<opendal::Entry>> {
+    /// All that the store names below a prefix, with keys as we have them. However the store goes on, this ends.
+    pub(super) fn list(&self, cx: Option<&StepContext>, prefix: &str) -> Result<Vec<(String, opendal::Metadata)>> {
+        let below = &self.path(prefix);
+        let began = Instant::now();
         let found = self.call(cx, Right::Read, "listing", prefix, |operator| async move {
-            let mut pages = operator.lister_with(prefix).recursive(true).await?;
-            let mut found = Vec::new();
-            while let Some(entry) = pages.try_next().await? {
-                if found.len() == LISTED_MAX {
-                    return Ok(None);
+            let mut pages = operator.lister_with(below).recursive(true).await?;
+            let (mut found, mut name_bytes) = (Vec::new(), 0);
+            loop {
+                let left = LISTING_LIMIT.saturating_sub(began.elapsed()).min(LISTING_IDLE_LIMIT);
+                let entry = match tokio::time::timeout(left, pages.try_next()).await {
+                    Ok(entry) => entry?,
+                    Err(_) => return Ok(Err(Unending::Time)),
+                };
+                let Some(entry) = entry else { return Ok(Ok(found)) };
+                let (path, metadata) = entry.into_parts();
+                name_bytes += path.len();
+                if found.len() == LISTED_MAX || name_bytes > LISTED_BYTES_MAX {
+                    return Ok(Err(Unending::Objects));
                 }
-                found.push(entry);
+                // Asked for `a/`, a store says `a/` of the folder itself.
+                match path.strip_prefix(&self.prefix).filter(|_| path.starts_with(below)) {
+                    Some(key) => found.push((key.to_owned(), metadata)),
+                    None => return Ok(Err(Unending::Foreign(path))),
+                }
             }
-            Ok(Some(found))
         })?;
-        found.ok_or_else(|| {
-            Error::failed(format!("store {}: listing {prefix}: there are more than {LISTED_MAX} objects", self.name))
-                .hint("that is no store of Lifeboat's alone: give it a prefix of its own, or look at who fills it")
-        })
+        found.map_err(|why| why.of(&self.name, prefix))
+    }
+
+    /// A key as the bucket has it.
+    fn path(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
     }
 
     pub(super) fn delete(&self, cx: Option<&StepContext>, key: &str) -> Result<()> {
-        self.call(cx, Right::Delete, "removing", key, |operator| async move { operator.delete(key).await })
+        let path = &self.path(key);
+        self.call(cx, Right::Delete, "removing", key, |operator| async move { operator.delete(path).await })
     }
 
     pub(super) fn open(self: &Arc<Self>, cx: Option<&StepContext>, key: &str) -> Result<Box<dyn Read + Send>> {
+        let path = &self.path(key);
         let (reader, size) = self.call(cx, Right::Read, "reading", key, |operator| async move {
-            let size = operator.stat(key).await?.content_length();
-            Ok((operator.reader(key).await?, size))
+            let size = operator.stat(path).await?.content_length();
+            Ok((operator.reader(path).await?, size))
         })?;
         let (remote, cx, key) = (self.clone(), cx.cloned(), key.to_owned());
         Ok(Box::new(RemoteReader { remote, cx, key, reader, size, offset: 0, chunk: bytes::Bytes::new() }))
@@ -263,7 +307,8 @@ impl Remote {
         let parts = Parts::of(self.limits, expected_bytes, self.parts_at_once);
         let at_once = parts.at_once();
         let identity = self.identity(Right::Write)?;
-        let writer = async { identity.operator.writer_with(key).if_not_exists(true).concurrent(at_once).await };
+        let path = self.path(key);
+        let writer = async { identity.operator.writer_with(&path).if_not_exists(true).concurrent(at_once).await };
         Ok(Box::new(RemoteWriter {
             remote: self.clone(),
             cx: cx.cloned(),
@@ -307,9 +352,35 @@ impl Remote {
         loop {
             match reader.read(&mut chunk) {
                 Ok(0) => return Ok(found.is(sent)),
+                // However it goes on, it is another one.
+                Ok(count) if found.bytes() + count as u64 > sent.bytes() => return Ok(false),
                 Ok(count) => found.add(&chunk[..count]),
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(crate::pipeline::error_of(e)),
+            }
+        }
+    }
+}
+
+/// Why a listing is given up.
+enum Unending {
+    Objects,
+    Time,
+    /// It names what was not asked for.
+    Foreign(String),
+}
+
+impl Unending {
+    fn of(self, store: &str, prefix: &str) -> Error {
+        let error = |what: String| Error::failed(format!("store {store}: listing {prefix}: {what}"));
+        match self {
+            Self::Objects => error(format!("there are more than {LISTED_MAX} objects"))
+                .hint("that is no store of Lifeboat's alone: give it a prefix of its own, or look at who fills it"),
+            Self::Time => error("it comes to no end".into())
+                .hint("the store answers with page after page and no object in them: look at what stands between it and this machine"),
+            Self::Foreign(path) => {
+                error(format!("the store names {}, which was not asked for", crate::identifier::shown(&path)))
+                    .hint("what answers there is no store, or means harm: look at its endpoint")
             }
         }
     }

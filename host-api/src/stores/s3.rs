@@ -9,6 +9,7 @@ use reqsign_core::{Context, Signer};
 
 use super::bucket::Asking;
 use super::client;
+use super::clock::StoreClock;
 use super::parts::Limits;
 use super::remote::{Operators, Remote};
 use super::secrets::{Held, Texts};
@@ -24,11 +25,12 @@ const ENDPOINT: &str = "https://s3.amazonaws.com";
 pub(super) fn open(name: &str, binding: &S3Store) -> Result<Remote> {
     let client = client::client(binding.ca_file.as_deref()).map_err(|e| e.context(format!("store {name}")))?;
     let operators = Operators::default();
-    let mut remote = Remote::new(name, operators, binding.bytes_per_s_max, Limits::S3, binding.parts_at_once);
+    let mut remote =
+        Remote::new((name, &binding.prefix), operators, binding.bytes_per_s_max, Limits::S3, binding.parts_at_once);
     for right in Right::ALL {
         let Some(credentials) = binding.credentials(right) else { continue };
         let held = (!credentials.default_chain).then(|| Arc::new(held(credentials)));
-        let transport = transport(&binding.region, held.clone(), &client);
+        let transport = transport(&binding.region, held.clone(), (client::transporter(&client), remote.clock()));
         if right == Right::Read {
             remote.asking = Some(Asking { transport: transport.clone(), url: url(binding) });
             let url = [url(binding).trim_end_matches('/'), binding.prefix.as_str()].join("/");
@@ -46,7 +48,7 @@ pub(super) fn open(name: &str, binding: &S3Store) -> Result<Remote> {
 fn operator(binding: &S3Store, transport: HttpTransporter) -> std::result::Result<Operator, opendal::Error> {
     let mut builder = opendal::services::S3::default()
         .bucket(&binding.bucket)
-        .root(&format!("/{}", binding.prefix))
+        .root("/")
         .region(&binding.region)
         // Always said: otherwise a variable of the environment could lead elsewhere.
         .endpoint(binding.endpoint.as_deref().unwrap_or(ENDPOINT))
@@ -90,9 +92,9 @@ fn held(credentials: &Credentials) -> Held {
     Held::new(vec![access_key_id, secret_access_key, session_token])
 }
 
-fn transport(region: &str, held: Option<Arc<Held>>, client: &reqwest::Client) -> HttpTransporter {
+fn transport(region: &str, held: Option<Arc<Held>>, sends: (HttpTransporter, StoreClock)) -> HttpTransporter {
     let region = region.to_owned();
-    HttpTransporter::new(Transport::<Credential>::new(client::transporter(client), held, move |texts, context| {
+    HttpTransporter::new(Transport::<Credential>::new(sends, held, move |texts, context| {
         Ok(signer(texts, context, &region))
     }))
 }

@@ -11,6 +11,7 @@ use opendal::raw::oio::ReadStream;
 use opendal::{Buffer, ErrorKind, HttpBody, HttpTransport, HttpTransporter};
 use reqsign_core::{Context, OsEnv, Signer, SigningCredential};
 
+use super::clock::StoreClock;
 use super::secrets::{Held, Texts};
 
 /// Most of an error's text that is taken from a store, bytes.
@@ -38,6 +39,8 @@ type Build<K> = dyn Fn(&Texts, Context) -> reqsign_core::Result<Signer<K>> + Sen
 /// Signs and sends.
 pub(super) struct Transport<K: SigningCredential> {
     inner: HttpTransporter,
+    /// Is told what every answer says the time is.
+    clock: StoreClock,
     /// None: whatever the machine has.
     held: Option<Arc<Held>>,
     /// Whether what signs is derived from the secrets, by asking somebody: then it may end while they stay the same.
@@ -51,12 +54,12 @@ pub(super) struct Transport<K: SigningCredential> {
 
 impl<K: SigningCredential> Transport<K> {
     pub(super) fn new(
-        inner: HttpTransporter,
+        (inner, clock): (HttpTransporter, StoreClock),
         held: Option<Arc<Held>>,
         build: impl Fn(&Texts, Context) -> reqsign_core::Result<Signer<K>> + Send + Sync + 'static,
     ) -> Self {
         let is_derived = held.is_none();
-        Self { inner, held, is_derived, only: None, build: Box::new(build), signer: Mutex::default() }
+        Self { inner, clock, held, is_derived, only: None, build: Box::new(build), signer: Mutex::default() }
     }
 
     /// What signs is a token that somebody gives for the secrets.
@@ -109,7 +112,9 @@ impl<K: SigningCredential> Transport<K> {
         // The client sets it by the version of HTTP that is spoken.
         parts.headers.remove(http::header::HOST);
         let bytes_max = asked_for(&parts.headers);
-        self.inner.fetch(Request::from_parts(parts, body)).await.map(|answer| bounded(answer, bytes_max))
+        let answer = self.inner.fetch(Request::from_parts(parts, body)).await?;
+        self.clock.note(answer.headers());
+        Ok(bounded(answer, bytes_max))
     }
 }
 

@@ -11,7 +11,8 @@ fn manifest(world: &World, backup: &Backup) -> Manifest {
 fn a_copy_is_the_same_backup_elsewhere() {
     let world = World::new();
     let backup = world.take().unwrap();
-    let copied = copy(&world.cx, &world.store, &world.offsite, &world.work.signing, &backup).unwrap();
+    let copied =
+        copy(&world.cx, &world.store, &world.offsite, (&world.work.signing, &world.work.state_dir), &backup).unwrap();
     assert_eq!(copied, Backup { store: "offsite".into(), ..backup.clone() });
     assert_eq!(world.stored("offsite"), world.stored("local"));
     assert_eq!(
@@ -20,9 +21,14 @@ fn a_copy_is_the_same_backup_elsewhere() {
         []
     );
     // Again is fine.
-    assert_eq!(copy(&world.cx, &world.store, &world.offsite, &world.work.signing, &backup).unwrap(), copied);
     assert_eq!(
-        copy(&world.cx, &world.store, &world.store, &world.work.signing, &backup).unwrap_err().kind,
+        copy(&world.cx, &world.store, &world.offsite, (&world.work.signing, &world.work.state_dir), &backup).unwrap(),
+        copied
+    );
+    assert_eq!(
+        copy(&world.cx, &world.store, &world.store, (&world.work.signing, &world.work.state_dir), &backup)
+            .unwrap_err()
+            .kind,
         ErrorKind::Invalid
     );
 }
@@ -35,7 +41,8 @@ fn a_damaged_object_is_not_copied() {
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let error = copy(&world.cx, &world.store, &world.offsite, &world.work.signing, &backup).unwrap_err();
+    let error = copy(&world.cx, &world.store, &world.offsite, (&world.work.signing, &world.work.state_dir), &backup)
+        .unwrap_err();
     assert!(error.message.contains("SHA-256"), "{error}");
     let there = world.stored("offsite");
     assert!(
@@ -50,7 +57,8 @@ fn what_lies_under_the_name_already_is_read_and_not_believed() {
     let backup = world.take().unwrap();
     let entry = manifest(&world, &backup).sources[0].objects[0].clone();
     world.offsite.put_if_absent(&entry.key, &vec![0; entry.stored_bytes as usize]).unwrap();
-    let error = copy(&world.cx, &world.store, &world.offsite, &world.work.signing, &backup).unwrap_err();
+    let error = copy(&world.cx, &world.store, &world.offsite, (&world.work.signing, &world.work.state_dir), &backup)
+        .unwrap_err();
     assert!(error.message.contains("store offsite") && error.message.contains("SHA-256"), "{error}");
 }
 
@@ -61,7 +69,9 @@ fn what_was_removed_from_a_store_is_not_copied_back() {
     let tombstone = catalog::records::Tombstone::new(&world.cx, &backup, &"0".repeat(64), vec![]);
     catalog::records::write_tombstone(&world.cx, &world.offsite, "notes", &tombstone).unwrap();
     assert_eq!(
-        copy(&world.cx, &world.store, &world.offsite, &world.work.signing, &backup).unwrap_err().kind,
+        copy(&world.cx, &world.store, &world.offsite, (&world.work.signing, &world.work.state_dir), &backup)
+            .unwrap_err()
+            .kind,
         ErrorKind::Conflict
     );
 }
@@ -123,23 +133,43 @@ fn a_changed_manifest_is_a_finding() {
 }
 
 #[test]
-fn what_lies_where_nobody_may_look_is_taken_for_ours_by_a_later_attempt_alone() {
+fn what_lies_where_nobody_may_look_is_ours_if_the_store_called_it_so_and_nothing_else_is() {
     use crate::bindings::{Identities, Store};
     let Some((moto, identities)) = crate::stores::testing::Moto::guarded() else { return };
     let open = |identity| ObjectStore::open("offsite", &Store::S3(moto.store(identity))).unwrap();
     let writer = open(Identities { write: identities.write, ..Identities::default() });
-    let reader = open(Identities { read: identities.read, ..Identities::default() });
+    let reader = open(Identities { read: identities.read.clone(), ..Identities::default() });
     let world = World::new();
     let backup = world.take().unwrap();
-    // An earlier attempt put one object, and died.
-    let entry = manifest(&world, &backup).sources[0].objects[0].clone();
-    copy_object(&world.cx, &world.store, &writer, &entry).unwrap();
-    let first = copy(&world.cx, &world.store, &writer, &world.work.signing, &backup).unwrap_err();
-    assert_eq!(first.kind, ErrorKind::Conflict);
-    assert!(first.hint.as_deref().unwrap().contains("can't be read from here"), "{first}");
-    assert!(manifests::present(&reader, "notes").unwrap().is_empty());
+    let into = (&*world.work.signing, &*world.work.state_dir);
     let again = StepContext { attempt: 2, ..world.cx.clone() };
-    let copied = copy(&again, &world.store, &writer, &world.work.signing, &backup).unwrap();
+    let kept = world.work.state_dir.join("copied/offsite").join(world.cx.record_id());
+    // Somebody else put one object: no attempt takes it for ours, however often it is tried.
+    let second = manifest(&world, &backup).sources[1].objects[0].key.clone();
+    let other = open(Identities { write: identities.read.clone(), ..Identities::default() });
+    assert!(other.put_if_absent(&second, b"theirs").is_err(), "only who may write puts anything there");
+    writer.put_if_absent(&second, b"theirs").unwrap();
+    for cx in [&world.cx, &again] {
+        let refused = copy(cx, &world.store, &writer, into, &backup).unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Conflict);
+        assert!(
+            refused.message.contains(&second) && refused.hint.as_deref().unwrap().contains("whose it is"),
+            "{refused}"
+        );
+    }
+    assert!(manifests::present(&reader, "notes").unwrap().is_empty());
+    // What the store called ours before is ours for this step, cut off as the line of the last one may be, and for no other step.
+    let first = manifest(&world, &backup).sources[0].objects[0].key.clone();
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), format!("\n{first}\n"));
+    open(Identities { delete: identities.delete, ..Identities::default() }).delete(&second).unwrap();
+    std::fs::write(&kept, format!("\n{first}\n{}", &second[..second.len() - 3])).unwrap();
+    let stranger = StepContext { step: 99, ..again.clone() };
+    let refused = copy(&stranger, &world.store, &writer, into, &backup).unwrap_err();
+    assert!(refused.message.contains(&first), "{refused}");
+    let died = again.ended_at("object copied");
+    assert_eq!(copy(&died, &world.store, &writer, into, &backup).unwrap_err().kind, ErrorKind::Cancelled);
+    let copied = copy(&again, &world.store, &writer, into, &backup).unwrap();
+    assert!(!kept.exists(), "nothing is kept of what is complete");
     let found = verify(&world.cx, &reader, (&world.work.signing, &world.work.encryption), &copied, Depth::Content);
     assert_eq!(found.unwrap(), []);
 }
@@ -154,7 +184,7 @@ fn archived_objects_are_asked_back_before_they_are_verified_or_copied() {
     let cold = open(S3Store { storage_class: Some("GLACIER".into()), ..moto.open_store() });
     let world = World::new();
     let backup = world.take().unwrap();
-    let copied = copy(&world.cx, &world.store, &warm, &world.work.signing, &backup).unwrap();
+    let copied = copy(&world.cx, &world.store, &warm, (&world.work.signing, &world.work.state_dir), &backup).unwrap();
     // As a rule of the bucket does it.
     let archive = || {
         for entry in manifest(&world, &backup).objects() {
@@ -182,6 +212,6 @@ fn archived_objects_are_asked_back_before_they_are_verified_or_copied() {
     assert!(findings.len() == 1 && findings[0].message.contains(&missing), "{findings:?}");
     archive();
     let elsewhere = ObjectStore::memory("memory").unwrap();
-    copy(&world.cx, &thawing, &elsewhere, &world.work.signing, &copied).unwrap();
+    copy(&world.cx, &thawing, &elsewhere, (&world.work.signing, &world.work.state_dir), &copied).unwrap();
     assert_eq!(read(&elsewhere, Depth::Content).unwrap(), []);
 }

@@ -39,6 +39,18 @@ impl Here<'_> {
         self.grants.iter().any(|grant| grant.speaks_of(call))
     }
 
+    /// What it may have removed without anybody's consent.
+    fn unasked(&self, found: &Inspected) -> Vec<String> {
+        let removes = found.imports.iter().any(|import| import.name == "delete.apply") && self.granted("delete.apply");
+        let retention = self.environment.binding.retention.iter().filter(|_| removes);
+        let stores = retention.flat_map(|(service, of)| of.store.iter().map(move |of| (service, of)));
+        let words = stores.filter_map(|(service, (store, rules))| {
+            let most = rules.without_consent_at_most?;
+            Some(format!("of {service} from {store}, what its rules let go, at most {most} in a run"))
+        });
+        words.collect()
+    }
+
     /// Grants that nothing it imports could use.
     fn idle(&self, found: &Inspected) -> Vec<&str> {
         let lines = self.binding.grants.iter().map(|line| line.get_ref().as_str());
@@ -133,6 +145,7 @@ fn as_json(found: &Inspected, origin: &Origin, here: Option<&Here<'_>>) -> Value
         "producers": origin.producers, "sections": origin.sections,
         "grants": here.map(lines), "limits": here.map(|here| &here.binding.limits),
         "idle-grants": here.map(|here| here.idle(found)), "unused-calls": here.map(|here| here.unused(found)),
+        "without-consent": here.map(|here| here.unasked(found)),
         "runs": here.map(|here| here.runs.iter().map(|run| json!({"run": run.id, "status": run.status, "started-ms": run.started_ms})).collect::<Vec<_>>()),
         "pinned": here.map(|here| here.pinned),
         "signers": here.and_then(|here| here.admitted.as_ref().ok()),
@@ -215,6 +228,9 @@ fn show_here(found: &Inspected, here: &Here<'_>) -> Result<()> {
     output::line("  grants:")?;
     for line in &here.binding.grants {
         output::line(&format!("    {}", line.get_ref()))?;
+    }
+    for words in here.unasked(found) {
+        output::line(&format!("  removes WITHOUT ASKING ANYBODY: {words}"))?;
     }
     for line in here.idle(found) {
         output::line(&format!("  nothing that it imports can use: {line}"))?;

@@ -136,6 +136,11 @@ fn show(service: &str, store: &str, held: &Holdings) -> Result<()> {
     output::line(&format!("{service} in {store}: {} backups{span}", held.backups.len()))?;
     for (what, count) in [
         ("verified by a restored copy", held.verified.len()),
+        (
+            "of these, by records that do not name their store, so nothing goes because of them",
+            held.proven_somewhere.len(),
+        ),
+        ("with verifications or checks of another store, which count for nothing here", held.proven_elsewhere.len()),
         ("read and found whole", held.checked.len()),
         ("held", held.held.len()),
         ("of refused signatures", held.refused.len()),

@@ -81,7 +81,7 @@ fn row(service: &ServiceStatus, now_ms: u64) -> Vec<String> {
         .next
         .iter()
         .flat_map(|next| {
-            let due = next.due.iter().map(|due| format!("{} due", due.duty));
+            let due = next.due.iter().map(|due| format!("{} due", due.full_name()));
             let again = next.wake_at_ms.map(|at_ms| format!("{} asked by {}", next.cadence, identifier::utc(at_ms)));
             due.chain(again)
         })

@@ -6,12 +6,38 @@ use crate::stores::testing::{Fault, Moto, Proxy};
 
 fn look(store: &S3Store, aspect: BucketAspect) -> Seen {
     let stores = BTreeMap::from([("offsite".to_owned(), Store::S3(store.clone()))]);
+    look_at(stores, &Subject::StoreBucket("offsite".into(), aspect))
+}
+
+fn look_at(stores: BTreeMap<String, Store>, subject: &Subject) -> Seen {
     let state = tempfile::tempdir().unwrap();
     let looker = Looker::new(BTreeMap::new(), stores, state.path(), Arc::new(now_ms), Arc::default());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let subject = Subject::StoreBucket("offsite".into(), aspect);
-    assert!(looker.subjects().contains(&subject));
-    runtime.block_on(looker.look(&cx(), &subject))
+    assert!(looker.subjects().contains(subject));
+    runtime.block_on(looker.look(&cx(), subject))
+}
+
+#[test]
+fn the_clock_of_a_bucket_is_held_against_ours() {
+    let Some(moto) = Moto::start() else { return };
+    let of = |port: u16| {
+        let store = S3Store { endpoint: Some(format!("http://127.0.0.1:{port}")), ..moto.open_store() };
+        let stores = BTreeMap::from([("offsite".to_owned(), Store::S3(store))]);
+        look_at(stores, &Subject::StoreClock("offsite".into()))
+    };
+    let same = of(moto.port());
+    assert!(same.level == Level::Ok && same.message.contains("the clock of store offsite is"), "{same:?}");
+    let proxy = Proxy::start(moto.port(), |_| Fault::Dated("Thu, 27 Nov 2025 08:00:00 GMT"));
+    let behind = of(proxy.port());
+    assert!(behind.level == Level::Critical && behind.message.contains("behind ours"), "{behind:?}");
+    assert!(proxy.fired() > 0);
+    // Whoever may not read there is told nothing.
+    let store = S3Store {
+        identity: Identities { write: moto.open_store().credentials, ..Identities::default() },
+        ..moto.store(Identities::default())
+    };
+    let stores = BTreeMap::from([("offsite".to_owned(), Store::S3(store))]);
+    assert_eq!(look_at(stores, &Subject::StoreClock("offsite".into())).level, Level::Unknown);
 }
 
 fn all(store: &S3Store) -> [(Level, String); 4] {

@@ -31,6 +31,10 @@ impl Seen {
         self.hash.update(bytes);
     }
 
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(super) fn is(&self, other: &Self) -> bool {
         self.bytes == other.bytes && self.hash.digest128() == other.hash.digest128()
     }
@@ -140,7 +144,8 @@ impl RemoteWriter {
     fn is_there(&self) -> bool {
         let before = self.remote.retried.count();
         let Ok(identity) = self.remote.identity(Right::Write) else { return false };
-        let put = identity.operator.write_with(&self.key, opendal::Buffer::new()).if_not_exists(true);
+        let path = self.remote.path(&self.key);
+        let put = identity.operator.write_with(&path, opendal::Buffer::new()).if_not_exists(true);
         match until(self.cx.as_ref(), CLOSE_GRACE, async { put.await }) {
             // Asked once: a second request could have been told of the first.
             Ok(Err(Failure::Store(e))) => taken(&e) && self.remote.retried.count() == before,

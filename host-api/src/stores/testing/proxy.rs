@@ -28,6 +28,8 @@ pub enum Fault {
     Cut(usize),
     /// It is passed on, and the body of its answer never ends.
     Endless,
+    /// It is passed on, and its answer has this date. No fault that is counted as one of a network, but it is counted.
+    Dated(&'static str),
     /// It is passed on, and its answer comes so slowly that nobody lives to see its end.
     Trickle,
 }
@@ -148,6 +150,14 @@ impl Shared {
         match fault {
             Fault::Lost => Ok(()),
             Fault::Instead(status, code) => client.write_all(&answer(status, code)),
+            Fault::Dated(date) => {
+                let (head, body) = found.split_at(body_start(&found));
+                let head = String::from_utf8_lossy(head).into_owned();
+                let kept = head.lines().filter(|line| !line.to_lowercase().starts_with("date:") && !line.is_empty());
+                let head: String = kept.flat_map(|line| [line, "\r\n"]).collect();
+                client.write_all(format!("{head}Date: {date}\r\n\r\n").as_bytes())?;
+                client.write_all(body)
+            }
             Fault::Cut(bytes) => client.write_all(&found[..(body_start(&found) + bytes).min(found.len())]),
             Fault::Endless => {
                 let head = String::from_utf8_lossy(&found[..body_start(&found)]).into_owned();

@@ -35,7 +35,7 @@ pub struct Notifier {
 #[derive(Default)]
 struct About<'a> {
     policy: &'a str,
-    duty: &'a str,
+    duty: String,
     run: &'a str,
     status: &'a str,
     summary: String,
@@ -43,7 +43,7 @@ struct About<'a> {
 
 impl<'a> About<'a> {
     fn due(due: &'a Due) -> Self {
-        Self { policy: &due.policy, duty: &due.duty, summary: due.why.clone(), ..Self::default() }
+        Self { policy: &due.policy, duty: due.full_name(), summary: due.why.clone(), ..Self::default() }
     }
 }
 
@@ -119,7 +119,7 @@ impl Notifier {
                 ("environment", self.environment.clone()),
                 ("on", occasion.word().to_owned()),
                 ("policy", shown_long(about.policy)),
-                ("duty", shown_long(about.duty)),
+                ("duty", shown_long(&about.duty)),
                 ("run", about.run.to_owned()),
                 ("status", about.status.to_owned()),
                 ("summary", shown_long(&about.summary)),

@@ -40,7 +40,7 @@ impl Tells {
 }
 
 fn named(due: &Due) -> String {
-    format!("{} ({})", shown(&due.policy), shown(&due.duty))
+    format!("{} ({})", shown(&due.policy), shown(&due.full_name()))
 }
 
 impl Watcher for Tells {
@@ -84,14 +84,14 @@ impl Watcher for Tells {
             }
             Happened::Starts(due) => {
                 self.board.note(|inner| {
-                    inner.under_way.insert(due.duty.clone(), now_ms());
+                    inner.under_way.insert(due.full_name(), now_ms());
                 });
                 output::say(&format!("serve: {} starts: {}", named(due), shown_long(&due.why)));
             }
             Happened::Ended { due, ended } => {
                 let status = ended.as_ref().map_or("failed", |ended| ended.status.word());
                 self.board.note(|inner| {
-                    inner.under_way.remove(&due.duty);
+                    inner.under_way.remove(&due.full_name());
                     *inner.ended.entry((due.policy.clone(), status.to_owned())).or_default() += 1;
                 });
                 match ended {
