@@ -7,6 +7,7 @@
 //! | [`leftovers`] | sessions that outlive the client we started |
 //! | [`archive`], [`rows`] | read the custom archive as it streams; count and hash rows |
 //! | [`dump`] | one consistent snapshot, every table locked, questions answered within it |
+//! | [`definitions`] | of each object in it a digest of what makes it, beside it |
 //! | [`globals`] | roles and tablespaces of the server, beside it |
 //! | [`stage`], [`restoring`] | a candidate: a database of its own |
 //! | [`elsewhere`], [`cluster`] | where scratch candidates go, if not next to the live database: another server, a private one |
@@ -21,6 +22,7 @@ pub mod archive;
 mod cluster;
 mod compare;
 mod contents;
+mod definitions;
 mod dump;
 pub(crate) mod elsewhere;
 mod export;
@@ -255,7 +257,8 @@ impl SourceDriver for PostgresDriver {
 
     fn dump(&self, cx: &StepContext, sink: &dyn ObjectSink, questions: &[Question]) -> Result<Dumped> {
         self.work(cx, |tools| {
-            let mut dumped = dump::dump(tools, &self.source, sink, questions)?;
+            let (mut dumped, definitions) = dump::dump(tools, &self.source, sink, questions)?;
+            dumped.objects.push(definitions::store(sink, &definitions)?);
             let (globals, missing) = globals::dump(tools, sink)?;
             dumped.objects.extend(globals);
             dumped.findings.extend(missing);
@@ -315,11 +318,12 @@ impl SourceDriver for PostgresDriver {
         cx: &StepContext,
         member: &Member,
         source: &SourceManifest,
+        objects: &dyn ObjectSource,
         questions: &[Question],
     ) -> Result<Verified> {
         self.work_on(cx, member, |tools| {
             staged(tools, member)?;
-            compare::verify(tools, member, facts(source)?, questions)
+            compare::verify(tools, member, source, objects, questions)
         })
     }
 

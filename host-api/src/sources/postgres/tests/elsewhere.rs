@@ -157,7 +157,7 @@ fn a_server_that_somebody_ended_is_said_to_be_gone_and_its_place_is_cleared() {
     let taken = take(&driver, &[]);
     let member = into_scratch(&cx(), &driver, &taken).unwrap();
     crate::leftovers::end("LIFEBOAT_CLUSTER", |of| of == member.identity["cluster"]).unwrap();
-    let error = driver.verify(&cx(), &member, &taken.manifest, &[]).unwrap_err();
+    let error = driver.verify(&cx(), &member, &taken.manifest, &taken.objects, &[]).unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
     assert!(error.message.contains("is gone"), "{error}");
 
