@@ -76,10 +76,19 @@ pub(super) fn verify(
     check_sequences(&mut session, data_only.is_some(), &mut findings)?;
     check_catalog(&mut session, server, &mut findings)?;
     session.close()?;
-    if data_only.is_none() {
-        structure::check(tools, place, source, objects, server, &mut findings)?;
-    }
-    verified.rows = read_tables(tools, place, encoding, facts, &tables, &mut findings)?;
+    let mut of_rows = Vec::new();
+    // pg_dump waits for many small answers, beside which the rows are read.
+    let (of_structure, rows) = std::thread::scope(|scope| {
+        let structure = scope.spawn(|| match data_only {
+            None => structure::check(tools, place, source, objects, server),
+            Some(_) => Ok(Vec::new()),
+        });
+        let rows = read_tables(tools, place, encoding, facts, &tables, &mut of_rows);
+        (structure.join().unwrap_or_else(|_| Err(Error::failed("a bug: a thread panicked"))), rows)
+    });
+    findings.extend(of_structure?);
+    findings.extend(of_rows);
+    verified.rows = rows?;
     verified.findings = findings;
     Ok(verified)
 }

@@ -9,7 +9,7 @@
 //! | [`dump`] | one consistent snapshot, every table locked, questions answered within it |
 //! | [`definitions`] | of each object in it a digest of what makes it, beside it |
 //! | [`globals`] | roles and tablespaces of the server, beside it |
-//! | [`stage`], [`restoring`] | a candidate: a database of its own |
+//! | [`stage`], [`restoring`], [`statistics`] | a candidate: a database of its own |
 //! | [`elsewhere`], [`cluster`] | where scratch candidates go, if not next to the live database: another server, a private one |
 //! | [`migrated`], [`contents`] | one with the structure of the live database, and of the backup only the rows |
 //! | [`export`] | a backup as the text that `pg_dump` writes, compressed |
@@ -40,6 +40,7 @@ mod script;
 mod session;
 mod sql;
 mod stage;
+mod statistics;
 mod swap;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -282,7 +283,7 @@ impl SourceDriver for PostgresDriver {
         let manner = |tablespaces| Manner { tablespaces, jobs: options.jobs, data_only: data_only.as_ref() };
         let identity = if beside {
             let manner = manner(Tablespaces::AsLive);
-            self.work(cx, |tools| stage::stage(tools, source, objects, &place, &manner))?
+            self.work(cx, |tools| stage::stage(tools, source, objects, &place, &manner, None))?
         } else {
             let names = elsewhere::Names { database: &place, cluster: &cluster::name(id, &self.source) };
             elsewhere::stage(cx, &self.binding, source, objects, &names, &manner)?

@@ -52,8 +52,8 @@ pub(super) fn check(
     source: &SourceManifest,
     objects: &dyn ObjectSource,
     server: u32,
-    findings: &mut Vec<Finding>,
-) -> Result<()> {
+) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
     let facts = facts(source)?;
     let version = tools.matching_version("pg_dump", server)?;
     let (theirs, ours) = (facts.server_version_num / 10_000, server / 10_000);
@@ -70,7 +70,7 @@ pub(super) fn check(
                 ),
             };
             for difference in differing {
-                listed(findings, difference.finding(&fix));
+                listed(&mut findings, difference.finding(&fix));
             }
         }
         (Some(expected), false) => {
@@ -84,7 +84,7 @@ pub(super) fn check(
             let found = read_back(tools, place, &facts.encoding)?.definitions;
             for difference in differences(&expected, &found, |kind, _| LASTING.contains(&kind)) {
                 if matches!(difference.what, What::Missing | What::Unexpected) {
-                    listed(findings, difference.finding(FIX));
+                    listed(&mut findings, difference.finding(FIX));
                 }
             }
         }
@@ -94,7 +94,7 @@ pub(super) fn check(
                 "definitions of objects are not compared: the backup was taken by a lifeboat that did not keep them; compared by kind and number",
             ));
             let found = read_back(tools, place, &facts.encoding)?.objects;
-            check_counts(&found, &facts.objects, findings);
+            check_counts(&found, &facts.objects, &mut findings);
         }
         (None, false) => findings.push(Finding::info(
             "object-count",
@@ -103,7 +103,7 @@ pub(super) fn check(
             ),
         )),
     }
-    Ok(())
+    Ok(findings)
 }
 
 const FIX: &str = "hold `pg_restore -s` of the backup against `pg_dump -s` of the candidate; use another backup, or stage this one again";
