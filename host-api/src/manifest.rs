@@ -69,7 +69,7 @@ pub struct SourceManifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ObjectEntry {
-    /// What it is: `data`, `index`, `globals`.
+    /// What it is: `data`, `index`, `structure`, `globals`.
     pub role: String,
     /// Its key in the store.
     pub key: String,

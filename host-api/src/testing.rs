@@ -266,6 +266,7 @@ impl SourceDriver for Double {
         cx: &StepContext,
         member: &Member,
         source: &SourceManifest,
+        _: &dyn ObjectSource,
         questions: &[Question],
     ) -> Result<Verified> {
         self.call(cx, "verify")?;

@@ -28,6 +28,7 @@ pub(crate) fn verify(
     let manifest = manifests::usable(store, &work.signing, &candidate.service, &candidate.backup, &candidate.digest)?;
     let members = work.in_order(&candidate.members)?;
     check_complete(&manifest, &members, candidate)?;
+    let objects = work.objects(store, work.key(&manifest)?);
 
     let mut verification = Verification {
         passed: false,
@@ -45,7 +46,13 @@ pub(crate) fn verify(
         let label = format!("verify {}/{}", work.name, member.source);
         let verified = work
             .driver(&member.source)?
-            .verify(cx, member, manifest.source(&member.source)?, &questions::of_source(&work.service, &member.source))
+            .verify(
+                cx,
+                member,
+                manifest.source(&member.source)?,
+                &objects,
+                &questions::of_source(&work.service, &member.source),
+            )
             .map_err(|e| e.context(label))?;
         verification.findings.extend(verified.findings);
         verification.rows = verification.rows.saturating_add(verified.rows);

@@ -125,7 +125,7 @@ impl SourceDriver for FakeDriver {
     fn check(&self, _: &StepContext) -> Result<()> { unreachable!() }
     fn dump(&self, _: &StepContext, _: &dyn ObjectSink, _: &[Question]) -> Result<Dumped> { unreachable!() }
     fn stage(&self, _: &StepContext, _: &SourceManifest, _: &dyn ObjectSource, _: &str, _: &Target, _: &StageOptions) -> Result<Member> { unreachable!() }
-    fn verify(&self, _: &StepContext, _: &Member, _: &SourceManifest, _: &[Question]) -> Result<Verified> { unreachable!() }
+    fn verify(&self, _: &StepContext, _: &Member, _: &SourceManifest, _: &dyn ObjectSource, _: &[Question]) -> Result<Verified> { unreachable!() }
     fn discard(&self, _: &StepContext, _: &Member) -> Result<()> { unreachable!() }
     fn clear(&self, _: &StepContext, _: &str) -> Result<()> { unreachable!() }
     fn place(&self) -> Result<String> {

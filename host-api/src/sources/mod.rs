@@ -277,12 +277,14 @@ pub trait SourceDriver: Send + Sync {
         self.inspect_plain(cx, path).and(Err(Error::failed("a bug: a file was inspected that can't be loaded")))
     }
 
-    /// Reads a member back and compares it with the manifest. An error means the check could not run, never that it passed.
+    /// Reads a member back and compares it with the manifest and what it names beside the data. An error means the check could not run, never
+    /// that it passed.
     fn verify(
         &self,
         cx: &StepContext,
         member: &Member,
         source: &SourceManifest,
+        objects: &dyn ObjectSource,
         questions: &[Question],
     ) -> Result<Verified>;
 

@@ -169,7 +169,8 @@ impl ObjectSource for DiskObjects {
         std::fs::copy(self.0.path().join(&entry.role), file.path()).unwrap();
         Ok(SpooledFile { file, bytes: entry.plain_bytes })
     }
-    fn stream(&self, _: &StepContext, _: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
-        unreachable!("a restore spools")
+    fn stream(&self, _: &StepContext, entry: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
+        let file = std::fs::File::open(self.0.path().join(&entry.role)).doing(|| format!("opening {}", entry.role))?;
+        Ok(Box::new(file))
     }
 }

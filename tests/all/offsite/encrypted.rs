@@ -54,12 +54,13 @@ fn a_backup_is_restored_with_age_zstd_and_pg_restore_alone() {
 
     let mut objects = Vec::new();
     walk(&site.path("backups/pg/objects"), &mut objects);
-    // The data, and the server's roles beside them.
+    // The data, and beside them the server's roles and what the database is made of.
     objects.sort();
-    let [object, globals] = &objects[..] else { panic!("{objects:?}") };
+    let [object, globals, structure] = &objects[..] else { panic!("{objects:?}") };
     let object = object.display().to_string();
     assert!(object.ends_with("/db.data.pgdump.zst.age"), "{object}");
     assert!(globals.ends_with("db.globals.sql.zst.age"), "{globals:?}");
+    assert!(structure.ends_with("db.structure.jsonl.zst.age"), "{structure:?}");
     server.create("recovered");
     let mut age =
         Command::new("age").args(["-d", "-i"]).arg(&key).arg(&object).stdout(Stdio::piped()).spawn().expect("age runs");

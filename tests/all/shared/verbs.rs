@@ -50,6 +50,34 @@ fn what_one_host_began_another_one_sees_answers_and_ends() {
 }
 
 #[test]
+fn a_promotion_made_on_one_host_is_taken_back_on_another() {
+    let Some(state) = SharedState::new() else { return };
+    let book = Book::new(Some(&state));
+    let (first, second) = (state.host(&book.site, "first", 900, false), state.host(&book.site, "second", 900, false));
+    first.lifeboat(&["run", "take"]).expect(0);
+    book.drift();
+    let live = || {
+        let world = book.world();
+        (world["page"].clone(), world["drifted"].clone(), world["up"].clone())
+    };
+    let before = live();
+    first.lifeboat(&["run", "give-back", "--yes"]).expect(0);
+    assert_eq!(live(), ("first".into(), "0".into(), true.into()), "the backup is in service");
+    let listed = |host: &Host<'_>| host.lifeboat(&["--json", "promotions", "list"]).expect(0).json();
+    let promotion = listed(&second)[0]["promotion"]["id"].as_str().unwrap().to_owned();
+    // Nobody is there to consent.
+    second.lifeboat(&["promotions", "undo", &promotion]).expect(13);
+    assert_eq!(live().0, "first");
+    second.lifeboat(&["promotions", "undo", &promotion, "--yes"]).expect(0);
+    assert_eq!(live(), before, "what was live before is in service again");
+    assert_eq!(listed(&first), listed(&second));
+    assert_ne!(first.lifeboat(&["promotions", "undo", &promotion, "--yes"]).code, 0, "once is all");
+    assert_eq!(live(), before);
+    state.assert_nothing_left();
+    state.assert_whole(&first);
+}
+
+#[test]
 fn a_step_in_doubt_on_one_host_is_resolved_on_another() {
     let Some(state) = SharedState::new() else { return };
     let book = Book::new(None);

@@ -202,6 +202,7 @@ impl SourceDriver for FilesDriver {
         cx: &StepContext,
         member: &Member,
         source: &SourceManifest,
+        _: &dyn ObjectSource,
         questions: &[Question],
     ) -> Result<Verified> {
         const FIX: &str = "do not promote it: stage the backup again (staging names each file that differs)";

@@ -48,7 +48,7 @@ impl World {
     }
 
     fn verify(&self, member: &Member, source: &SourceManifest) -> Vec<String> {
-        let verified = self.driver.verify(&cx(), member, source, &[]).unwrap();
+        let verified = self.driver.verify(&cx(), member, source, &self.objects, &[]).unwrap();
         verified.findings.into_iter().map(|f| f.rule).collect()
     }
 
@@ -157,7 +157,7 @@ fn a_directory_comes_back_whole_in_scratch_and_beside() {
     let target = Target::Scratch { dir: scratch.path().into(), relative: ".app/files".into() };
     for target in [target, Target::Beside] {
         let member = world.stage(&source, &target).unwrap();
-        let verified = world.driver.verify(&cx(), &member, &source, &[]).unwrap();
+        let verified = world.driver.verify(&cx(), &member, &source, &world.objects, &[]).unwrap();
         assert_eq!((verified.findings, verified.files), (vec![], 8));
         let at = |name: &str| std::fs::symlink_metadata(Path::new(&member.place).join(name)).unwrap();
         assert_eq!(at("a").mode() & 0o7777, 0o2550);

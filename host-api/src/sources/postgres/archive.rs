@@ -6,12 +6,16 @@
 //!
 //! An archive is hostile until checked: every length is bounded, nothing is allocated on its word, nothing panics.
 
+mod canonical;
 mod item;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
+use sha2::{Digest, Sha256};
+
 use super::contents::Entry;
+use super::definitions::{self, Definition};
 use super::rows::{LargeObjectHasher, RowHasher, RowSum};
 use super::sql;
 use crate::error::{Context, Error, Result};
@@ -39,6 +43,8 @@ pub struct Summary {
     /// Entries by kind. Comments and grants of the database itself are a kind of their own, `DATABASE COMMENT`; so are those of large
     /// objects and subscriptions.
     pub objects: BTreeMap<String, u64>,
+    /// Entries that make up the structure, in the archive's order.
+    pub definitions: Vec<Definition>,
     /// Owners of entries.
     pub owners: BTreeSet<String>,
     /// The statement that would create the database, with its locale.
@@ -248,7 +254,7 @@ impl Reader {
         let (_table_oid, _oid, tag, kind) = (item.text()?, item.text()?, item.text()?, item.text()?);
         let _section = item.int()?;
         let (definition, _drop, copy) = (item.text()?, item.text()?, item.text()?);
-        let (namespace, _tablespace, _access_method) = (item.text()?, item.text()?, item.text()?);
+        let (namespace, _tablespace, access_method) = (item.text()?, item.text()?, item.text()?);
         if self.minor >= 16 {
             let _relation_kind = item.int()?;
         }
@@ -272,11 +278,10 @@ impl Reader {
             self.keep(definition)?;
             self.summary.create_database = kept(definition)?;
         }
-        if let Some(owner) = kept(owner)?.filter(|o| !o.is_empty())
-            && !self.summary.owners.contains(&owner)
-        {
+        let owner = kept(owner)?.unwrap_or_default();
+        if !owner.is_empty() && !self.summary.owners.contains(&owner) {
             self.keep(Some(owner.as_bytes()))?;
-            self.summary.owners.insert(owner);
+            self.summary.owners.insert(owner.clone());
         }
         if self.entries.is_some() {
             let [namespace, copy] = [namespace, copy].map(kept);
@@ -308,6 +313,14 @@ impl Reader {
         let kind = belongs_to.map_or(kind.clone(), |of| format!("{of} {kind}"));
         if !self.summary.objects.contains_key(&kind) {
             self.keep(Some(kind.as_bytes()))?;
+        }
+        if definitions::is_structure(&kind) {
+            let schema = kept(namespace)?.unwrap_or_default();
+            let sha256 = digest(definition, access_method);
+            let definition = Definition { kind: kind.clone(), name: tag, owner, schema, sha256 };
+            let texts = [&definition.name, &definition.owner, &definition.schema, &definition.sha256];
+            texts.iter().try_for_each(|text| self.keep(Some(text.as_bytes())))?;
+            self.summary.definitions.push(definition);
         }
         *self.summary.objects.entry(kind).or_default() += 1;
         self.state = if left == 1 { State::Block } else { State::Entries(left - 1) };
@@ -451,6 +464,17 @@ impl Reader {
         }
         Ok(State::Table(block))
     }
+}
+
+/// Digest of what an object is: its statements, and how a table is stored where that is said beside them.
+fn digest(definition: Option<&[u8]>, access_method: Option<&[u8]>) -> String {
+    let mut digest = Sha256::new();
+    digest.update(canonical::canonical(definition.unwrap_or_default()));
+    if let Some(method) = access_method.filter(|method| !method.is_empty()) {
+        digest.update([0]);
+        digest.update(method);
+    }
+    hex::encode(digest.finalize())
 }
 
 /// Reads only the header and the table of contents.

@@ -79,8 +79,8 @@ impl<'a> Cluster<'a> {
         &self.directory
     }
 
-    /// Makes it anew and starts it, with the roles that the backup's objects belong to. What an earlier attempt left is removed first.
-    pub fn make(&self, facts: &PostgresFacts, bytes: u64) -> Result<()> {
+    /// Looks whether it can be made, with room for an archive of this size, and removes what an earlier attempt left of it.
+    pub fn make_room(&self, bytes: u64) -> Result<()> {
         self.require_parent()?;
         check_user(self.binding)?;
         if self.directory.as_os_str().len() > DIRECTORY_BYTES_MAX {
@@ -89,7 +89,11 @@ impl<'a> Cluster<'a> {
         }
         self.end(self.cx)?;
         // Twice the rows as text: with their indexes, most databases take less.
-        disk::require_space(&self.binding.directory, bytes.saturating_mul(2).saturating_add(MARGIN_BYTES))?;
+        disk::require_space(&self.binding.directory, bytes.saturating_mul(2).saturating_add(MARGIN_BYTES))
+    }
+
+    /// Makes it and starts it, where nothing is, with the roles that the backup's objects belong to.
+    pub fn make(&self, facts: &PostgresFacts) -> Result<()> {
         let text = self.directory.display().to_string();
         self.run(&self.command("mkdir", &["-m", "0700", "--", &text]))?;
         self.cx.at("cluster's directory made");

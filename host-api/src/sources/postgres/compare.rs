@@ -1,7 +1,7 @@
 //! Reading a candidate back and comparing it with the manifest.
 //!
 //! Every table is read with the archive's own COPY statement, in a session pinned as the dump's was, and counted and hashed by the same
-//! code. The structure is compared through `pg_dump` itself: kinds and numbers of the entries it would write.
+//! code. The structure is compared through `pg_dump` itself: the entries it would write, each with a digest of its definition.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Finding;
 use crate::error::{Error, Result};
-use crate::manifest::{PostgresFacts, TableFacts};
-use crate::sources::{Member, Question, Row, Verified};
+use crate::manifest::{PostgresFacts, SourceManifest, TableFacts};
+use crate::sources::{Member, ObjectSource, Question, Row, Verified};
 
 use super::dump::{TABLES, session_encoding};
 use super::rows::{LargeObjectHasher, RowSum};
@@ -38,9 +38,11 @@ const PIN: &str = "SET LOCAL search_path = ''; SET LOCAL row_security = off;";
 pub(super) fn verify(
     tools: &Tools<'_>,
     member: &Member,
-    facts: &PostgresFacts,
+    source: &SourceManifest,
+    objects: &dyn ObjectSource,
     questions: &[Question],
 ) -> Result<Verified> {
+    let facts = super::facts(source)?;
     let place = member.place.as_str();
     let data_only = member.data_only.as_ref();
     let mut verified = Verified::default();
@@ -74,10 +76,19 @@ pub(super) fn verify(
     check_sequences(&mut session, data_only.is_some(), &mut findings)?;
     check_catalog(&mut session, server, &mut findings)?;
     session.close()?;
-    if data_only.is_none() {
-        structure::check(tools, place, facts, server, &mut findings)?;
-    }
-    verified.rows = read_tables(tools, place, encoding, facts, &tables, &mut findings)?;
+    let mut of_rows = Vec::new();
+    // pg_dump waits for many small answers, beside which the rows are read.
+    let (of_structure, rows) = std::thread::scope(|scope| {
+        let structure = scope.spawn(|| match data_only {
+            None => structure::check(tools, place, source, objects, server),
+            Some(_) => Ok(Vec::new()),
+        });
+        let rows = read_tables(tools, place, encoding, facts, &tables, &mut of_rows);
+        (structure.join().unwrap_or_else(|_| Err(Error::failed("a bug: a thread panicked"))), rows)
+    });
+    findings.extend(of_structure?);
+    findings.extend(of_rows);
+    verified.rows = rows?;
     verified.findings = findings;
     Ok(verified)
 }

@@ -15,6 +15,7 @@ use crate::manifest::{PostgresFacts, SourceFacts, TableFacts};
 use crate::sources::{Answers, Dumped, ObjectSink, ObjectWriter, Question, Row};
 
 use super::archive::{READ_BYTES, Reader, Summary};
+use super::definitions::Definition;
 use super::leftovers::{self, Attempts};
 use super::session::{Gathering, Session};
 use super::tools::Tools;
@@ -53,7 +54,13 @@ pub(super) fn session_encoding(database: &str) -> &'static str {
     if database == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" }
 }
 
-pub(super) fn dump(tools: &Tools<'_>, source: &str, sink: &dyn ObjectSink, questions: &[Question]) -> Result<Dumped> {
+/// Dumps, and gives the definitions of what is in the archive.
+pub(super) fn dump(
+    tools: &Tools<'_>,
+    source: &str,
+    sink: &dyn ObjectSink,
+    questions: &[Question],
+) -> Result<(Dumped, Vec<Definition>)> {
     let database = &tools.binding.database;
     let server = tools.server_version(database)?;
     check_server(server)?;
@@ -100,7 +107,7 @@ fn dump_once(
     server: u32,
     dump_version: &str,
     lock_wait: Duration,
-) -> Result<Dumped, Stopped> {
+) -> Result<(Dumped, Vec<Definition>), Stopped> {
     let database = &tools.binding.database;
     let encoding = session_encoding(
         &tools
@@ -122,7 +129,7 @@ fn dump_once(
     let about_bytes = session
         .value("SELECT pg_catalog.pg_database_size(pg_catalog.current_database())")?
         .and_then(|bytes| bytes.parse().ok());
-    let (writer, summary, ended) = run_pg_dump(tools, (sink, about_bytes), source, &snapshot, encoding, lock_wait)?;
+    let (writer, mut summary, ended) = run_pg_dump(tools, (sink, about_bytes), source, &snapshot, encoding, lock_wait)?;
     // Had the session ended in between, the locks would have gone with it.
     session.run("COMMIT;").map_err(|e| e.context("the session that held the snapshot"))?;
     session.close()?;
@@ -139,9 +146,11 @@ fn dump_once(
     findings.extend(left_out(&summary));
     facts.server_version_num = server;
     facts.dump_version = dump_version.to_owned();
+    let definitions = std::mem::take(&mut summary.definitions);
     complete_facts(&mut facts, summary);
     let entry = writer.finish()?;
-    Ok(Dumped { started_at_ms, objects: vec![entry], facts: SourceFacts::Postgres(facts), answers, findings })
+    let facts = SourceFacts::Postgres(facts);
+    Ok((Dumped { started_at_ms, objects: vec![entry], facts, answers, findings }, definitions))
 }
 
 fn lock_tables(session: &mut Session<'_>, server: u32, lock_wait: Duration) -> Result<(), Stopped> {

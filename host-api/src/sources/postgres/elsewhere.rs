@@ -12,7 +12,7 @@ use crate::manifest::SourceManifest;
 use crate::sources::{Identity, Member, ObjectSource};
 
 use super::cluster::{self, Cluster};
-use super::stage::{Manner, Tablespaces, stage as stage_at};
+use super::stage::{Manner, Tablespaces, archive_of, stage as stage_at};
 use super::tools::Tools;
 use super::{GENERATED_PREFIX, PostgresDriver, facts, leftovers, look};
 
@@ -69,9 +69,9 @@ pub(super) fn stage<'a>(
     names: &Names<'_>,
     manner: &dyn Fn(Tablespaces) -> Manner<'a>,
 ) -> Result<Identity> {
-    let into = |binding: &PostgresSource, tablespaces| {
+    let into = |binding: &PostgresSource, tablespaces, spooled| {
         PostgresDriver::work_at(cx, binding, |tools| {
-            stage_at(tools, source, objects, names.database, &manner(tablespaces))
+            stage_at(tools, source, objects, names.database, &manner(tablespaces), spooled)
         })
     };
     if binding.scratch.is_some() && manner(Tablespaces::None).data_only.is_some() {
@@ -81,13 +81,22 @@ pub(super) fn stage<'a>(
         .hint("rehearse it beside the live database (target `beside`): nothing is in service before the promotion"));
     }
     match &binding.scratch {
-        None => into(binding, Tablespaces::AsArchived),
-        Some(ScratchPostgres::Server(server)) => into(&server.as_source(&binding.database), Tablespaces::None),
+        None => into(binding, Tablespaces::AsArchived, None),
+        Some(ScratchPostgres::Server(server)) => into(&server.as_source(&binding.database), Tablespaces::None, None),
         Some(ScratchPostgres::Cluster(private)) => {
             let cluster = Cluster::of(cx, private, binding, names.cluster);
-            let facts = facts(source)?;
-            let bytes = source.objects.iter().map(|object| object.plain_bytes).sum();
-            let made = cluster.make(facts, bytes).and_then(|()| into(&cluster.binding_of_server(), Tablespaces::None));
+            let (facts, archive) = (facts(source)?, archive_of(source)?);
+            cluster.make_room(source.objects.iter().map(|object| object.plain_bytes).sum())?;
+            // Neither needs the other, and each has a marker of its own: the directory's name, and that of the spooled file.
+            let (made, spooled) = std::thread::scope(|scope| {
+                let making = scope.spawn(|| cluster.make(facts));
+                let spooled = objects.spool(cx, archive);
+                (making.join().unwrap_or_else(|_| Err(Error::failed("a bug: a thread panicked"))), spooled)
+            });
+            let made = spooled.and_then(|spooled| {
+                made?;
+                into(&cluster.binding_of_server(), Tablespaces::None, Some(spooled))
+            });
             let made = made.map(|mut identity| {
                 identity.insert(cluster::IDENTITY_KEY.into(), cluster.directory().display().to_string());
                 identity

@@ -18,6 +18,7 @@ use crate::manifest::{ObjectEntry, PostgresFacts, SourceFacts};
 use crate::sources::{DataOnly, ObjectSink, ObjectSource, ObjectWriter};
 
 use super::contents::{Contents, Entry};
+use super::definitions::Definition;
 use super::restoring::{self, Archive};
 use super::tools::Tools;
 use super::{compare, dump, sql, stage};
@@ -54,6 +55,7 @@ type Name = (String, String);
 pub(super) struct Migrated {
     archive: NamedTempFile,
     facts: PostgresFacts,
+    definitions: Vec<Definition>,
     create_database: Option<String>,
     /// Of the backup's archive.
     rows: Contents,
@@ -75,7 +77,7 @@ impl Migrated {
         // Not in the snapshot; before hours are spent on a database that is not empty.
         refuse_rows(filled_tables(tools, &kept)?)?;
         let archive = objects.private_file(tools.cx)?;
-        let dumped = dump::dump(tools, "the live structure", &Private(&archive), &[])
+        let (dumped, definitions) = dump::dump(tools, "the live structure", &Private(&archive), &[])
             .map_err(|e| e.context("the structure of the live database"))?;
         let SourceFacts::Postgres(facts) = dumped.facts else {
             return Err(Error::failed("a bug: the live database has facts of another kind"));
@@ -100,8 +102,8 @@ impl Migrated {
             .filter(|(_, owner)| owner.as_ref().is_some_and(|owner| kept.contains(owner)))
             .map(|(sequence, _)| sequence.clone())
             .collect();
-        let migrated =
-            Self { archive, facts, create_database: live.summary.create_database.clone(), rows, kept, kept_sequences };
+        let create_database = live.summary.create_database.clone();
+        let migrated = Self { archive, facts, definitions, create_database, rows, kept, kept_sequences };
         migrated.check_fit(tools, &live, of_backup, &sequences)?;
         Ok(migrated)
     }
@@ -129,7 +131,7 @@ impl Migrated {
             .map_err(|e| e.context("the rows of the backup"))?;
         tools.cx.at("rows restored");
         live(&["--section=post-data"])?;
-        compare::same_structure(tools, place, &self.facts)
+        compare::same_structure(tools, place, &self.facts, &self.definitions)
     }
 
     /// Whether an entry of the backup's archive is restored.

@@ -7,8 +7,9 @@
 //! | [`leftovers`] | sessions that outlive the client we started |
 //! | [`archive`], [`rows`] | read the custom archive as it streams; count and hash rows |
 //! | [`dump`] | one consistent snapshot, every table locked, questions answered within it |
+//! | [`definitions`] | of each object in it a digest of what makes it, beside it |
 //! | [`globals`] | roles and tablespaces of the server, beside it |
-//! | [`stage`], [`restoring`] | a candidate: a database of its own |
+//! | [`stage`], [`restoring`], [`statistics`] | a candidate: a database of its own |
 //! | [`elsewhere`], [`cluster`] | where scratch candidates go, if not next to the live database: another server, a private one |
 //! | [`migrated`], [`contents`] | one with the structure of the live database, and of the backup only the rows |
 //! | [`export`] | a backup as the text that `pg_dump` writes, compressed |
@@ -21,6 +22,7 @@ pub mod archive;
 mod cluster;
 mod compare;
 mod contents;
+mod definitions;
 mod dump;
 pub(crate) mod elsewhere;
 mod export;
@@ -38,6 +40,7 @@ mod script;
 mod session;
 mod sql;
 mod stage;
+mod statistics;
 mod swap;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -255,7 +258,8 @@ impl SourceDriver for PostgresDriver {
 
     fn dump(&self, cx: &StepContext, sink: &dyn ObjectSink, questions: &[Question]) -> Result<Dumped> {
         self.work(cx, |tools| {
-            let mut dumped = dump::dump(tools, &self.source, sink, questions)?;
+            let (mut dumped, definitions) = dump::dump(tools, &self.source, sink, questions)?;
+            dumped.objects.push(definitions::store(sink, &definitions)?);
             let (globals, missing) = globals::dump(tools, sink)?;
             dumped.objects.extend(globals);
             dumped.findings.extend(missing);
@@ -279,7 +283,7 @@ impl SourceDriver for PostgresDriver {
         let manner = |tablespaces| Manner { tablespaces, jobs: options.jobs, data_only: data_only.as_ref() };
         let identity = if beside {
             let manner = manner(Tablespaces::AsLive);
-            self.work(cx, |tools| stage::stage(tools, source, objects, &place, &manner))?
+            self.work(cx, |tools| stage::stage(tools, source, objects, &place, &manner, None))?
         } else {
             let names = elsewhere::Names { database: &place, cluster: &cluster::name(id, &self.source) };
             elsewhere::stage(cx, &self.binding, source, objects, &names, &manner)?
@@ -315,11 +319,12 @@ impl SourceDriver for PostgresDriver {
         cx: &StepContext,
         member: &Member,
         source: &SourceManifest,
+        objects: &dyn ObjectSource,
         questions: &[Question],
     ) -> Result<Verified> {
         self.work_on(cx, member, |tools| {
             staged(tools, member)?;
-            compare::verify(tools, member, facts(source)?, questions)
+            compare::verify(tools, member, source, objects, questions)
         })
     }
 

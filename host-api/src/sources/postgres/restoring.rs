@@ -29,9 +29,7 @@ pub(super) fn restore(tools: &Tools<'_>, place: &str, arguments: &[&str], archiv
             Some(Box::new(File::open(path).doing(|| "opening the archive".into())?))
         }
         Archive::File(path, jobs) => {
-            let processors = std::thread::available_parallelism().map_or(1, usize::from);
-            let jobs = usize::try_from(jobs).unwrap_or(1).clamp(1, processors);
-            spec = spec.arg("-j").arg(jobs.to_string()).arg(path);
+            spec = spec.arg("-j").arg(side_by_side(jobs).to_string()).arg(path);
             None
         }
     };
@@ -62,6 +60,12 @@ pub(super) fn restore(tools: &Tools<'_>, place: &str, arguments: &[&str], archiv
         .hint("a restore with any complaint does not count: see what it is about"));
     }
     Ok(())
+}
+
+/// How many of so many jobs are done side by side: no more than there are processors.
+pub(super) fn side_by_side(jobs: u32) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    usize::try_from(jobs).unwrap_or(1).clamp(1, processors)
 }
 
 /// Hands a stream on. A child that takes no more has what it wants; a stream that can't be read is an error.

@@ -5,20 +5,20 @@ use std::fs::File;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Context, Error, Result};
-use crate::manifest::{PostgresFacts, SourceManifest};
-use crate::sources::{DataOnly, Identity, ObjectSource};
+use crate::manifest::{ObjectEntry, PostgresFacts, SourceManifest};
+use crate::sources::{DataOnly, Identity, ObjectSource, SpooledFile};
 
 use super::leftovers::{self, Attempts};
 use super::migrated::Migrated;
 use super::restoring::{self, Archive};
 use super::tools::Tools;
-use super::{archive, facts, globals, identity, sql};
+use super::{archive, facts, globals, identity, sql, statistics};
 
 /// How a candidate is made.
 pub(super) struct Manner<'a> {
     /// Where its files go.
     pub tablespaces: Tablespaces,
-    /// Parallel jobs.
+    /// Parallel jobs; never more than there are processors.
     pub jobs: u32,
     /// With only the rows of the backup.
     pub data_only: Option<&'a DataOnly>,
@@ -57,12 +57,14 @@ impl Tablespaces {
     }
 }
 
+/// Makes a candidate of this name, or finds it whole. `spooled`: its archive, where that was fetched before.
 pub(super) fn stage(
     tools: &Tools<'_>,
     source: &SourceManifest,
     objects: &dyn ObjectSource,
     place: &str,
     manner: &Manner<'_>,
+    spooled: Option<SpooledFile>,
 ) -> Result<Identity> {
     let facts = facts(source)?;
     let maintenance = &tools.binding.maintenance_database;
@@ -71,8 +73,7 @@ pub(super) fn stage(
         check_roles(tools, facts, source.objects.iter().any(|object| object.role == globals::ROLE))?;
     }
     leftovers::end(tools, Attempts::Earlier)?;
-    let entry =
-        source.objects.first().ok_or_else(|| Error::failed(format!("source `{}` has no object", source.name)))?;
+    let entry = archive_of(source)?;
     let mark = whole_mark(&entry.plain_sha256, manner.data_only);
 
     let found = tools.rows(
@@ -91,7 +92,7 @@ pub(super) fn stage(
         }
     }
 
-    let spooled = objects.spool(tools.cx, entry)?;
+    let spooled = spooled.map_or_else(|| objects.spool(tools.cx, entry), Ok)?;
     let restored = format!("restore {place}");
     // Asked and compared before anything is made.
     let migrated = manner
@@ -139,13 +140,18 @@ pub(super) fn stage(
                 Archive::File(spooled.path(), manner.jobs),
             ),
         })
-        .and_then(|()| finish(tools, place, &mark))
+        .and_then(|()| finish(tools, place, &mark, manner.jobs))
         .and_then(|()| {
             tools.cx.report(&restored, spooled.bytes, Some(spooled.bytes));
             identity(tools, place)?
                 .ok_or_else(|| Error::failed(format!("database {place} is gone right after it was filled")))
         });
     made.map_err(|e| clean_up(tools, place, e))
+}
+
+/// The object that is restored.
+pub(super) fn archive_of(source: &SourceManifest) -> Result<&ObjectEntry> {
+    source.objects.first().ok_or_else(|| Error::failed(format!("source `{}` has no object", source.name)))
 }
 
 /// The intended server must be at least as new as the source, and `pg_restore` its own and at least as new as `pg_dump` was.
@@ -279,10 +285,11 @@ fn live_tablespace(tools: &Tools<'_>) -> Result<String> {
 }
 
 /// What is left to do for a candidate that has all its rows: statistics, and the mark.
-pub(super) fn finish(tools: &Tools<'_>, place: &str, mark: &str) -> Result<()> {
+fn finish(tools: &Tools<'_>, place: &str, mark: &str, jobs: u32) -> Result<()> {
     tools.cx.at("database filled");
     // Without statistics the first queries of a restored database are slow enough to look like an outage.
-    tools.statements(place, false, &["ANALYZE".into()]).map_err(|e| e.context(format!("analysing {place}")))?;
+    statistics::make(tools, place, restoring::side_by_side(jobs))
+        .map_err(|e| e.context(format!("analysing {place}")))?;
     tools.statements(
         &tools.binding.maintenance_database,
         false,

@@ -243,6 +243,7 @@ impl SourceDriver for SqliteDriver {
         cx: &StepContext,
         member: &Member,
         source: &SourceManifest,
+        _: &dyn ObjectSource,
         questions: &[Question],
     ) -> Result<Verified> {
         let expected = facts_of(source)?;

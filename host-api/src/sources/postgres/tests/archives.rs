@@ -57,7 +57,7 @@ fn pieces_cuts_and_flips() {
             }
         }
     }
-    // What stays unnoticed by the counts is what is not counted (definitions): the signed digest is for those.
+    // What stays unnoticed is what is neither counted nor hashed here (dates, statements that drop): the signed digest is for that.
     assert!(caught > data / 2, "{caught} caught, {kept} kept");
 }
 
@@ -97,4 +97,20 @@ fn insert_statements_and_own_compression_are_refused() {
     assert!(read(dump(&["-Z0", "--inserts"]).as_slice()).unwrap_err().message.contains("INSERT"));
     assert!(read(dump(&["-Z6"]).as_slice()).unwrap_err().message.contains("compressed"));
     assert_eq!(read(dump(&["-Z0", "--load-via-partition-root"]).as_slice()).unwrap().tables.len(), 1);
+}
+
+#[test]
+fn the_lines_in_the_formats_page_are_those_of_the_vector() {
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let object = docs.join(
+        "vectors/store/shop/objects/20261123T073246024z-p9jwb0/20261123T073245854z-jv4jb5-1-1/db.data.pgdump.zst",
+    );
+    let archive = zstd::stream::read::Decoder::new(std::fs::File::open(object).unwrap()).unwrap();
+    let definitions = read(archive).unwrap().definitions;
+    let objects = Memory::default();
+    super::super::definitions::store(&objects, &definitions).unwrap();
+    let lines = String::from_utf8(objects.of_role("structure").unwrap()).unwrap();
+    let formats = std::fs::read_to_string(docs.join("FORMATS.md")).unwrap();
+    let shown = lines.lines().filter(|line| formats.lines().any(|shown| shown == *line));
+    assert_eq!(shown.count(), 3, "{lines}");
 }

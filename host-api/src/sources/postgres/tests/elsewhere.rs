@@ -133,6 +133,58 @@ fn a_failed_staging_leaves_no_server_and_one_that_was_cut_off_is_begun_anew() {
     place.is_clean();
 }
 
+/// Gives its archive, or an error, once a private server answers.
+struct OnceItAnswers<'a> {
+    objects: &'a Memory,
+    place: &'a ClusterPlace,
+    fails: bool,
+}
+
+impl ObjectSource for OnceItAnswers<'_> {
+    fn spool(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<SpooledFile> {
+        let answers = || self.place.holds().iter().any(|directory| super::super::cluster::answers(directory));
+        assert!(!answers(), "the archive is not fetched after the server was made");
+        assert!(crate::child::wait_until(cx, Duration::from_secs(60), answers), "nor before");
+        if self.fails {
+            return Err(crate::Error::failed("the store is gone"));
+        }
+        self.objects.spool(cx, entry)
+    }
+    fn stream(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
+        self.objects.stream(cx, entry)
+    }
+    fn private_file(&self, cx: &StepContext) -> Result<tempfile::NamedTempFile> {
+        self.objects.private_file(cx)
+    }
+}
+
+#[test]
+fn a_private_server_is_made_while_the_archive_is_fetched() {
+    let server = server!();
+    filled(&server, "meanwhile");
+    let place = ClusterPlace::new();
+    let driver = driver(place.source(server.source("meanwhile")));
+    let mut taken = take(&driver, &[]);
+    let stage = |taken: &Taken, fails| {
+        let (id, objects) =
+            (crate::identifier::fresh(), OnceItAnswers { objects: &taken.objects, place: &place, fails });
+        driver.stage(&cx(), &taken.manifest, &objects, &id, &scratch(&id), &StageOptions::default())
+    };
+    let member = stage(&taken, false).unwrap();
+    assert_eq!(verify(&driver, &member, &taken).findings, []);
+    driver.discard(&cx(), &member).unwrap();
+    place.is_clean();
+    // One of the two fails: nothing is left of the other.
+    let error = stage(&taken, true).unwrap_err();
+    assert_eq!(error.message, "the store is gone");
+    place.is_clean();
+    let SourceFacts::Postgres(facts) = &mut taken.manifest.facts else { panic!("facts of PostgreSQL") };
+    facts.roles.push("pg_reserved".into());
+    let error = stage(&taken, false).unwrap_err();
+    assert!(error.message.contains("pg_reserved"), "{error}");
+    place.is_clean();
+}
+
 #[test]
 fn data_alone_are_not_restored_where_their_structure_is_not() {
     let server = server!();
@@ -157,7 +209,7 @@ fn a_server_that_somebody_ended_is_said_to_be_gone_and_its_place_is_cleared() {
     let taken = take(&driver, &[]);
     let member = into_scratch(&cx(), &driver, &taken).unwrap();
     crate::leftovers::end("LIFEBOAT_CLUSTER", |of| of == member.identity["cluster"]).unwrap();
-    let error = driver.verify(&cx(), &member, &taken.manifest, &[]).unwrap_err();
+    let error = driver.verify(&cx(), &member, &taken.manifest, &taken.objects, &[]).unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
     assert!(error.message.contains("is gone"), "{error}");
 

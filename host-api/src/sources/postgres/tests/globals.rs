@@ -32,7 +32,7 @@ fn roles_of_a_server_are_kept_without_their_passwords_and_by_a_role_that_may_not
     let driver = driver(PostgresSource { user: "lb_globals".into(), ..server.source("lb_globals") });
     let taken = take(&driver, &[]);
     let roles: Vec<&str> = taken.manifest.objects.iter().map(|object| object.role.as_str()).collect();
-    assert_eq!(roles, ["data", "globals"], "the archive comes first");
+    assert_eq!(roles, ["data", "structure", "globals"], "the archive comes first");
     let text = String::from_utf8(taken.objects.of_role("globals").unwrap()).unwrap();
     for line in ["CREATE ROLE lb_globals;", "GRANT \"lb globals; DROP\" TO lb_globals", "work_mem TO '7MB'"] {
         assert!(text.contains(line), "{line}: {text}");
@@ -58,7 +58,7 @@ fn a_backup_without_them_says_so_and_one_that_is_late_is_none() {
         let [finding] = &taken.dumped.findings[..] else { panic!("{part}: {:?}", taken.dumped.findings) };
         assert_eq!((finding.rule.as_str(), finding.severity), ("globals", crate::Severity::Warning));
         assert!(finding.message.contains(part) && !finding.fix.is_empty(), "{finding:?}");
-        assert_eq!(taken.manifest.objects.len(), 1, "{part}");
+        assert_eq!(taken.manifest.objects.len(), 2, "{part}");
     }
 
     let bin = with(&server, Some("sleep 60"));

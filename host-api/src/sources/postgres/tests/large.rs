@@ -39,12 +39,12 @@ fn a_gigabyte_of_large_values_comes_back_and_one_changed_byte_is_found() {
     let id = crate::identifier::fresh();
     let member =
         driver.stage(&cx, &source, &disk, &id, &Target::Beside, &StageOptions { jobs: 2, data_only: false }).unwrap();
-    let verified = driver.verify(&cx, &member, &source, &[]).unwrap();
+    let verified = driver.verify(&cx, &member, &source, &disk, &[]).unwrap();
     assert_eq!((verified.rows, rules(&verified)), (802, vec![]));
     let grown = peak() - before;
     assert!(grown < 64 * 1024 * 1024, "memory of this process grew by {grown} bytes over a value of 400 MB");
     server.sql(&member.place, &["UPDATE values_of SET raw = set_byte(raw, 123456789, 7) WHERE id = 802"]);
-    let verified = driver.verify(&cx, &member, &source, &[]).unwrap();
+    let verified = driver.verify(&cx, &member, &source, &disk, &[]).unwrap();
     assert!(!verified.findings.is_empty());
     driver.discard(&cx, &member).unwrap();
 }

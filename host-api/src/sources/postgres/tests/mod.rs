@@ -11,6 +11,7 @@ mod objects;
 mod plain;
 mod prefixed;
 mod roundtrip;
+mod structure;
 mod swaps;
 mod under_load;
 
@@ -72,7 +73,7 @@ impl ObjectWriter for MemoryWriter {
 
 impl ObjectSink for Memory {
     fn create(&self, role: &str, extension: &str, _: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
-        assert!([("data", "pgdump"), ("globals", "sql")].contains(&(role, extension)));
+        assert!([("data", "pgdump"), ("structure", "jsonl"), ("globals", "sql")].contains(&(role, extension)));
         Ok(Box::new(MemoryWriter { role: role.to_owned(), bytes: Vec::new(), into: self.clone() }))
     }
 }
@@ -85,8 +86,8 @@ impl ObjectSource for Memory {
         file.write_all(&bytes).unwrap();
         Ok(SpooledFile { file, bytes: bytes.len() as u64 })
     }
-    fn stream(&self, _: &StepContext, _: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
-        unreachable!("a restore spools")
+    fn stream(&self, _: &StepContext, entry: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
+        Ok(Box::new(std::io::Cursor::new(self.of_role(&entry.role).expect("an object of this role"))))
     }
     fn private_file(&self, _: &StepContext) -> Result<tempfile::NamedTempFile> {
         Ok(tempfile::NamedTempFile::new().unwrap())
@@ -156,7 +157,7 @@ fn stage(driver: &PostgresDriver, taken: &Taken) -> Result<Member> {
 }
 
 fn verify(driver: &PostgresDriver, member: &Member, taken: &Taken) -> Verified {
-    driver.verify(&cx(), member, &taken.manifest, &[]).unwrap()
+    driver.verify(&cx(), member, &taken.manifest, &taken.objects, &[]).unwrap()
 }
 
 /// Rules of the findings, each once.

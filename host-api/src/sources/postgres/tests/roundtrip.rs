@@ -85,7 +85,7 @@ fn a_good_copy_raises_no_finding_whatever_the_source_is_set_to() {
     let member = stage(&driver, &taken).unwrap();
     assert!(member.place.starts_with("lb_") && member.place.len() <= 63);
     ask.sql = ask.sql.replace("id = 5", "id = 6");
-    let verified = driver.verify(&cx(), &member, &taken.manifest, std::slice::from_ref(&ask)).unwrap();
+    let verified = driver.verify(&cx(), &member, &taken.manifest, &taken.objects, std::slice::from_ref(&ask)).unwrap();
     assert_eq!(verified.findings, []);
     assert_eq!(verified.rows, tables.iter().map(|t| t.rows).sum::<u64>());
     assert_eq!(verified.answers["q"][0][1].as_deref(), Some("row 6"));
@@ -118,23 +118,26 @@ fn every_deviation_is_found() {
         ("DELETE FROM nocolumns WHERE ctid = '(0,1)'", &["row-count"]),
         ("DELETE FROM parted WHERE id = 3", &["row-count"]),
         ("TRUNCATE plain", &["row-count"]),
-        ("DROP TABLE \"order\"", &["table-missing", "object-count"]),
-        ("CREATE TABLE more(a int)", &["table-unexpected", "object-count"]),
-        ("ALTER TABLE empty RENAME a TO b", &["table-columns"]),
+        ("DROP TABLE \"order\"", &["table-missing", "object-missing"]),
+        ("CREATE TABLE more(a int)", &["table-unexpected", "object-unexpected"]),
+        ("ALTER TABLE empty RENAME a TO b", &["object-definition", "table-columns"]),
         ("SELECT lo_put(4713, 500000, '\\x00')", &["large-objects"]),
         ("SELECT lo_unlink(4712)", &["large-objects"]),
-        ("DROP EXTENSION pg_trgm", &["extension", "object-count"]),
+        ("DROP EXTENSION pg_trgm", &["extension", "object-missing"]),
         ("SELECT setval('plain_id_seq', 3)", &["sequence-behind"]),
         ("REFRESH MATERIALIZED VIEW mv WITH NO DATA", &["matview-unpopulated"]),
         (
             "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'plain_pkey'::regclass",
-            &["invalid-index", "object-count"],
+            &["invalid-index", "object-missing"],
         ),
-        ("DROP FUNCTION f()", &["object-count"]),
-        ("CREATE COLLATION c (provider = icu, locale = 'de', version = '0')", &["collation-version", "object-count"]),
+        ("DROP FUNCTION f()", &["object-missing"]),
+        (
+            "CREATE COLLATION c (provider = icu, locale = 'de', version = '0')",
+            &["collation-version", "object-unexpected"],
+        ),
         (
             "ALTER TABLE plain ADD FOREIGN KEY (id) REFERENCES plain NOT VALID",
-            &["constraint-not-validated", "object-count"],
+            &["constraint-not-validated", "object-unexpected"],
         ),
     ];
     let staged = stage(&driver, &taken).unwrap();

@@ -20,7 +20,7 @@ fn a_backup_comes_back_whole_in_scratch_and_beside() {
     let dir = tempfile::tempdir().unwrap();
     let target = Target::Scratch { dir: dir.path().into(), relative: ".kneo/runs.sqlite".into() };
     for member in [world.stage(&source, &target).unwrap(), world.beside(&source)] {
-        let verified = world.driver.verify(&cx(), &member, &source, &asked).unwrap();
+        let verified = world.driver.verify(&cx(), &member, &source, &world.objects, &asked).unwrap();
         assert_eq!(verified.findings, vec![]);
         assert_eq!((verified.rows, verified.answers), (301, dumped.answers.clone()));
         let again = world.stage(&source, if member.beside { &Target::Beside } else { &target }).unwrap_err();

@@ -47,7 +47,7 @@ fn two_gigabytes_under_writes_are_copied_whole() {
         assert!(rows >= 300 && rows.is_multiple_of(2), "{mode}: {rows}");
         println!("{mode}: {}; {written} rows written meanwhile", finding(&dumped));
         let member = world.driver.stage(&cx, &source, &objects, ID, &Target::Beside, &StageOptions::default()).unwrap();
-        let verified = world.driver.verify(&cx, &member, &source, &[]).unwrap();
+        let verified = world.driver.verify(&cx, &member, &source, &objects, &[]).unwrap();
         assert_eq!((verified.findings, verified.rows), (vec![], rows + 2100), "{mode}");
         world.driver.discard(&cx, &member).unwrap();
         assert_eq!(world.names(), ["live.sqlite"], "{mode}");

@@ -61,7 +61,7 @@ impl World {
     }
 
     fn verify(&self, member: &Member, source: &SourceManifest) -> Vec<String> {
-        let verified = self.driver.verify(&cx(), member, source, &[]).unwrap();
+        let verified = self.driver.verify(&cx(), member, source, &self.objects, &[]).unwrap();
         verified.findings.into_iter().map(|f| f.rule).collect()
     }
 

@@ -165,7 +165,10 @@ fn a_candidate_that_changed_hands_is_not_touched() {
     std::fs::write(&member.place, bytes).unwrap();
     assert_eq!(world.driver.discard(&cx(), &member).unwrap_err().kind, ErrorKind::Conflict);
     assert_eq!(world.driver.promote(&cx(), &member, &swap).unwrap_err().kind, ErrorKind::Conflict);
-    assert_eq!(world.driver.verify(&cx(), &member, &source, &[]).unwrap_err().kind, ErrorKind::Conflict);
+    assert_eq!(
+        world.driver.verify(&cx(), &member, &source, &world.objects, &[]).unwrap_err().kind,
+        ErrorKind::Conflict
+    );
     assert!(world.driver.plan_swap(&cx(), &member).is_err());
     assert_eq!(world.live_rows(), 3);
 }
