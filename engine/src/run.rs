@@ -52,8 +52,8 @@ pub struct RunOptions {
     pub parameters: Map<String, Value>,
     /// Who may consent to what it asks for.
     pub approval_rules: Rules,
-    /// The environment's primitives.
-    pub host: Host,
+    /// The environment's primitives. Shared: runs at the same time count one owner each, not one for each primitive.
+    pub host: Arc<Host>,
     /// Who started it, `alice@host`.
     pub actor: String,
     /// By which way, `cli`, `embedded`.
@@ -72,7 +72,7 @@ pub struct RunOptions {
 
 impl RunOptions {
     /// To run a policy under a name, with nothing granted, the usual limits, no parameters and nobody who could consent: set what is wanted.
-    pub fn new(environment: &str, policy: &str, world: &str, host: Host) -> Self {
+    pub fn new(environment: &str, policy: &str, world: &str, host: impl Into<Arc<Host>>) -> Self {
         Self {
             environment: environment.to_owned(),
             policy: policy.to_owned(),
@@ -81,7 +81,7 @@ impl RunOptions {
             limits: Limits::default(),
             parameters: Map::new(),
             approval_rules: Rules::default(),
-            host,
+            host: host.into(),
             actor: crate::config::actor(),
             channel: "embedded".into(),
             duty: None,

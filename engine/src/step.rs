@@ -108,7 +108,7 @@ impl RunIdentity {
 /// What a run needs from around it.
 pub struct Surroundings {
     /// The primitives.
-    pub host: Host,
+    pub host: Arc<Host>,
     /// The journal.
     pub state: Arc<State>,
     /// Who is asked.

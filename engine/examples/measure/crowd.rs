@@ -42,7 +42,7 @@ pub async fn waiting(module: &Path, directory: &Path) -> Result<Value> {
     let arrived = Arc::new(Arrived(AtomicUsize::new(0)));
     let engine = Arc::new(Engine::builder().state_directory(directory).observer(arrived.clone()).build().await?);
     let module = Arc::new(engine.load(&std::fs::read(module)?)?);
-    let host = Host::of(Arc::new(RealHost::new(Default::default(), &Default::default(), directory)?));
+    let host = Arc::new(Host::of(Arc::new(RealHost::new(Default::default(), &Default::default(), directory)?)));
     let before = resident()?;
     let options: Vec<RunOptions> = (0..WAITING)
         .map(|_| {
@@ -81,7 +81,7 @@ pub fn threads(module: &Path, directory: &Path) -> Result<Value> {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     let engine = runtime()?.block_on(Engine::builder().state_directory(directory).build())?;
     let module = engine.load(&std::fs::read(module)?)?;
-    let host = Host::of(Arc::new(RealHost::new(Default::default(), &Default::default(), directory)?));
+    let host = Arc::new(Host::of(Arc::new(RealHost::new(Default::default(), &Default::default(), directory)?)));
     let world = &module.inspected.description.world;
     let once = |times: u32| -> Result<()> {
         runtime()?.block_on(async {

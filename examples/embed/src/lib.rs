@@ -77,8 +77,9 @@ impl Program {
         let parameters = binding.parameters(&module.inspected.description, &[])?;
         let mut options = environment.run_options(policy, &binding, parameters, "ledger")?;
         let own = Arc::new(InProcess(self.ledger.clone()));
-        options.host.service = own.clone();
-        options.host.http_check = own;
+        let host = Arc::make_mut(&mut options.host);
+        host.service = own.clone();
+        host.http_check = own;
         *self.ends_at.lock().unwrap_or_else(PoisonError::into_inner) =
             step.map(|step| (step.to_owned(), options.cancelled.clone()));
         Ok(self.engine.run(&module, options).await?)
