@@ -94,7 +94,11 @@ fn serve(stream: TcpStream, bucket: &Mutex<Bucket>) -> std::io::Result<()> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     let (status, more, found) = answer(&head, &body, &mut bucket.lock().unwrap_or_else(PoisonError::into_inner));
-    let start = format!("HTTP/1.1 {status} X\r\n{more}Content-Length: {}\r\nConnection: close\r\n\r\n", found.len());
+    // Every server with a clock says what time it is.
+    let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
+    let length = found.len();
+    let start =
+        format!("HTTP/1.1 {status} X\r\nDate: {date}\r\n{more}Content-Length: {length}\r\nConnection: close\r\n\r\n");
     reader.into_inner().write_all(&[start.into_bytes(), found].concat())
 }
 
