@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
@@ -114,11 +115,8 @@ fn export(
         None => return Err(Error::unknown("source", source, work.service.source.keys())),
     };
 
-    // Made with mode 0600. Whatever fails, it goes away.
-    let file = tempfile::Builder::new()
-        .prefix(".lifeboat-export-")
-        .tempfile_in(folder)
-        .doing(|| format!("making a file in {}", folder.display()))?;
+    // Whatever fails, it goes away.
+    let file = unfinished::make(folder)?;
     let out = file.reopen().doing(|| format!("writing {}", to.display()))?;
     let mut into = Counted { into: BufWriter::with_capacity(WRITE_BYTES, out), hash: Sha256::new(), bytes: 0 };
     work.driver(source)?

@@ -359,6 +359,14 @@ impl World for Notes {
     }
 }
 
+/// A note of the live service that is about to be delivered: a copy of it in service would be delivered again.
+fn about_to_be_delivered(site: &Site) {
+    let live = rusqlite::Connection::open(site.path("live/notes.sqlite")).unwrap();
+    live.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+    let begin = "insert into outbox (note_id, status, attempts, updated_at) select note_id, 'running', 1, updated_at from outbox limit 1";
+    assert_eq!(live.execute(begin, []).unwrap(), 1);
+}
+
 const UPGRADE: &[&str] = &["version=2.0.0"];
 const ROLLBACK: &[&str] = &["version=1.0.0"];
 
@@ -394,4 +402,16 @@ fn whatever_survives_a_kill_can_be_ended() {
 fn a_rollback_survives_a_kill_anywhere() {
     let world = Notes::new(true, |site| drop(site.run("upgrade", &["--param", "version=2.0.0"]).expect(1)));
     Sweep { world: &world, policy: "rollback", words: ROLLBACK, code: 0, threads: 3 }.run(ALL);
+}
+
+#[test]
+fn a_restore_that_parks_survives_a_kill() {
+    let world = Notes::new(true, |site| {
+        about_to_be_delivered(site);
+        site.run("backup", &[]).expect(0);
+    });
+    let sweep = Sweep { world: &world, policy: "restore", words: &["park=true"], code: 0, threads: 3 };
+    // Each step has acted, and nobody was told: always.
+    sweep.at(&["acted"]);
+    sweep.run(Sample::of_commit(6));
 }

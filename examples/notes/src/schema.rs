@@ -12,7 +12,7 @@ const MIGRATIONS: [&str; 2] = [
      CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, note_id TEXT NOT NULL,
          type TEXT NOT NULL, created_at TEXT NOT NULL);
      CREATE TABLE outbox (note_id TEXT NOT NULL, attempts INTEGER NOT NULL,
-         status TEXT NOT NULL CHECK (status IN ('queued', 'running', 'done')),
+         status TEXT NOT NULL CHECK (status IN ('queued', 'running', 'done', 'parked')),
          updated_at TEXT NOT NULL);",
     // Old rows keep a NULL priority: the migration forgets to fill them, and `notes::list` trips.
     "ALTER TABLE notes RENAME COLUMN body TO content;

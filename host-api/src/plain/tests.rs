@@ -110,3 +110,30 @@ fn when_it_was_taken_is_said_or_the_files_age() {
     assert!(taken_at(&import(Some(now_ms() + 60_000))).unwrap_err().message.contains("to come"));
     assert!(crate::identifier::fresh_at(1_700_000_000_123).starts_with("20231114T221320123z-"));
 }
+
+#[test]
+fn what_a_killed_export_left_goes_with_the_next_one_and_what_is_being_written_stays() {
+    let world = World::new();
+    let backup = world.take().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let name = |file: &tempfile::NamedTempFile| file.path().file_name().unwrap().to_str().unwrap().to_owned();
+    // All of a process that a kill leaves: the file, closed.
+    let left = unfinished::make(folder.path()).unwrap().into_temp_path().keep().unwrap();
+    let being_written = unfinished::make(folder.path()).unwrap();
+    assert!(!left.exists(), "the fault was there, and went");
+    // Of another program, to another place, and a directory.
+    std::os::unix::fs::symlink(folder.path().join("elsewhere"), folder.path().join(".lifeboat-export-link")).unwrap();
+    std::fs::write(folder.path().join("elsewhere"), "stays").unwrap();
+    std::fs::create_dir(folder.path().join(".lifeboat-export-directory")).unwrap();
+    let to = folder.path().join("out");
+    export(&world.work, &world.cx, &world.store, &backup, Some("db"), &to).unwrap();
+    let mut expected = vec![
+        ".lifeboat-export-directory".to_owned(),
+        ".lifeboat-export-link".to_owned(),
+        name(&being_written),
+        "elsewhere".to_owned(),
+        "out".to_owned(),
+    ];
+    expected.sort();
+    assert_eq!(names(folder.path()), expected);
+}

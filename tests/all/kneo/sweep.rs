@@ -17,6 +17,8 @@ struct Postgres {
     server: Arc<PgServer>,
     template: Kneo,
     served: bool,
+    /// The database is gone when the run begins, and the service with it.
+    lost: bool,
     /// Where drills have their private servers.
     place: ClusterPlace,
 }
@@ -30,7 +32,7 @@ impl Postgres {
         template.stop();
         let place = ClusterPlace::new();
         template.drill_in(&place);
-        Some(Self { server: PgServer::shared()?, template, served, place })
+        Some(Self { server: PgServer::shared()?, template, served, lost: false, place })
     }
 }
 
@@ -39,7 +41,10 @@ impl World for Postgres {
 
     fn fresh(&self) -> Kneo {
         let mut kneo = Kneo::copy_of(&self.template);
-        match self.served {
+        if self.lost {
+            kneo.lose_database();
+        }
+        match self.served && !self.lost {
             true => kneo.start(),
             false => kneo.supervise(),
         }
@@ -118,6 +123,16 @@ fn a_rollback_survives_a_kill_on_a_server() {
     let sweep = Sweep { world: &world, policy: "rollback", words: &["version=1.0.0"], code: 0, threads: 2 };
     // Closed to sessions, renamed but not committed, committed and nobody told: always.
     sweep.at(&["sessions kept out", "before the commit", "committed", "promoted db"]);
+    sweep.run(Sample::of_commit(EVERY));
+}
+
+#[test]
+fn a_recovery_from_a_lost_database_survives_a_kill_on_a_server() {
+    let Some(world) = Postgres::new(true, |kneo| drop(kneo.site.run("backup", &[]).expect(0))) else { return };
+    let world = Postgres { lost: true, ..world };
+    let sweep =
+        Sweep { world: &world, policy: "disaster-recovery", words: &["scenario=database-lost"], code: 0, threads: 2 };
+    sweep.at(&["before the commit", "promoted db"]);
     sweep.run(Sample::of_commit(EVERY));
 }
 

@@ -66,7 +66,7 @@ fn a_promotion_made_on_one_host_is_taken_back_on_another() {
     let listed = |host: &Host<'_>| host.lifeboat(&["--json", "promotions", "list"]).expect(0).json();
     let promotion = listed(&second)[0]["promotion"]["id"].as_str().unwrap().to_owned();
     // Nobody is there to consent.
-    second.lifeboat(&["promotions", "undo", &promotion]).expect(13);
+    second.lifeboat(&["promotions", "undo", &promotion]).expect(14);
     assert_eq!(live().0, "first");
     second.lifeboat(&["promotions", "undo", &promotion, "--yes"]).expect(0);
     assert_eq!(live(), before, "what was live before is in service again");

@@ -12,8 +12,6 @@ mod item;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
-use sha2::{Digest, Sha256};
-
 use super::contents::Entry;
 use super::definitions::{self, Definition};
 use super::rows::{LargeObjectHasher, RowHasher, RowSum};
@@ -316,7 +314,7 @@ impl Reader {
         }
         if definitions::is_structure(&kind) {
             let schema = kept(namespace)?.unwrap_or_default();
-            let sha256 = digest(definition, access_method);
+            let sha256 = canonical::digest(definition, access_method);
             let definition = Definition { kind: kind.clone(), name: tag, owner, schema, sha256 };
             let texts = [&definition.name, &definition.owner, &definition.schema, &definition.sha256];
             texts.iter().try_for_each(|text| self.keep(Some(text.as_bytes())))?;
@@ -464,17 +462,6 @@ impl Reader {
         }
         Ok(State::Table(block))
     }
-}
-
-/// Digest of what an object is: its statements, and how a table is stored where that is said beside them.
-fn digest(definition: Option<&[u8]>, access_method: Option<&[u8]>) -> String {
-    let mut digest = Sha256::new();
-    digest.update(canonical::canonical(definition.unwrap_or_default()));
-    if let Some(method) = access_method.filter(|method| !method.is_empty()) {
-        digest.update([0]);
-        digest.update(method);
-    }
-    hex::encode(digest.finalize())
 }
 
 /// Reads only the header and the table of contents.

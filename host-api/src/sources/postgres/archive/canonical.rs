@@ -10,6 +10,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
+use sha2::{Digest, Sha256};
+
 /// How an array constructor that is cast as a whole begins.
 const CAST: &[u8] = b"(ARRAY[";
 /// The array constructor itself.
@@ -19,8 +21,19 @@ const DEPTH_MAX: usize = 16;
 /// Longest name of a type, bytes: a schema, a name, both quoted, and what stands in brackets behind them.
 const TYPE_BYTES_MAX: usize = 300;
 
+/// Digest of what an object is: its statements, and how a table is stored where that is said beside them; hexadecimal.
+pub(super) fn digest(definition: Option<&[u8]>, access_method: Option<&[u8]>) -> String {
+    let mut digest = Sha256::new();
+    digest.update(canonical(definition.unwrap_or_default()));
+    if let Some(method) = access_method.filter(|method| !method.is_empty()) {
+        digest.update([0]);
+        digest.update(method);
+    }
+    hex::encode(digest.finalize())
+}
+
 /// A definition as it is after a restore; with its lines sorted where it is of a table that inherits.
-pub(super) fn canonical(definition: &[u8]) -> Cow<'_, [u8]> {
+fn canonical(definition: &[u8]) -> Cow<'_, [u8]> {
     let text = match find(definition, CAST, 0) {
         None => Cow::Borrowed(definition),
         Some(_) => Cow::Owned(Text::new(definition).with_casts_pushed_down()),
