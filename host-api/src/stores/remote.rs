@@ -5,11 +5,12 @@ mod words;
 mod writer;
 
 use std::io::Read;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use opendal::Operator;
 
 use super::bucket::Asking;
@@ -257,20 +258,23 @@ impl Remote {
             let (mut found, mut name_bytes) = (Vec::new(), 0);
             loop {
                 let left = LISTING_LIMIT.saturating_sub(began.elapsed()).min(LISTING_IDLE_LIMIT);
-                let entry = match tokio::time::timeout(left, pages.try_next()).await {
-                    Ok(entry) => entry?,
-                    Err(_) => return Ok(Err(Unending::Time)),
+                // opendal panics at a name of more than 64 KiB; a bucket's are at most 1 KiB.
+                let next = AssertUnwindSafe(pages.try_next()).catch_unwind();
+                let entry = match tokio::time::timeout(left, next).await {
+                    Ok(Ok(entry)) => entry?,
+                    Ok(Err(_)) => return Ok(Err(Unlisted::Unreadable)),
+                    Err(_) => return Ok(Err(Unlisted::Time)),
                 };
                 let Some(entry) = entry else { return Ok(Ok(found)) };
                 let (path, metadata) = entry.into_parts();
                 name_bytes += path.len();
                 if found.len() == LISTED_MAX || name_bytes > LISTED_BYTES_MAX {
-                    return Ok(Err(Unending::Objects));
+                    return Ok(Err(Unlisted::Objects));
                 }
                 // Asked for `a/`, a store says `a/` of the folder itself.
                 match path.strip_prefix(&self.prefix).filter(|_| path.starts_with(below)) {
                     Some(key) => found.push((key.to_owned(), metadata)),
-                    None => return Ok(Err(Unending::Foreign(path))),
+                    None => return Ok(Err(Unlisted::Foreign(path))),
                 }
             }
         })?;
@@ -363,14 +367,15 @@ impl Remote {
 }
 
 /// Why a listing is given up.
-enum Unending {
+enum Unlisted {
     Objects,
     Time,
+    Unreadable,
     /// It names what was not asked for.
     Foreign(String),
 }
 
-impl Unending {
+impl Unlisted {
     fn of(self, store: &str, prefix: &str) -> Error {
         let error = |what: String| Error::failed(format!("store {store}: listing {prefix}: {what}"));
         match self {
@@ -378,6 +383,8 @@ impl Unending {
                 .hint("that is no store of Lifeboat's alone: give it a prefix of its own, or look at who fills it"),
             Self::Time => error("it comes to no end".into())
                 .hint("the store answers with page after page and no object in them: look at what stands between it and this machine"),
+            Self::Unreadable => error("an answer of the store can't be read: it names an object with a name that no object has".into())
+                .hint("what answers there is no store, or means harm: look at its endpoint"),
             Self::Foreign(path) => {
                 error(format!("the store names {}, which was not asked for", crate::identifier::shown(&path)))
                     .hint("what answers there is no store, or means harm: look at its endpoint")
