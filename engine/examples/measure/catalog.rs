@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use host_api::identifier::now_ms;
 use host_api::manifest::{FORMAT, Manifest, ObjectEntry, SourceFacts, SourceManifest, SqliteFacts};
+use host_api::stores::ObjectStore;
 use serde_json::{Value, json};
 
 use super::Result;
@@ -17,6 +18,8 @@ const EVERY_MS: u64 = 300_000;
 pub fn make(store: &Path, service: &str, count: u64) -> Result<Value> {
     let manifests = store.join(service).join("manifests");
     fs::create_dir_all(&manifests)?;
+    let binding = serde_json::from_value(json!({"kind": "directory", "path": store}))?;
+    let own_name = ObjectStore::open("local", &binding)?.own_name()?;
     let newest_ms = now_ms();
     for n in 0..count {
         let at_ms = newest_ms - (count - 1 - n) * EVERY_MS;
@@ -30,7 +33,7 @@ pub fn make(store: &Path, service: &str, count: u64) -> Result<Value> {
             fs::create_dir_all(&folder)?;
             let record = json!({
                 "format": "lifeboat/verified/1", "backup": id, "digest": digest, "candidate": "bench", "run": "bench",
-                "rows": 1, "files": 0, "at-ms": at_ms,
+                "store": own_name, "rows": 1, "files": 0, "at-ms": at_ms,
             });
             fs::write(folder.join("verified-bench-000001.json"), record.to_string())?;
         }

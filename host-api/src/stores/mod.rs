@@ -134,7 +134,7 @@ impl ObjectStore {
     /// Which store it is, in a text that stays the same when the configuration gives it another name, and on another machine: of a bucket or
     /// container where it is; of a directory which one it is to its file system ([`directory`]). Not of what is in it: whoever may write
     /// there can't make it another one.
-    pub(crate) fn own_name(&self) -> Result<String> {
+    pub fn own_name(&self) -> Result<String> {
         match &self.backend {
             Backend::Directory(dir) => Ok(dir.own_name()?.unwrap_or_else(|| self.place.to_string())),
             Backend::Remote(_) => Ok(self.place.to_string()),
