@@ -28,6 +28,10 @@ const CODE_BYTES_MAX: usize = 512 << 20;
 /// How much longer than its processor time a child may take, on a machine that others use as well.
 const PATIENCE: u32 = 20;
 
+/// What a person can do where the compiler was cut off.
+const CUT_OFF: &str = "nothing was done; real modules take a fraction of the bounds, so look at where this one is from, and whether the machine has \
+    memory to spare";
+
 /// Who compiles modules.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -93,8 +97,15 @@ impl Compiler {
                 tracing::debug!("{} bytes of module were compiled by a process of its own", module.len());
                 Ok(Some(code))
             }
-            Ok((_, ended)) => Err(refused(&why(&ended, &bounds))),
-            Err(e) => Err(refused(&e.message)),
+            Ok((_, ended)) => {
+                let refusal = refused(&why(&ended, &bounds));
+                // One that ended by itself has said what is wrong with the module.
+                Err(match ended.status.signal() {
+                    Some(_) => refusal.hint(CUT_OFF),
+                    None => refusal,
+                })
+            }
+            Err(e) => Err(refused(&e.message).hint(CUT_OFF)),
         }
     }
 }
