@@ -341,8 +341,10 @@ fn of_a_paused_dump_no_session_is_left_when_the_next_one_begins() {
     let mut command = story.first.crashing("trail", "0", "run", "take", &[]);
     let paused = Paused::of(&mut command, true);
     wait_until("the dump waits for the lock", || {
-        let waits = "select count(*) from pg_stat_activity where application_name like 'lifeboat/%' and wait_event_type = 'Lock'";
-        server.sql("postgres", &[waits]) != "0"
+        let waits = format!(
+            "select count(*) from pg_stat_activity where application_name like 'lifeboat/%' and wait_event_type = 'Lock' and datname = '{database}'"
+        );
+        server.sql("postgres", &[&waits]) != "0"
     });
     paused.signal("STOP");
     wait_until("it stands still", || paused.stands());

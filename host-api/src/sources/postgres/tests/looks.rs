@@ -61,8 +61,8 @@ fn a_role_with_its_own_database_can_do_all_and_nothing_of_a_look_is_left() {
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'looks_own'";
     crate::child::wait_until(&cx(), Duration::from_secs(60), || server.sql("postgres", &[sessions]) == "0");
     assert_eq!(server.sql("postgres", &[sessions]), "0");
-    let made = "SELECT count(*) FROM pg_database WHERE datname LIKE 'lb\\_%looks%'";
-    assert_eq!(server.sql("postgres", &[made]), "0");
+    let owned = "SELECT string_agg(datname, ' ') FROM pg_database WHERE pg_get_userbyid(datdba) = 'looks_own'";
+    assert_eq!(server.sql("postgres", &[owned]), "looks_own");
 }
 
 #[test]

@@ -145,12 +145,16 @@ fn facts(taken: &Taken) -> &PostgresFacts {
 }
 
 fn stage(driver: &PostgresDriver, taken: &Taken) -> Result<Member> {
-    let id = crate::identifier::fresh();
+    stage_as(driver, taken, &crate::identifier::fresh())
+}
+
+/// The same, as the candidate of this id: other tests make theirs on the same server meanwhile.
+fn stage_as(driver: &PostgresDriver, taken: &Taken, id: &str) -> Result<Member> {
     driver.stage(
         &cx(),
         &taken.manifest,
         &taken.objects,
-        &id,
+        id,
         &Target::Beside,
         &StageOptions { jobs: 2, ..StageOptions::default() },
     )

@@ -364,10 +364,10 @@ fn an_older_target_is_refused_before_anything_is_written() {
     );
     write_script(&bin.path().join("pg_restore"), &script);
     let older = super::driver(PostgresSource { bin_dir: Some(bin.path().to_owned()), ..server.source("ahead") });
-    let before = server.sql("postgres", &["SELECT count(*) FROM pg_database"]);
-    let error = stage(&older, &taken).unwrap_err();
+    let id = crate::identifier::fresh();
+    let error = stage_as(&older, &taken, &id).unwrap_err();
     assert_eq!(error.kind, crate::ErrorKind::Refused, "{error}");
     assert!(error.message.contains("the server is PostgreSQL"), "{error}");
-    assert_eq!(server.sql("postgres", &["SELECT count(*) FROM pg_database"]), before);
+    assert_eq!(super::faults::generated(&server, &id), "");
     assert!(!bin.path().join("called").exists());
 }
