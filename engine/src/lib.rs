@@ -134,7 +134,7 @@ impl Engine {
     fn link(&self, bytes: &[u8], inspected: Inspected, known: bool) -> Result<Module> {
         let module = Module::load(&self.sandbox, bytes, inspected, |world, with_wasi| self.linker(world, with_wasi))?;
         if let (Some(kept), false) = (self.sandbox.kept(), known) {
-            module.inspected.keep(kept);
+            module.inspected.keep(bytes, kept);
         }
         Ok(module)
     }

@@ -111,7 +111,9 @@ impl Admitted {
 impl Environment<'_> {
     /// A policy's module, if its signatures and what was accepted let it be run. Nothing of it is compiled before.
     pub fn admit(&self, name: &str, policy: &PolicyBinding) -> Result<Admitted> {
-        let admitted = self.examine(name, policy).map_err(|e| e.context(format!("policy {name}")))?;
+        // Only looked at: whoever asks what is there makes no directory. What is wrong with one is said by the engine that would use it.
+        let kept = Kept::to_look(&self.config.state_directory().join(COMPILED)).ok().flatten();
+        let admitted = self.look(name, policy, kept.as_ref()).map_err(|e| e.context(format!("policy {name}")))?;
         let lock = Lock::read(&self.config.lock_path())?;
         let must = self.binding.modules.pinned || lock.as_ref().is_some_and(|lock| lock.covers(&self.name));
         if must {
@@ -120,14 +122,16 @@ impl Environment<'_> {
         Ok(admitted)
     }
 
-    /// The same, whatever was accepted.
+    /// The same, whatever was accepted. Nothing that was kept of the module from an earlier time is used: this is what is accepted then.
     pub fn examine(&self, name: &str, policy: &PolicyBinding) -> Result<Admitted> {
+        self.look(name, policy, None)
+    }
+
+    fn look(&self, name: &str, policy: &PolicyBinding, kept: Option<&Kept>) -> Result<Admitted> {
         let bytes = policy.read_module()?;
         let rule = self.binding.modules.rule()?;
         rule.precheck(&policy.module, &bytes)?;
-        // Only looked at: whoever asks what is there makes no directory. What is wrong with one is said by the engine that would use it.
-        let kept = Kept::to_look(&self.config.state_directory().join(COMPILED)).ok().flatten();
-        let (inspected, known) = inspect_kept(&bytes, kept.as_ref())?;
+        let (inspected, known) = inspect_kept(&bytes, kept)?;
         // A good signature is one of a module of this name. Under another name it is that other module.
         let expected = policy.module_name.as_deref().unwrap_or(name);
         if !rule.is_open() && inspected.description.name != expected {

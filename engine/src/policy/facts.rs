@@ -19,7 +19,7 @@ use super::size;
 use crate::calls::{self, Class};
 use crate::contract::{self, Form, contract};
 use crate::error::Result;
-use crate::sandbox::kept::{Found, Kept, Key};
+use crate::sandbox::kept::{Kept, Key};
 use crate::sandbox::wasi::offered;
 
 /// Ending of the files' names.
@@ -82,21 +82,9 @@ impl Facts {
 
     /// What was found of a module before, if that is kept and whole. Only looked at: who keeps it anew replaces what is damaged.
     pub(super) fn take(kept: &Kept, sha256: &str) -> Option<Self> {
-        let key = key(sha256);
-        let why = match kept.find(ENDING, &key) {
-            Found::Absent => return None,
-            Found::Unusable(why) => why,
-            Found::Whole(whole) => {
-                let read = whole.content().and_then(|text| serde_json::from_slice(&text).map_err(|e| e.to_string()));
-                match read {
-                    Ok(facts) => return Some(facts),
-                    Err(why) => why,
-                }
-            }
-        };
-        let path = kept.path().display();
-        tracing::warn!("compile cache {path}: what was found in module {sha256} is not used: {why}; it is read anew");
-        None
+        let what = format!("what was found in module {sha256}");
+        let text = kept.content(ENDING, &key(sha256), &what)?;
+        serde_json::from_slice(&text).inspect_err(|e| kept.pass_over(&what, &e.to_string())).ok()
     }
 
     /// Keeps what was found, if that can be done.
@@ -108,10 +96,8 @@ impl Facts {
             memory_bytes: inspected.memory_bytes_min,
         };
         let text = serde_json::json!(facts).to_string();
-        if let Err(why) = kept.keep(ENDING, &key(&inspected.sha256), text.as_bytes()) {
-            let (path, sha256) = (kept.path().display(), &inspected.sha256);
-            tracing::warn!("compile cache {path}: what was found in module {sha256} can't be kept: {why}");
-        }
+        let what = format!("what was found in module {}", inspected.sha256);
+        kept.keep_or_say(ENDING, &key(&inspected.sha256), text.as_bytes(), &what);
     }
 
     /// Refuses what imports more than its world or its own declaration holds. `sha256`, `bytes`: the file's digest and size.

@@ -3,6 +3,7 @@
 pub mod bundle;
 mod description;
 pub mod difference;
+mod digest;
 mod facts;
 pub mod lock;
 mod module;

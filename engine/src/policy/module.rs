@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
 use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
 
 use super::description::{Description, refused};
+use super::digest;
 use super::facts::Facts;
 use crate::error::Result;
 use crate::sandbox::Sandbox;
@@ -70,17 +70,18 @@ impl Module {
 }
 
 impl Inspected {
-    /// Keeps what was found for the next time, if that can be done.
-    pub(crate) fn keep(&self, kept: &Kept) {
+    /// Keeps what was found for the next time, if that can be done. `bytes`: the module's.
+    pub(crate) fn keep(&self, bytes: &[u8], kept: &Kept) {
+        digest::keep(bytes, &self.sha256, kept);
         Facts::keep(self, kept);
     }
 }
 
 /// What reading a module finds, and whether it is known from an earlier time, from a directory that is only looked at.
 pub(crate) fn inspect_kept(bytes: &[u8], kept: Option<&Kept>) -> Result<(Inspected, bool)> {
-    let sha256 = digest(bytes)?;
+    let (sha256, known) = digest::of(bytes, kept)?;
     match kept.and_then(|kept| Facts::take(kept, &sha256)) {
-        Some(facts) => Ok((facts.judge(sha256, bytes.len())?, true)),
+        Some(facts) => Ok((facts.judge(sha256, bytes.len())?, known)),
         None => Ok((Facts::read(bytes)?.judge(sha256, bytes.len())?, false)),
     }
 }
@@ -88,16 +89,8 @@ pub(crate) fn inspect_kept(bytes: &[u8], kept: Option<&Kept>) -> Result<(Inspect
 /// Reads a module without compiling or running it: refuses what is no component, has no description, imports what the contract does not have,
 /// imports it with other types, or imports more than its world or its own declaration holds.
 pub fn inspect(bytes: &[u8]) -> Result<Inspected> {
-    let sha256 = digest(bytes)?;
+    let sha256 = digest::compute(bytes)?;
     Facts::read(bytes)?.judge(sha256, bytes.len())
-}
-
-/// SHA-256 of a module's bytes, hexadecimal; refuses what is too large to be one.
-fn digest(bytes: &[u8]) -> Result<String> {
-    if bytes.len() > BYTES_MAX {
-        return Err(refused(format!("it has {} bytes, at most {BYTES_MAX} are read", bytes.len())));
-    }
-    Ok(hex::encode(Sha256::digest(bytes)))
 }
 
 #[cfg(test)]

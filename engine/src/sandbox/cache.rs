@@ -66,25 +66,16 @@ impl Cache {
                 Err(why) => why,
             },
         };
-        tracing::warn!(
-            "compile cache {}: what module {sha256} was compiled to is not used: {why}; it is compiled anew",
-            self.kept.path().display()
-        );
+        self.kept.pass_over(&what(sha256), &why);
         self.kept.drop_file(ENDING, &key);
         None
     }
 
     /// Keeps what a module was compiled to, if that can be done.
     pub(super) fn keep(&self, sha256: &str, component: &Component) {
-        let kept = component
-            .serialize()
-            .map_err(|e| format!("{e:#}"))
-            .and_then(|code| self.kept.keep(ENDING, &self.key(sha256), &code).map_err(|e| e.to_string()));
-        if let Err(why) = kept {
-            tracing::warn!(
-                "compile cache {}: what module {sha256} was compiled to can't be kept: {why}; it is compiled again the next time",
-                self.kept.path().display()
-            );
+        match component.serialize() {
+            Ok(code) => self.kept.keep_or_say(ENDING, &self.key(sha256), &code, &what(sha256)),
+            Err(e) => self.kept.not_kept(&what(sha256), &format!("{e:#}")),
         }
     }
 
@@ -95,6 +86,11 @@ impl Cache {
         digest.update(sha256);
         digest.finalize().into()
     }
+}
+
+/// What is kept here, for people.
+fn what(sha256: &str) -> String {
+    format!("what module {sha256} was compiled to")
 }
 
 /// Makes a component of what a child of ours compiled just now.

@@ -1,4 +1,4 @@
-//! A private directory of files that can be made again: what a module was compiled to, and what reading it found.
+//! A private directory of files that can be made again: a module's digest, what reading it found, and what it was compiled to.
 //!
 //! Nothing here is a reason for a run to fail. A directory or a file that is not ours alone, that is damaged, or that can't be read or written
 //! is passed over, with a warning, and what it would have held is made anew. What is in here is trusted as the engine's own memory is: whoever
@@ -132,11 +132,6 @@ impl Kept {
         Self { bytes_max, ..self }
     }
 
-    /// Where it lies, for people.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Looks for a file, and reads it through: only one whose every byte is as it was written is whole.
     pub(crate) fn find(&self, ending: &str, key: &Key) -> Found {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -149,6 +144,36 @@ impl Kept {
         match read_through(&file, key) {
             Ok(content_bytes) => Found::Whole(Whole { file, content_bytes, key: *key }),
             Err(why) => Found::Unusable(why),
+        }
+    }
+
+    /// The content of a file, read into memory; none if it is not there, or is not to be used, which is said. `what`: it holds, for people.
+    pub(crate) fn content(&self, ending: &str, key: &Key, what: &str) -> Option<Vec<u8>> {
+        let content = match self.find(ending, key) {
+            Found::Absent => return None,
+            Found::Unusable(why) => Err(why),
+            Found::Whole(whole) => whole.content(),
+        };
+        content.inspect_err(|why| self.pass_over(what, why)).ok()
+    }
+
+    /// Says that something here is not used: damaged, or not ours alone.
+    pub(crate) fn pass_over(&self, what: &str, why: &str) {
+        tracing::warn!("compile cache {}: {what} is not used: {why}; it is made anew", self.path.display());
+    }
+
+    /// Says that something could not be kept.
+    pub(crate) fn not_kept(&self, what: &str, why: &str) {
+        tracing::warn!(
+            "compile cache {}: {what} can't be kept: {why}; it is made again the next time",
+            self.path.display()
+        );
+    }
+
+    /// Puts a file in its place, or says why that could not be done. `what`: it holds, for people.
+    pub(crate) fn keep_or_say(&self, ending: &str, key: &Key, content: &[u8], what: &str) {
+        if let Err(e) = self.keep(ending, key, content) {
+            self.not_kept(what, &e.to_string());
         }
     }
 
