@@ -26,7 +26,7 @@ fn tools(language: &str) -> Option<Vec<(&'static str, OsString)>> {
         }
         "python" => vec![("COMPONENTIZE_PY", variable("LIFEBOAT_COMPONENTIZE_PY")?)],
         "javascript" => {
-            let folder = PathBuf::from(variable("LIFEBOAT_COMPONENTIZE_JS")?);
+            let folder = PathBuf::from(variable("LIFEBOAT_COMPONENTIZE_QJS")?);
             let path = variable("PATH").unwrap_or_default();
             let folders = std::iter::once(folder).chain(std::env::split_paths(&path));
             vec![("PATH", std::env::join_paths(folders).unwrap())]
@@ -40,7 +40,7 @@ fn build(site: &Site, name: &str, language: &str, world: &str, variables: &[(&'s
     let made = site.lifeboat(&["policy", "new", name, "--lang", language, "--world", world]).expect(0);
     assert!(made.stdout.contains("build.sh"), "{made:?}");
     if language == "javascript" {
-        let modules = PathBuf::from(std::env::var_os("LIFEBOAT_COMPONENTIZE_JS").unwrap()).join("node_modules");
+        let modules = PathBuf::from(std::env::var_os("LIFEBOAT_COMPONENTIZE_QJS").unwrap()).join("node_modules");
         std::os::unix::fs::symlink(modules, site.path(name).join("node_modules")).unwrap();
     }
     let mut command = Command::new("sh");

@@ -44,7 +44,7 @@ fn tested(workspace: &Workspace, args: impl Iterator<Item = OsString>, sweep: &s
         .env_remove("LIFEBOAT_PG_BIN_NEWER")
         .env_remove("LIFEBOAT_ZIG_PYTHON")
         .env_remove("LIFEBOAT_COMPONENTIZE_PY")
-        .env_remove("LIFEBOAT_COMPONENTIZE_JS")
+        .env_remove("LIFEBOAT_COMPONENTIZE_QJS")
         .envs(services.variables())
         // Tests make crates of their own and build them as guests: `KEY=VALUE`, a line each, and where their macros have been built before.
         .env("LIFEBOAT_GUEST_VARIABLES", lines(&guests))

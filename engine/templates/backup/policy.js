@@ -15,7 +15,7 @@ export function run(parameters) {
     sound &&= finding.severity !== "error";
     addFinding(finding);
   }
-  if (bytes < BigInt(bytesMin)) {
+  if (bytes < bytesMin) {
     sound = false;
     addFinding({
       rule: "small",

@@ -8,12 +8,12 @@ export function run(parameters) {
   const { service, store, "hours-max": hoursMax } = JSON.parse(parameters);
   const newest = asked("catalog.latest", () => latest(service, store, true));
   let wrong;
-  if (newest === undefined) {
+  if (newest === null) {
     wrong = `${store} holds no verified backup of ${service}`;
   } else {
-    const hours = (now() - newest.takenAtMs()) / 3600000n;
+    const hours = Math.floor((now() - newest.takenAtMs()) / 3600000);
     note(`backup ${newest.id()} is ${hours} h old`);
-    if (hours >= BigInt(hoursMax)) wrong = `the newest verified backup is ${hours} h old`;
+    if (hours >= hoursMax) wrong = `the newest verified backup is ${hours} h old`;
   }
   if (wrong === undefined) {
     outcome("ok", "the newest verified backup is young enough");

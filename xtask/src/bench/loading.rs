@@ -1,5 +1,5 @@
-//! What a run costs before its policy does anything: the module's digest, and everything else of loading it. For a policy in Rust always; for
-//! those with a language's runtime where `LIFEBOAT_TEST_LANGUAGES=all` asks for them.
+//! What a run costs before its policy does anything: the module's digest, and everything else of loading it. For policies in Rust and JavaScript
+//! always; for one in Python where `LIFEBOAT_TEST_LANGUAGES=all` asks for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,10 @@ pub fn run(workspace: &Workspace, site: &Site) -> Result<Vec<Aim>> {
     let folder = site.root.join("loading");
     fs::create_dir(&folder)?;
     let mut modules = vec![("Rust", site.policies.join("backup.wasm"), 1.0)];
-    if std::env::var_os(languages::SWITCH).is_some_and(|value| value == "all") {
-        let found = languages::find_or_install(workspace)?;
-        for (language, name) in [("javascript", "JavaScript"), ("python", "Python")] {
-            if let Some(module) = build(site, &folder, &found, language)? {
-                modules.push((name, module, 10.0));
-            }
+    let found = languages::find_or_install(workspace)?;
+    for (language, name) in [("javascript", "JavaScript"), ("python", "Python")] {
+        if let Some(module) = build(site, &folder, &found, language)? {
+            modules.push((name, module, 10.0));
         }
     }
     let files = modules.iter().map(|(_, module, _)| module);

@@ -1,5 +1,5 @@
-//! What makes policies of other languages than Rust, for tests: zig's C compiler always, componentize-py and componentize-js where
-//! [`SWITCH`] asks for them, because with them compiling the modules takes minutes.
+//! What makes policies of other languages than Rust, for tests: zig's C compiler and componentize-qjs always, componentize-py where [`SWITCH`]
+//! asks for it, because compiling Python's runtime takes minutes.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,7 +13,7 @@ use super::stamp::Stamp;
 use crate::command::Run;
 use crate::workspace::Workspace;
 
-/// The variable that asks for Python and JavaScript too; its only value is `all`.
+/// The variable that asks for Python too; its only value is `all`.
 pub const SWITCH: &str = "LIFEBOAT_TEST_LANGUAGES";
 
 /// A C compiler with a library for WebAssembly, as a wheel; the version that a project's README names.
@@ -21,11 +21,12 @@ const ZIG: &str = "ziglang==0.17.1";
 /// What the wheels take.
 const PYTHON: Need = Need { version: (3, 10), modules: &["venv", "ensurepip", "ssl"] };
 
-/// Why there is no such compiler, for people.
+/// Why there is no compiler for C, for people.
 pub const NO_PYTHON: &str = "policies in C: no Python 3.10 or newer with venv, to get a C compiler by";
-/// Why the other two are left out, for people.
-pub const NOT_ASKED: &str =
-    "policies in Python and JavaScript: LIFEBOAT_TEST_LANGUAGES=all builds and runs them too (minutes)";
+/// Why those are left out, for people.
+pub const NO_NODE: &str = "policies in JavaScript: no Node 20 or newer with npm, and no Python 3.11 to get one by";
+/// Why Python is left out, for people.
+pub const NOT_ASKED: &str = "policies in Python: LIFEBOAT_TEST_LANGUAGES=all builds and runs them too (minutes)";
 
 /// The tools that were found or installed.
 #[derive(Default)]
@@ -44,18 +45,19 @@ pub struct Languages {
 ///
 /// If packages can't be had.
 pub fn find_or_install(workspace: &Workspace) -> Result<Languages> {
-    let all = std::env::var_os(SWITCH).is_some_and(|value| value == "all");
+    let mut found = Languages { javascript: javascript(workspace)?, ..Languages::default() };
+    if found.javascript.is_none() {
+        eprintln!("warning: skipped: {NO_NODE}");
+    }
     let Some(python) = PYTHON.find() else {
         eprintln!("warning: skipped: {NO_PYTHON}");
-        return Ok(Languages::default());
+        return Ok(found);
     };
-    let mut found =
-        Languages { zig: Some(venv(workspace, &python, "zig", ZIG)?.join("bin/python")), ..Languages::default() };
-    if all {
+    found.zig = Some(venv(workspace, &python, "zig", ZIG)?.join("bin/python"));
+    if std::env::var_os(SWITCH).is_some_and(|value| value == "all") {
         let pins = workspace.root.join("engine/templates/python/requirements.txt");
         let pins = fs::read_to_string(&pins).with_context(|| format!("{} can't be read", pins.display()))?;
         found.python = Some(venv(workspace, &python, "componentize-py", pins.trim())?.join("bin/componentize-py"));
-        found.javascript = javascript(workspace)?;
     }
     Ok(found)
 }
@@ -81,7 +83,7 @@ impl Languages {
             variables.push(("LIFEBOAT_COMPONENTIZE_PY", tool.into()));
         }
         if let Some(folder) = &self.javascript {
-            variables.push(("LIFEBOAT_COMPONENTIZE_JS", folder.into()));
+            variables.push(("LIFEBOAT_COMPONENTIZE_QJS", folder.into()));
         }
         variables
     }
@@ -108,9 +110,9 @@ impl Languages {
 
     /// What can't be tested, and why.
     pub fn skipped(&self) -> Vec<&'static str> {
-        let c = self.zig.is_none().then_some(NO_PYTHON);
-        let others = (self.python.is_none() || self.javascript.is_none()).then_some(NOT_ASKED);
-        c.into_iter().chain(others).collect()
+        let missing =
+            [(self.zig.is_none(), NO_PYTHON), (self.javascript.is_none(), NO_NODE), (self.python.is_none(), NOT_ASKED)];
+        missing.into_iter().filter_map(|(is_missing, why)| is_missing.then_some(why)).collect()
     }
 }
 
@@ -133,7 +135,7 @@ fn venv(workspace: &Workspace, python: &Path, name: &str, package: &str) -> Resu
 
 fn javascript(workspace: &Workspace) -> Result<Option<PathBuf>> {
     let pins = workspace.root.join("xtask/javascript");
-    let folder = workspace.target.join("languages/componentize-js");
-    let made = node::install(&pins, &folder, "componentize-js, for policies in JavaScript")?;
+    let folder = workspace.target.join("languages/componentize-qjs");
+    let made = node::install(&pins, &folder, "componentize-qjs, for policies in JavaScript")?;
     Ok(made.then_some(folder))
 }

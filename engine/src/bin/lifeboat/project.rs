@@ -34,7 +34,7 @@ enum Lang {
     Rust,
     /// By zig's C compiler, or clang.
     C,
-    /// By componentize-js.
+    /// By componentize-qjs.
     #[value(alias = "js")]
     Javascript,
     /// By componentize-py.

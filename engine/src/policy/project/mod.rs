@@ -21,7 +21,7 @@ pub enum Language {
     Rust,
     /// C, by zig's or LLVM's clang.
     C,
-    /// JavaScript, by componentize-js.
+    /// JavaScript, by componentize-qjs.
     Javascript,
     /// Python, by componentize-py.
     Python,
@@ -116,7 +116,6 @@ impl Language {
                 &[
                     ("build.sh", template!("javascript/build.sh")),
                     ("package.json", template!("javascript/package.json")),
-                    ("build.mjs", template!("javascript/build.mjs")),
                     (".gitignore", template!("javascript/gitignore")),
                 ],
             ),
@@ -144,8 +143,8 @@ impl Language {
     /// Lines of `policy.toml` that its runtime takes.
     fn memory(self) -> &'static str {
         match self {
-            Self::Rust | Self::C => "",
-            Self::Javascript | Self::Python => template!("memory.toml"),
+            Self::Rust | Self::C | Self::Javascript => "",
+            Self::Python => template!("memory.toml"),
         }
     }
 }
