@@ -217,9 +217,7 @@ fn drop_generated(tools: &Tools<'_>, name: &str, oid: &str) -> Result<()> {
         return Err(Error::refused(format!("database `{name}` with OID {oid} is not what is there now: {found:?}"))
             .hint("something renamed or replaced it: look before anything is dropped"));
     }
-    let name = sql::identifier(name);
-    tools.statements(maintenance, false, &[format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")])?;
-    Ok(())
+    tools.drop_database(name)
 }
 
 impl SourceDriver for PostgresDriver {

@@ -307,14 +307,10 @@ pub(super) fn clean_up(tools: &Tools<'_>, place: &str, error: Error) -> Error {
         if leftovers::may_be_left(&tools, &error) {
             leftovers::end(&tools, Attempts::All)?;
         }
-        tools.statements(
-            &tools.binding.maintenance_database,
-            false,
-            &[format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", sql::identifier(place))],
-        )
+        tools.drop_database(place)
     });
     match dropped {
-        Ok(_) => error,
+        Ok(()) => error,
         Err(e) => {
             let hint = format!("database {place} was left behind: drop it");
             error.context(format!("cleaning up failed too ({})", e.message)).hint(hint)

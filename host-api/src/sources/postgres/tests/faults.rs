@@ -309,3 +309,56 @@ fn sessions_of_an_earlier_attempt_are_ended() {
     assert!(!ours.wait().unwrap().success());
     assert_eq!(sessions(), "0");
 }
+
+#[test]
+fn an_ordinary_role_drops_what_the_server_is_just_vacuuming() {
+    let Some(server) = PgServer::start() else { return };
+    server.sql("postgres", &["ALTER SYSTEM SET autovacuum_naptime = 1", "SELECT pg_reload_conf()"]);
+    server.sql("postgres", &["CREATE ROLE keeper LOGIN CREATEDB", "CREATE DATABASE vacuumed OWNER keeper"]);
+    // A page takes a tenth of a second: it is at it for as long as the test takes.
+    let slowly = "autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1, \
+                  autovacuum_vacuum_insert_threshold = 0, autovacuum_vacuum_insert_scale_factor = 0";
+    for statement in [
+        &format!("CREATE TABLE t(a text) WITH ({slowly})")[..],
+        "INSERT INTO t SELECT repeat('x', 1000) FROM generate_series(1, 20000)",
+    ] {
+        server.sql("vacuumed", &["SET ROLE keeper", statement]);
+    }
+    let driver = super::driver(PostgresSource { user: "keeper".into(), ..server.source("vacuumed") });
+    let taken = take(&driver, &[]);
+    let member = stage(&driver, &taken).unwrap();
+    let vacuums = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND backend_type = 'autovacuum worker'",
+        member.place
+    );
+    let is_vacuumed = || server.sql("postgres", &[&vacuums]) == "1";
+    assert!(crate::child::wait_until(&cx(), Duration::from_secs(100), is_vacuumed));
+    let drop = format!("DROP DATABASE {} WITH (FORCE)", member.place);
+    let refused = server.psql("postgres").args(["-U", "keeper", "-c", &drop]).output().unwrap();
+    // Of newer servers it is not known; on this one it is why there is another way.
+    assert!(!refused.status.success(), "FORCE is enough");
+    assert!(is_vacuumed());
+    driver.discard(&cx(), &member).unwrap();
+    assert_eq!(driver.member_identity(&cx(), &member).map_err(|e| e.kind), Err(ErrorKind::NotFound));
+
+    // Somebody's session that our role may not end: it is said, and the database stays.
+    let member = stage(&driver, &taken).unwrap();
+    let mut session = server
+        .psql(&member.place)
+        .args(["-c", "SELECT pg_sleep(100)"])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let there = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND query LIKE '%pg_sleep(100)'",
+        member.place
+    );
+    assert!(crate::child::wait_until(&cx(), Duration::from_secs(20), || server.sql("postgres", &[&there]) == "1"));
+    let error = driver.discard(&cx(), &member).unwrap_err();
+    assert!(error.message.contains("42501") && error.hint.is_some(), "{error}");
+    assert_eq!(driver.member_identity(&cx(), &member).unwrap(), member.identity);
+    let end = there.replace("count(*)", "pg_terminate_backend(pid, 5000)");
+    server.sql("postgres", &[&end]);
+    assert!(!session.wait().unwrap().success());
+    driver.discard(&cx(), &member).unwrap();
+}
