@@ -65,18 +65,20 @@ impl State {
         duty: Option<&Duty>,
         limit: u32,
     ) -> Result<Vec<PastRun>> {
-        // Lines are canonical JSON, so this is how it stands in them; with the cadence before it, or without.
-        let like = duty.map(|duty| {
-            let name = Value::from(duty.name.as_str()).to_string().replace(['\\', '%', '_'], "_");
-            format!("%\"duty\":{{%\"name\":{name},%")
+        // Lines are canonical JSON, so this is how it stands in them: with its cadence before it, or without.
+        let literal = |text: &str| Value::from(text).to_string().replace(['\\', '%', '_'], "_");
+        let alone = duty.map(|duty| format!("%\"duty\":{{\"name\":{},%", literal(&duty.name)));
+        let of_cadence = duty.and_then(|duty| {
+            let (cadence, name) = (literal(duty.cadence.as_deref()?), literal(&duty.name));
+            Some(format!("%\"duty\":{{\"cadence\":{cadence},\"name\":{name},%"))
         });
         let rows = self
             .rows(
                 "select run.id, status, started_ms, ended_ms, line from run
                  join log on log.run = run.id and log.kind = 'run-started'
-                 where environment = $1 and policy = $2 and ($3 is null or line like $3)
-                 order by started_ms desc, run.id desc limit $4",
-                cells![environment, policy, like.as_deref(), u64::from(limit)],
+                 where environment = $1 and policy = $2 and ($3 is null or line like $3 or line like $4)
+                 order by started_ms desc, run.id desc limit $5",
+                cells![environment, policy, alone.as_deref(), of_cadence.as_deref(), u64::from(limit)],
             )
             .await?;
         let word = |value: &Value| value.as_str().map(str::to_owned);

@@ -57,16 +57,18 @@ async fn a_duty_is_its_cadences_and_one_of_before_is_everybodys() {
         let body = json!({"duty": duty, "parameters": {"name": "s/nightly"}});
         state.append(run, &by(), Transition::RunStarted, None, body, &[Change::RunBegins(row)]).await.unwrap();
     }
-    let of = async |cadence: &str, name: &str| {
-        let duty = Duty { cadence: Some(cadence.into()), name: name.into(), slot_ms: 0 };
-        let runs = state.past_runs("test", "p", Some(&duty), 10).await.unwrap();
+    let of = async |cadence: Option<&str>, name: &str, limit: u32| {
+        let duty = Duty { cadence: cadence.map(str::to_owned), name: name.into(), slot_ms: 0 };
+        let runs = state.past_runs("test", "p", Some(&duty), limit).await.unwrap();
         let mut ids: Vec<String> = runs.into_iter().map(|run| run.id).collect();
         ids.sort();
         ids
     };
-    assert_eq!(of("one", "s/nightly").await, ["r1", "r2"]);
-    assert_eq!(of("two", "s/nightly").await, ["r1", "r3"]);
-    assert_eq!(of("two", "s_nightly").await, ["r4"], "what means something in a pattern means itself");
+    assert_eq!(of(Some("one"), "s/nightly", 10).await, ["r1", "r2"]);
+    assert_eq!(of(Some("two"), "s/nightly", 10).await, ["r1", "r3"]);
+    assert_eq!(of(None, "s/nightly", 10).await, ["r1"]);
+    assert_eq!(of(Some("two"), "s_nightly", 10).await, ["r4"], "what means something in a pattern means itself");
+    assert_eq!(of(Some("one"), "s/nightly", 1).await, ["r2"], "newer runs of another cadence take no place");
     assert_eq!(state.past_runs("test", "p", None, 10).await.unwrap().len(), 4);
 }
 
