@@ -63,7 +63,7 @@ impl Stepper {
     /// Leaves a step in doubt for good: its run ends without deciding it. What it left running is ended, and what it may have closed is opened.
     /// What can't be is a finding: settling goes on. Gives what is known of a promotion then.
     pub(crate) async fn leave_in_doubt(&mut self, step: &Record, records: &[Record]) -> Vec<Change> {
-        let (host, mut cx) = (self.around.host.clone(), self.settling_context(LEFTOVERS_LIMIT));
+        let (host, mut cx) = (self.host.clone(), self.settling_context(LEFTOVERS_LIMIT));
         cx.step = step.body["step"].as_u64().unwrap_or(cx.step);
         // Whichever attempt it was, it is an earlier one.
         cx.attempt = u32::MAX;
@@ -111,7 +111,7 @@ impl Stepper {
         cx: &StepContext,
         plan: Result<Promotion, HostError>,
     ) -> Result<Standing, HostError> {
-        let (host, plan) = (self.around.host.clone(), plan?);
+        let (host, plan) = (self.host.clone(), plan?);
         let standing = host.promote.standing(cx, &plan).await?;
         match standing {
             Standing::Before => match host.promote.undo(cx, &plan).await {

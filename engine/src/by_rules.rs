@@ -82,7 +82,7 @@ impl Stepper {
             ));
         }
         let regard = self.regard(&Value::Null).await.map_err(unread)?;
-        let host = self.around.host.clone();
+        let host = self.host.clone();
         let plan = host.delete.removal_plan(&self.context(), service, store, &regard).await.map_err(unread)?;
         let due = plan.iter().filter(|entry| !entry.planned.keep).map(|entry| &entry.backup);
         let due: BTreeMap<&str, &str> = due.map(|backup| (backup.id.as_str(), backup.digest.as_str())).collect();

@@ -48,7 +48,7 @@ impl From<Result<Value, HostError>> for Performed {
 impl Stepper {
     /// Looks at the world.
     pub(crate) async fn perform_read(&mut self, name: &str, full: &Value) -> Result<Value, HostError> {
-        let host = self.around.host.clone();
+        let host = self.host.clone();
         let cx = self.context();
         match name {
             "catalog.list" => {
@@ -140,12 +140,12 @@ impl Stepper {
         let endpoint: String = get(full, "endpoint")?;
         // The same for every attempt at this step: a service that knows the header does it once.
         let key = format!("{}/{}", self.run.id, self.step);
-        answer(self.around.host.http_check.check(cx, &endpoint, &request, &key).await?)
+        answer(self.host.http_check.check(cx, &endpoint, &request, &key).await?)
     }
 
     /// What stands in the journal before an effect begins. An error: it is not begun.
     pub(crate) async fn prepare(&mut self, name: &str, full: &Value) -> Result<Prepared, HostError> {
-        let host = self.around.host.clone();
+        let host = self.host.clone();
         let cx = self.context();
         Ok(match name {
             "restore.stage" => {
@@ -322,7 +322,7 @@ impl Stepper {
     async fn after_failed_promotion(&self, prepared: &Value) -> Change {
         let id = prepared["promotion"]["id"].as_str().unwrap_or_default().to_owned();
         let standing = match get::<Promotion>(prepared, "promotion") {
-            Ok(plan) => self.around.host.promote.standing(&self.settling_context(LOOK_LIMIT), &plan).await,
+            Ok(plan) => self.host.promote.standing(&self.settling_context(LOOK_LIMIT), &plan).await,
             Err(error) => Err(error),
         };
         Change::PromotionState(
@@ -337,7 +337,7 @@ impl Stepper {
     }
 
     async fn act(&mut self, name: &str, full: &Value, prepared: &Value) -> Result<(Value, Vec<Change>), HostError> {
-        let host = self.around.host.clone();
+        let host = self.host.clone();
         let cx = self.acting_context();
         let done = |()| (Value::Null, Vec::new());
         Ok(match name {
@@ -452,7 +452,7 @@ impl Stepper {
     /// A service that writes while its data are swapped writes to both. Asked of whoever controls the service here, also where that is the program
     /// around this engine: what promotes can't know of that one. Where nobody can tell, what promotes has its own checks.
     async fn require_not_running(&self, cx: &StepContext, service: &str, what: &str) -> Result<(), HostError> {
-        let status = self.around.host.service.status(cx, service).await?;
+        let status = self.host.service.status(cx, service).await?;
         if status.state == "running" {
             return Err(HostError::conflict(format!(
                 "service {service} is running, and must be stopped before a promotion is {what}"
@@ -477,7 +477,7 @@ impl Stepper {
 
     /// See [`mixed::refuse_start`].
     pub(crate) async fn refuse_mixed_set(&self, cx: &StepContext, service: &str) -> Result<(), HostError> {
-        mixed::refuse_start(&self.around.state, &*self.around.host.promote, cx, &self.run.environment, service).await
+        mixed::refuse_start(&self.around.state, &*self.host.promote, cx, &self.run.environment, service).await
     }
 
     /// What promoting a candidate would mean. That its data were parked stands in no data.
@@ -486,7 +486,7 @@ impl Stepper {
         cx: &StepContext,
         candidate: &Candidate,
     ) -> Result<host_api::promote::Description, HostError> {
-        let mut description = self.around.host.promote.describe(cx, candidate).await?;
+        let mut description = self.host.promote.describe(cx, candidate).await?;
         let row = self.around.state.candidate(&candidate.id).await.map_err(|e| HostError::failed(e.to_string()))?;
         if row.state == "parked" {
             description.consequence.push(

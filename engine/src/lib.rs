@@ -75,6 +75,7 @@ use policy::{Inspected, Module};
 use sandbox::Sandbox;
 use sandbox::compiler::Compiler;
 use sandbox::linker::Guest;
+use step::Surroundings;
 
 /// The compile cache, in the state directory.
 pub(crate) const COMPILED: &str = "compiled";
@@ -85,10 +86,7 @@ type Linkers = BTreeMap<(String, bool), Arc<Linker<Guest>>>;
 /// Loads and runs policies. Holds no global state: several may live in one process.
 pub struct Engine {
     sandbox: Sandbox,
-    state: Arc<State>,
-    confirmer: Arc<dyn Confirmer>,
-    observer: Arc<dyn Observer>,
-    waypoint: Waypoint,
+    around: Arc<Surroundings>,
     checkpoint_store: Option<CheckpointStore>,
     linkers: Mutex<Linkers>,
 }
@@ -141,7 +139,7 @@ impl Engine {
 
     /// The journal and what is derived from it.
     pub fn state(&self) -> &Arc<State> {
-        &self.state
+        &self.around.state
     }
 
     /// The sandbox.
@@ -149,16 +147,9 @@ impl Engine {
         &self.sandbox
     }
 
-    pub(crate) fn confirmer(&self) -> Arc<dyn Confirmer> {
-        self.confirmer.clone()
-    }
-
-    pub(crate) fn observer(&self) -> Arc<dyn Observer> {
-        self.observer.clone()
-    }
-
-    pub(crate) fn waypoint(&self) -> Waypoint {
-        self.waypoint.clone()
+    /// What each of its runs has around it.
+    pub(crate) fn around(&self) -> &Arc<Surroundings> {
+        &self.around
     }
 
     pub(crate) fn checkpoint_store(&self) -> Option<&CheckpointStore> {
@@ -242,6 +233,7 @@ impl Builder {
         let cache = self.state_directory.join(COMPILED);
         let sandbox = Sandbox::new(self.compile_cache.then_some(cache.as_path()), self.compiler)?;
         let Self { confirmer, observer, waypoint, checkpoint_store, .. } = self;
-        Ok(Engine { sandbox, state, confirmer, observer, waypoint, checkpoint_store, linkers: Mutex::default() })
+        let around = Arc::new(Surroundings { state, confirmer, observer, waypoint });
+        Ok(Engine { sandbox, around, checkpoint_store, linkers: Mutex::default() })
     }
 }

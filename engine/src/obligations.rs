@@ -77,7 +77,7 @@ impl Stepper {
 
     async fn settle_one(&mut self, obligation: &ObligationRow) -> Result<(), HostError> {
         self.refuse_elsewhere(obligation)?;
-        let host = self.around.host.clone();
+        let host = self.host.clone();
         let cx = self.settling_context(SETTLE_LIMIT);
         match (obligation.kind.as_str(), obligation.if_aborted.as_str()) {
             ("instance", _) => {

@@ -129,7 +129,7 @@ impl Stepper {
 
     /// Decides what became of the newest attempt at a step. An error: it can't be told, for this reason.
     pub(crate) async fn decide(&self, call: &str, full: &Value, prepared: &Value) -> Result<Decided, HostError> {
-        let host = self.around.host.clone();
+        let host = self.host.clone();
         let mut cx = self.settling_context(PROBE_LIMIT);
         let attempt = cx.attempt_key();
         cx.attempt += 1;

@@ -24,7 +24,7 @@ use crate::sandbox::limits::{Breach, Limits, MemoryLimiter, breach_of};
 use crate::sandbox::linker::Guest;
 use crate::sandbox::wasi;
 use crate::schedule::{Due, Duty};
-use crate::step::{RunIdentity, Stepper, Stop, Surroundings};
+use crate::step::{RunIdentity, Stepper, Stop};
 use crate::withheld::Withheld;
 use crate::{Engine, contract};
 
@@ -269,7 +269,7 @@ impl Engine {
         records: Vec<Record>,
         resumed: bool,
     ) -> Result<Ended> {
-        let observer = self.observer();
+        let observer = &self.around().observer;
         observer.event(
             &run.id,
             &Event::RunStarted { policy: run.policy.clone(), environment: run.environment.clone(), resumed },
@@ -347,13 +347,8 @@ impl Engine {
         Stepper {
             by: options.by(),
             withheld: Withheld::new(self.state(), &run.id),
-            around: Surroundings {
-                host: options.host,
-                state: self.state().clone(),
-                confirmer: self.confirmer(),
-                observer: self.observer(),
-                waypoint: self.waypoint(),
-            },
+            host: options.host,
+            around: self.around().clone(),
             live_endpoints: contract::contract().worlds.get(&options.world).is_some_and(|w| w.contains("query")),
             deadline: Instant::now() + options.limits.deadline(),
             claim: None,
@@ -481,7 +476,7 @@ impl Engine {
         }
         let mut warnings = self.seal(&run).await;
         // An engine before this one may have been killed while it read or wrote there.
-        if let Err(error) = stepper.around.host.probe.clear_spool(&run).await {
+        if let Err(error) = stepper.host.probe.clear_spool(&run).await {
             warnings.push(format!("what the run left in the scratch space could not be removed: {error}"));
         }
         let said = stepper.said;

@@ -105,10 +105,8 @@ impl RunIdentity {
     }
 }
 
-/// What a run needs from around it.
+/// What all runs of an engine have around them. One count for all of it: threads that make short runs share it.
 pub struct Surroundings {
-    /// The primitives.
-    pub host: Arc<Host>,
     /// The journal.
     pub state: Arc<State>,
     /// Who is asked.
@@ -121,7 +119,9 @@ pub struct Surroundings {
 
 /// One run's way through its steps.
 pub struct Stepper {
-    pub(crate) around: Surroundings,
+    /// The primitives.
+    pub(crate) host: Arc<Host>,
+    pub(crate) around: Arc<Surroundings>,
     pub(crate) run: RunIdentity,
     /// Who runs this engine: on every record.
     pub(crate) by: By,

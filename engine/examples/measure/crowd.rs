@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use engine::Engine;
 use engine::grants::Grants;
-use engine::observe::{Event, Observer};
+use engine::observe::{Event, Observer, Unwatched};
 use engine::run::RunOptions;
 use futures::future::join_all;
 use host_api::Host;
 use host_api::real::RealHost;
 use serde_json::{Map, Value, json};
 
+use super::calls::Calls;
 use super::{Result, median};
 
 /// Runs that wait at the same time.
@@ -22,8 +23,10 @@ const WAITING: usize = 1_000;
 const WAIT_MS: u64 = 3_600_000;
 /// How long it is waited for all of them to wait.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Instances that each thread makes, and rounds of it.
+/// Instances that each thread makes, whole runs with their calls, and rounds of both.
 const INSTANCES: u32 = 20_000;
+const RUNS: u32 = 2_000;
+const CALLS: u32 = 10;
 const ROUNDS: usize = 5;
 
 /// Counts those that have come to their wait.
@@ -76,30 +79,42 @@ pub async fn waiting(module: &Path, directory: &Path) -> Result<Value> {
     }))
 }
 
-/// Instances a second on one thread and on two, all of one engine.
+/// What one thread and two do a second, of one engine: instances alone, and whole runs of ten calls, on record.
 pub fn threads(module: &Path, directory: &Path) -> Result<Value> {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let engine = runtime()?.block_on(Engine::builder().state_directory(directory).build())?;
-    let module = engine.load(&std::fs::read(module)?)?;
+    let bench = runtime()?.block_on(Calls::new(module, directory, None, Arc::new(Unwatched)))?;
     let host = Arc::new(Host::of(Arc::new(RealHost::new(Default::default(), &Default::default(), directory)?)));
-    let world = &module.inspected.description.world;
-    let once = |times: u32| -> Result<()> {
+    let world = &bench.module.inspected.description.world;
+    let instances = || -> Result<()> {
         runtime()?.block_on(async {
-            for _ in 0..times {
-                engine.instantiate(&module, RunOptions::new("bench", "calls", world, host.clone())).await?;
+            for _ in 0..INSTANCES {
+                bench.engine.instantiate(&bench.module, RunOptions::new("bench", "calls", world, host.clone())).await?;
             }
             Ok(())
         })
     };
+    let runs = || -> Result<()> {
+        runtime()?.block_on(async {
+            for _ in 0..RUNS {
+                bench.run("now", CALLS).await?;
+            }
+            Ok(())
+        })
+    };
+    Ok(json!({"instances": on_one_and_two(INSTANCES, &instances)?, "runs": on_one_and_two(RUNS, &runs)?}))
+}
+
+/// How often a second something is done, that `all` does so many times: on one thread, and on two that each do all of it; medians.
+fn on_one_and_two(times: u32, all: &(dyn Fn() -> Result<()> + Sync)) -> Result<Value> {
     let (mut one, mut two) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         for (threads, figures) in [(1, &mut one), (2, &mut two)] {
             let began = Instant::now();
             std::thread::scope(|scope| {
-                let all: Vec<_> = (0..threads).map(|_| scope.spawn(|| once(INSTANCES))).collect();
-                all.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
+                let begun: Vec<_> = (0..threads).map(|_| scope.spawn(all)).collect();
+                begun.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
             })?;
-            figures.push(f64::from(INSTANCES) * f64::from(threads) / began.elapsed().as_secs_f64());
+            figures.push(f64::from(times) * f64::from(threads) / began.elapsed().as_secs_f64());
         }
     }
     Ok(json!({"one-per-s": median(one), "two-per-s": median(two)}))

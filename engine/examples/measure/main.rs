@@ -3,7 +3,7 @@
 //! ```text
 //! measure sandbox CALLS.wasm DIR            what an instance, a call and a step cost; CALLS is tests/guests/calls
 //! measure waiting SLEEPER.wasm DIR          memory of a thousand runs that wait
-//! measure threads CALLS.wasm DIR            instances a second on one thread and on two
+//! measure threads CALLS.wasm DIR            instances and runs a second on one thread and on two
 //! measure fleet CALLS.wasm SPIN.wasm DIR    an honest run alone, and beside a hundred that compute without end; SPIN is tests/guests/spin
 //! measure modules DIR MODULE.wasm …         what modules cost before they do anything
 //! measure stage CONFIG SERVICE STORE        restores the newest backup beside the live data, and leaves it there

@@ -363,10 +363,14 @@ impl PolicyBinding {
     }
 }
 
-/// Who is at work: the login name and the machine's.
+/// Who is at work: the login name and the machine's, as they were when this process first asked. All threads of a process share one lock for
+/// its environment, which short runs feel.
 pub fn actor() -> String {
-    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".into());
-    format!("{user}@{}", host_name())
+    static ACTOR: LazyLock<String> = LazyLock::new(|| {
+        let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".into());
+        format!("{user}@{}", host_name())
+    });
+    ACTOR.clone()
 }
 
 /// The name of this host, as it was when this process first asked: each run would read a file for it otherwise.
