@@ -5,8 +5,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::Site;
 use crate::support::disk::Tmpfs;
+use crate::support::{Site, policy};
 
 const WORDS: [&str; 4] = ["--param", "call=refused", "--param", "times=1"];
 
@@ -31,13 +31,32 @@ fn warnings(site: &Site) -> String {
     said.lines().filter(|line| line.contains("compile cache")).collect::<Vec<_>>().join("\n")
 }
 
+/// As large as a module with the runtime of a language, by a section that means nothing: of those the digest is kept.
+fn enlarged(mut module: Vec<u8>) -> Vec<u8> {
+    const BYTES: u32 = 1 << 20;
+    module.push(0);
+    // Its size in LEB128: the name's length, the name, and what follows.
+    let size = 1 + 4 + BYTES;
+    module.extend([size as u8 | 0x80, (size >> 7) as u8 | 0x80, (size >> 14) as u8]);
+    module.extend(b"\x04room");
+    module.resize(module.len() + BYTES as usize, 0);
+    module
+}
+
 #[test]
 fn damaged_files_are_noticed_said_and_made_anew() {
     let site = site();
+    let module = policy("calls");
+    fs::write(site.path("large.wasm"), enlarged(fs::read(&module).unwrap())).unwrap();
+    site.configure(&[(&format!("{:?}", module.display().to_string()), "\"large.wasm\"")]);
     assert_eq!(warnings(&site), "");
     let folder = cache(&site);
     assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
-    for (ending, says) in [("code", "compiled anew"), ("facts", "read anew")] {
+    for (ending, says) in [
+        ("code", "was compiled to is not used"),
+        ("facts", "what was found in module"),
+        ("digest", "the digest of a module is not used"),
+    ] {
         let [file] = &files(&folder, ending)[..] else { panic!("one file of {ending}") };
         let whole = fs::read(file).unwrap();
         assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);

@@ -56,11 +56,20 @@ fn tested(workspace: &Workspace, args: impl Iterator<Item = OsString>, sweep: &s
         // How much of the crash sweep, and which part: another one for every commit.
         .env("LIFEBOAT_SWEEP", sweep)
         .env("LIFEBOAT_SWEEP_SEED", commit(workspace).unwrap_or_default())
+        .env("RUST_TEST_THREADS", threads())
         .run_in_front();
     for skipped in services.skipped() {
         eprintln!("skipped: {skipped}");
     }
     outcome
+}
+
+/// Tests at once. They wait for servers and disks a third of their time, so more than there are processors.
+fn threads() -> OsString {
+    std::env::var_os("RUST_TEST_THREADS").unwrap_or_else(|| {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        (processors + processors.div_ceil(2)).to_string().into()
+    })
 }
 
 fn lines(variables: &[(&'static str, OsString)]) -> OsString {
