@@ -41,7 +41,6 @@ struct Arguments {
 const ENVIRONMENT: &str = "\
 Environment:
   LIFEBOAT_GUEST_TOOLCHAIN=packages  build guests with Debian's compiler, without asking rustup
-  LIFEBOAT_TEST_LANGUAGES=all        also build and run policies in Python in the tests (minutes)
   CARGO_TARGET_DIR                   where everything built or installed goes (else target/)";
 
 #[derive(Subcommand)]

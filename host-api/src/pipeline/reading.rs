@@ -286,10 +286,10 @@ fn decompress(
     }
 }
 
-/// What the decompressor reads: an object's bytes, decrypted where they are encrypted.
 /// Longest header of age that is read: 64 recipients take some 13 KB.
 const AGE_HEADER_BYTES_MAX: u64 = 64 * 1024;
 
+/// What the decompressor reads: an object's bytes, decrypted where they are encrypted.
 type Opened = BufReader<Box<dyn Read + Send>>;
 
 /// An age header is a few hundred bytes for each recipient; it is read before the digest of the whole can be.

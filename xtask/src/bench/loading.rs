@@ -1,5 +1,4 @@
-//! What a run costs before its policy does anything: loading its module, from bytes in memory. For policies in Rust and JavaScript
-//! always; for one in Python where `LIFEBOAT_TEST_LANGUAGES=all` asks for it.
+//! What a run costs before its policy does anything: loading its module, from bytes in memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,4 @@
-//! What makes policies of other languages than Rust, for tests: zig's C compiler and componentize-qjs always, componentize-py where [`SWITCH`]
-//! asks for it, because compiling Python's runtime takes minutes.
+//! What makes policies of other languages than Rust, for tests: zig's C compiler, componentize-qjs, componentize-py.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,20 +12,15 @@ use super::stamp::Stamp;
 use crate::command::Run;
 use crate::workspace::Workspace;
 
-/// The variable that asks for Python too; its only value is `all`.
-pub const SWITCH: &str = "LIFEBOAT_TEST_LANGUAGES";
-
 /// A C compiler with a library for WebAssembly, as a wheel; the version that a project's README names.
 const ZIG: &str = "ziglang==0.17.1";
 /// What the wheels take.
 const PYTHON: Need = Need { version: (3, 10), modules: &["venv", "ensurepip", "ssl"] };
 
-/// Why there is no compiler for C, for people.
-pub const NO_PYTHON: &str = "policies in C: no Python 3.10 or newer with venv, to get a C compiler by";
-/// Why those are left out, for people.
+/// Why there is neither a compiler for C nor one for Python, for people.
+pub const NO_PYTHON: &str = "policies in C and Python: no Python 3.10 or newer with venv, to get their compilers by";
+/// Why there is none for JavaScript, for people.
 pub const NO_NODE: &str = "policies in JavaScript: no Node 20 or newer with npm, and no Python 3.11 to get one by";
-/// Why Python is left out, for people.
-pub const NOT_ASKED: &str = "policies in Python: LIFEBOAT_TEST_LANGUAGES=all builds and runs them too (minutes)";
 
 /// The tools that were found or installed.
 #[derive(Default)]
@@ -54,11 +48,9 @@ pub fn find_or_install(workspace: &Workspace) -> Result<Languages> {
         return Ok(found);
     };
     found.zig = Some(venv(workspace, &python, "zig", ZIG)?.join("bin/python"));
-    if std::env::var_os(SWITCH).is_some_and(|value| value == "all") {
-        let pins = workspace.root.join("engine/templates/python/requirements.txt");
-        let pins = fs::read_to_string(&pins).with_context(|| format!("{} can't be read", pins.display()))?;
-        found.python = Some(venv(workspace, &python, "componentize-py", pins.trim())?.join("bin/componentize-py"));
-    }
+    let pins = workspace.root.join("engine/templates/python/requirements.txt");
+    let pins = fs::read_to_string(&pins).with_context(|| format!("{} can't be read", pins.display()))?;
+    found.python = Some(venv(workspace, &python, "componentize-py", pins.trim())?.join("bin/componentize-py"));
     Ok(found)
 }
 
@@ -88,7 +80,7 @@ impl Languages {
         variables
     }
 
-    /// What building a project in Python or JavaScript takes; none, if it was not asked for or can't be had.
+    /// What building a project in Python or JavaScript takes; none, if it can't be had.
     ///
     /// # Errors
     ///
@@ -110,8 +102,7 @@ impl Languages {
 
     /// What can't be tested, and why.
     pub fn skipped(&self) -> Vec<&'static str> {
-        let missing =
-            [(self.zig.is_none(), NO_PYTHON), (self.javascript.is_none(), NO_NODE), (self.python.is_none(), NOT_ASKED)];
+        let missing = [(self.zig.is_none(), NO_PYTHON), (self.javascript.is_none(), NO_NODE)];
         missing.into_iter().filter_map(|(is_missing, why)| is_missing.then_some(why)).collect()
     }
 }
