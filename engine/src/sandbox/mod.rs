@@ -164,7 +164,7 @@ fn settings() -> Config {
         .max_wasm_stack(1 << 20)
         .async_stack_size(2 << 20)
         // All that 32 bits can address, and then some: what lies outside of a memory is outside of its pages too, and no access is compared with
-        // a bound first. With 1 GiB, code was a tenth to a sixth larger and took a third longer to compile.
+        // a bound first. With 1 GiB, code was a tenth to a fifth larger and took a third longer to compile.
         .memory_reservation(ADDRESSES_BYTES)
         .memory_guard_size(GUARD_BYTES)
         // For debuggers and for positions in the text of a module, which nobody is shown: all of it would be mapped and checked at each
