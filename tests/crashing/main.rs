@@ -100,5 +100,7 @@ async fn run(trail: &str, kill_at: &str, verb: &str, what: &str, parameters: &[S
         engine.resume(what, &module, environment.run_options(&policy, &binding, Default::default(), "sweep")?).await?
     };
     println!("{} {}", ended.status.word(), ended.run);
+    // For whoever reads why a test failed.
+    eprintln!("{}", ended.summary);
     Ok(ended.status.exit_code())
 }

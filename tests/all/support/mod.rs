@@ -148,6 +148,8 @@ impl Site {
     pub fn copy_of(template: &Self) -> Self {
         let site = Self::empty();
         copy(template.root.path(), site.root.path());
+        // What was started there was not started here: a start that is waited for has to be this site's.
+        let _ = fs::remove_file(site.path("serve.log"));
         site.configure(&[(&template.port.to_string(), &site.port.to_string())]);
         site
     }
@@ -239,9 +241,9 @@ impl Site {
         wait_until("lifeboat serve listens", || root.join(".lifeboat/serve.sock").exists());
         // It says so when a start is over; one that fails ends it.
         for service in services {
-            let started = format!("serve: {service} started");
+            let said = [format!("serve: {service} started"), format!("{service} is NOT started")];
             wait_until("the service was started, or could not be", || {
-                fs::read_to_string(root.join("serve.log")).is_ok_and(|log| log.contains(&started))
+                fs::read_to_string(root.join("serve.log")).is_ok_and(|log| said.iter().any(|said| log.contains(said)))
                     || child.try_wait().unwrap().is_some()
             });
         }
