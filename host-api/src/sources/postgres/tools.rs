@@ -179,7 +179,9 @@ impl<'a> Tools<'a> {
             // FORCE asks for the right to end each process by its role, and one that vacuums has none (seen on 15). Without FORCE the server
             // ends that one itself, and waits for the others.
             Err(error) if sqlstate(&error.message) == Some("42501") => {
-                self.statements(maintenance, false, &[plainly]).map(drop).map_err(|_| error)
+                let dropped = self.statements(maintenance, false, &[plainly]).map(drop);
+                // Refused again, the first refusal says which right is lacking; one that was cut off may go on there, and whoever asked must know.
+                dropped.map_err(|e| if sqlstate(&e.message).is_some() { error } else { e })
             }
             done => done.map(drop),
         }

@@ -357,6 +357,12 @@ fn an_ordinary_role_drops_what_the_server_is_just_vacuuming() {
     let error = driver.discard(&cx(), &member).unwrap_err();
     assert!(error.message.contains("42501") && error.hint.is_some(), "{error}");
     assert_eq!(driver.member_identity(&cx(), &member).unwrap(), member.identity);
+    // Cut off while the server waits for that session, it is no refusal: what runs on there is ended, and not only said.
+    let hurried = StepContext::detached(&crate::identifier::fresh(), Duration::from_secs(2));
+    let error = driver.discard(&hurried, &member).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::TimedOut, "{error}");
+    let ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'lifeboat/%'";
+    assert_eq!(server.sql("postgres", &[ours]), "0");
     let end = there.replace("count(*)", "pg_terminate_backend(pid, 5000)");
     server.sql("postgres", &[&end]);
     assert!(!session.wait().unwrap().success());
