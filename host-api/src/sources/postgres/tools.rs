@@ -176,7 +176,7 @@ impl<'a> Tools<'a> {
         let plainly = format!("DROP DATABASE IF EXISTS {}", sql::identifier(name));
         let forced = self.statements(maintenance, false, &[format!("{plainly} WITH (FORCE)")]);
         match forced {
-            // FORCE asks for the right to end each process by its role, and one that vacuums has none (seen on 15). Without FORCE the server
+            // FORCE asks for the right to end each process by its role, and one that vacuums has none (seen on 15 and 18). Without FORCE the server
             // ends that one itself, and waits for the others.
             Err(error) if sqlstate(&error.message) == Some("42501") => {
                 let dropped = self.statements(maintenance, false, &[plainly]).map(drop);
