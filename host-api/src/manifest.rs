@@ -81,6 +81,10 @@ pub struct ObjectEntry {
     pub plain_bytes: u64,
     /// SHA-256 of the content, hexadecimal.
     pub plain_sha256: String,
+    /// xxh3-128 of the content, hexadecimal: what a restore compares, once the SHA-256 of what is stored agrees. None in manifests that are
+    /// older than it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain_xxh3_128: Option<String>,
 }
 
 /// What is true of a source's content, by kind of source.

@@ -49,6 +49,7 @@ fn manifest(service: &str, id: &str, at_ms: u64) -> Manifest {
         stored_sha256: "0".repeat(64),
         plain_bytes: 1,
         plain_sha256: "0".repeat(64),
+        plain_xxh3_128: None,
     };
     let facts = SourceFacts::Sqlite(SqliteFacts {
         page_bytes: 4096,

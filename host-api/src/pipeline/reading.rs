@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::NamedTempFile;
 
-use super::{CHUNK_BYTES, CHUNKS_AHEAD, Meter, Shared, Tallied, Tally, error_of};
+use super::{CHUNK_BYTES, CHUNKS_AHEAD, ContentTally, Meter, Shared, Tallied, Tally, error_of};
 use crate::context::StepContext;
 use crate::disk::{free_bytes, private_dir};
 use crate::encryption::Key;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::manifest::ObjectEntry;
-use crate::sources::{ObjectSource, SpooledFile};
+use crate::sources::{ObjectSource, SpoolWrite, SpooledFile};
 use crate::stores::ObjectStore;
 
 /// Space that must remain in the spool directory beside the spooled object, bytes: the journal lives on the same disk.
@@ -31,7 +31,7 @@ pub struct StoreSource {
 }
 
 impl ObjectSource for StoreSource {
-    fn spool(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<SpooledFile> {
+    fn spool_through(&self, cx: &StepContext, entry: &ObjectEntry, write: &mut SpoolWrite<'_>) -> Result<SpooledFile> {
         self.make_spool_dir()?;
         self.check_space(entry)?;
         let mut checked = Checked::open(cx, &self.store, entry, self.key.as_ref(), "fetch")?;
@@ -41,9 +41,8 @@ impl ObjectSource for StoreSource {
             if bytes.is_empty() {
                 break;
             }
-            file.write_all(bytes).map_err(|e| {
-                error_of(e).context(format!("spooling {} into {}", entry.key, self.spool_dir.display()))
-            })?;
+            write(bytes, &mut file)
+                .map_err(|e| e.context(format!("spooling {} into {}", entry.key, self.spool_dir.display())))?;
         }
         Ok(SpooledFile { file, bytes: entry.plain_bytes })
     }
@@ -143,7 +142,7 @@ pub(crate) fn check_content(
     entry: &ObjectEntry,
     key: Option<&Key>,
 ) -> Result<(), Fault> {
-    let mut checked = Checked::open_or(cx, store, entry, key, "check")?;
+    let mut checked = Checked::open_or(cx, store, entry, key, "check", true)?;
     while !checked.next(CHUNK_BYTES)?.is_empty() {}
     Ok(())
 }
@@ -155,7 +154,7 @@ struct Checked {
     returning: SyncSender<Vec<u8>>,
     /// What has come and is not used up: bytes, and how many of them were given out.
     piece: (Vec<u8>, usize),
-    plain: Tally,
+    plain: ContentTally,
     entry: ObjectEntry,
     store: String,
     meter: Meter,
@@ -173,7 +172,7 @@ enum Piece {
 
 impl Checked {
     fn open(cx: &StepContext, store: &ObjectStore, entry: &ObjectEntry, key: Option<&Key>, what: &str) -> Result<Self> {
-        Self::open_or(cx, store, entry, key, what).map_err(Fault::into_error)
+        Self::open_or(cx, store, entry, key, what, false).map_err(Fault::into_error)
     }
 
     fn open_or(
@@ -182,6 +181,7 @@ impl Checked {
         entry: &ObjectEntry,
         key: Option<&Key>,
         what: &str,
+        thorough: bool,
     ) -> Result<Self, Fault> {
         cx.check()?;
         let stored = Shared(Arc::new(Mutex::new(open(store, entry)?)));
@@ -202,7 +202,7 @@ impl Checked {
             pieces,
             returning,
             piece: (Vec::new(), 0),
-            plain: Tally::default(),
+            plain: ContentTally::of(entry, thorough),
             meter: Meter::new(cx, format!("{what} {}", entry.key), Some(entry.plain_bytes)),
             entry: entry.clone(),
             store,
@@ -249,10 +249,30 @@ impl Checked {
             Piece::End(stored) => {
                 let entry = &self.entry;
                 compare_in(&self.store, entry, "stored", &stored, entry.stored_bytes, &entry.stored_sha256)?;
-                compare_in(&self.store, entry, "decompressed", &self.plain, entry.plain_bytes, &entry.plain_sha256)?;
+                self.compare_content()?;
                 self.piece = (Vec::new(), 0);
                 self.ended = true;
                 self.meter.end();
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_content(&self) -> Result<(), Fault> {
+        let (entry, plain) = (&self.entry, &self.plain);
+        let differs = |what: String| Err(damaged(&self.store, entry, &what));
+        if plain.bytes != entry.plain_bytes {
+            return differs(format!("{} bytes expected decompressed, {} found", entry.plain_bytes, plain.bytes));
+        }
+        let digests = [
+            ("SHA-256", Some(&entry.plain_sha256), plain.sha256()),
+            ("xxh3-128", entry.plain_xxh3_128.as_ref(), plain.xxh3_128()),
+        ];
+        for (name, expected, found) in digests {
+            if let (Some(expected), Some(found)) = (expected, found)
+                && *expected != found
+            {
+                return differs(format!("{name} {expected} expected decompressed, {found} found"));
             }
         }
         Ok(())

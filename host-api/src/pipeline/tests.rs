@@ -176,9 +176,22 @@ fn a_bomb_writes_no_more_than_the_content_it_claims() {
 #[test]
 fn content_that_hashes_otherwise_is_refused_at_the_end() {
     let world = World::new();
-    let mut entry = world.store_object("data", b"content");
-    entry.plain_sha256 = "00".repeat(32);
-    world.refuses(&entry, "expected decompressed");
+    let entry = world.store_object("data", b"content");
+    assert_eq!(entry.plain_xxh3_128, Some(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(b"content"))));
+    let other = ObjectEntry { plain_xxh3_128: Some("00".repeat(16)), ..entry.clone() };
+    world.refuses(&other, "xxh3-128 0000");
+    // Of a manifest without that digest, everybody compares the other one.
+    let (no, wrong) = (None, "00".repeat(32));
+    let older = ObjectEntry { plain_xxh3_128: no, ..entry.clone() };
+    world.source().spool(&world.cx, &older).unwrap();
+    world.refuses(&ObjectEntry { plain_sha256: wrong.clone(), ..older }, "SHA-256 0000");
+    // Of one with it, whoever checks the content compares both.
+    let other = ObjectEntry { plain_sha256: wrong, ..entry };
+    world.source().spool(&world.cx, &other).unwrap();
+    let Err(Fault::Damaged(error)) = check_content(&world.cx, &world.store, &other, None) else {
+        panic!("not damaged")
+    };
+    assert!(error.message.contains("SHA-256 0000"), "{error}");
 }
 
 #[test]

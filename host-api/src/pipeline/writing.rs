@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
-use super::{CHUNK_BYTES, CHUNKS_AHEAD, Meter, Tally, error_of};
+use super::{CHUNK_BYTES, CHUNKS_AHEAD, ContentTally, Meter, Tally, error_of};
 use crate::context::StepContext;
 use crate::encryption::Encryption;
 use crate::error::{Error, Result};
@@ -68,6 +68,7 @@ impl StoreSink {
             stored_sha256: String::new(),
             plain_bytes: 0,
             plain_sha256: String::new(),
+            plain_xxh3_128: None,
         };
         let worker = std::thread::Builder::new()
             .name("lifeboat-compress".into())
@@ -182,7 +183,7 @@ fn compress(
     let mut encoder = zstd::stream::write::Encoder::new(sealing, LEVEL).map_err(error_of)?;
     encoder.include_checksum(true).map_err(error_of)?;
     encoder.multithread(cores.min(WORKERS_MAX)).map_err(error_of)?;
-    let mut plain = Tally::default();
+    let mut plain = ContentTally::both();
     loop {
         match incoming.recv() {
             Ok(Message::Chunk(mut chunk)) => {
@@ -202,7 +203,8 @@ fn compress(
             stored_bytes: tally.bytes,
             stored_sha256: tally.sha256(),
             plain_bytes: plain.bytes,
-            plain_sha256: plain.sha256(),
+            plain_sha256: plain.sha256().unwrap_or_default(),
+            plain_xxh3_128: plain.xxh3_128(),
             ..entry
         }),
         Put::Exists => Err(Error::conflict("there is such an object already")

@@ -81,7 +81,12 @@ pub trait ObjectWriter: Write + Send {
 pub trait ObjectSource: Send + Sync {
     /// Fetches an object into a private file in the engine's scratch space, decompressed. Space is checked first; size and digest of
     /// the stored bytes and of the content have been compared with the entry when this answers.
-    fn spool(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<SpooledFile>;
+    fn spool(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<SpooledFile> {
+        self.spool_through(cx, entry, &mut |content, file| file.write_all(content).map_err(crate::pipeline::error_of))
+    }
+
+    /// The same, but what stands in the file is what `write` makes of the content, which it is given piece by piece.
+    fn spool_through(&self, cx: &StepContext, entry: &ObjectEntry, write: &mut SpoolWrite<'_>) -> Result<SpooledFile>;
 
     /// Streams an object's content, decompressed, without keeping it. Reading to the end compares digests and fails at the end if they
     /// differ: only for readers that can throw away what they did.
@@ -90,6 +95,9 @@ pub trait ObjectSource: Send + Sync {
     /// An empty private file in the engine's scratch space, for what a restore has to keep beside the objects.
     fn private_file(&self, cx: &StepContext) -> Result<tempfile::NamedTempFile>;
 }
+
+/// Writes a piece of an object's content into the file that it is spooled to.
+pub type SpoolWrite<'a> = dyn FnMut(&[u8], &mut dyn Write) -> Result<()> + 'a;
 
 /// A private file that goes away with this value.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::context::StepContext;
 use crate::error::{Context, Error, Result};
 use crate::manifest::{ObjectEntry, SourceManifest};
-use crate::sources::{Dumped, ObjectSink, ObjectSource, ObjectWriter, SpooledFile};
+use crate::sources::{Dumped, ObjectSink, ObjectSource, ObjectWriter, SpoolWrite, SpooledFile};
 
 /// A context with plenty of time.
 pub(crate) fn cx() -> StepContext {
@@ -58,6 +58,7 @@ impl Objects {
             stored_sha256: digest.clone(),
             plain_bytes: size,
             plain_sha256: digest,
+            plain_xxh3_128: None,
         }
     }
 
@@ -80,13 +81,13 @@ impl ObjectSink for Objects {
 }
 
 impl ObjectSource for Objects {
-    fn spool(&self, _cx: &StepContext, entry: &ObjectEntry) -> Result<SpooledFile> {
+    fn spool_through(&self, _cx: &StepContext, entry: &ObjectEntry, write: &mut SpoolWrite<'_>) -> Result<SpooledFile> {
         let bytes = self.get(&entry.key);
         if hex::encode(Sha256::digest(&bytes)) != entry.plain_sha256 {
             return Err(Error::failed("digest differs"));
         }
         let mut file = tempfile::NamedTempFile::new().doing(|| "spooling".into())?;
-        file.write_all(&bytes).doing(|| "spooling".into())?;
+        write(&bytes, &mut file)?;
         Ok(SpooledFile { file, bytes: bytes.len() as u64 })
     }
 
@@ -149,6 +150,7 @@ impl ObjectWriter for DiskWriter {
             stored_sha256: sha.clone(),
             plain_bytes: self.bytes,
             plain_sha256: sha,
+            plain_xxh3_128: None,
         })
     }
 }
@@ -164,9 +166,16 @@ impl ObjectSource for DiskObjects {
     fn private_file(&self, _: &StepContext) -> Result<tempfile::NamedTempFile> {
         Ok(tempfile::NamedTempFile::new_in(self.0.path()).unwrap())
     }
-    fn spool(&self, _: &StepContext, entry: &ObjectEntry) -> Result<SpooledFile> {
-        let file = tempfile::NamedTempFile::new_in(self.0.path()).unwrap();
-        std::fs::copy(self.0.path().join(&entry.role), file.path()).unwrap();
+    fn spool_through(&self, _: &StepContext, entry: &ObjectEntry, write: &mut SpoolWrite<'_>) -> Result<SpooledFile> {
+        let mut file = tempfile::NamedTempFile::new_in(self.0.path()).unwrap();
+        let mut stored = std::fs::File::open(self.0.path().join(&entry.role)).unwrap();
+        let mut piece = vec![0; 1024 * 1024];
+        loop {
+            match stored.read(&mut piece).unwrap() {
+                0 => break,
+                count => write(&piece[..count], &mut file)?,
+            }
+        }
         Ok(SpooledFile { file, bytes: entry.plain_bytes })
     }
     fn stream(&self, _: &StepContext, entry: &ObjectEntry) -> Result<Box<dyn Read + Send>> {

@@ -8,6 +8,8 @@
 
 mod canonical;
 mod item;
+mod joined;
+mod restorable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -18,7 +20,8 @@ use super::rows::{LargeObjectHasher, RowHasher, RowSum};
 use super::sql;
 use crate::error::{Context, Error, Result};
 
-use item::{INT_BYTES, ITEM_BYTES_MAX, Item, Stop, damaged, integer, kept};
+use item::{INT_BYTES, ITEM_BYTES_MAX, Integers, Item, Stop, damaged, kept};
+pub(super) use restorable::Restorable;
 
 /// Most of the table of contents that is kept: names and COPY statements of tables.
 const KEPT_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -63,8 +66,10 @@ pub struct Table {
 /// Reads an archive that comes in pieces of any size: [`Reader::feed`] them all, then [`Reader::finish`].
 pub struct Reader {
     state: State,
-    /// Bytes of an item that is not complete yet; among the data at most one integer.
+    /// Bytes of an item of the head that is not complete yet.
     pending: Vec<u8>,
+    /// Among the data.
+    integers: Integers,
     /// The first error; nothing is taken after it.
     broken: Option<Error>,
     minor: u8,
@@ -80,6 +85,8 @@ pub struct Reader {
     /// Bytes of the header, and of header and table of contents as far as they were read.
     header_bytes: u64,
     head_bytes: u64,
+    /// The table of contents says where in the archive blocks begin.
+    has_positions: bool,
 }
 
 enum State {
@@ -119,6 +126,7 @@ impl Reader {
         Self {
             state: State::Header,
             pending: Vec::new(),
+            integers: Integers::default(),
             broken: None,
             minor: 0,
             offset_bytes: 0,
@@ -129,6 +137,7 @@ impl Reader {
             entries: None,
             header_bytes: 0,
             head_bytes: 0,
+            has_positions: false,
         }
     }
 
@@ -149,7 +158,7 @@ impl Reader {
         if let Some(e) = self.broken {
             return Err(e);
         }
-        if !matches!(self.state, State::Block) || !self.pending.is_empty() {
+        if !matches!(self.state, State::Block) || self.integers.inside() {
             return Err(damaged("it ends in the middle"));
         }
         match self.awaited.len() {
@@ -251,7 +260,9 @@ impl Reader {
         let _had_dumper = item.int()?;
         let (_table_oid, _oid, tag, kind) = (item.text()?, item.text()?, item.text()?, item.text()?);
         let _section = item.int()?;
-        let (definition, _drop, copy) = (item.text()?, item.text()?, item.text()?);
+        let (definition, _drop) = (item.text()?, item.text()?);
+        let copy_at = item.at;
+        let copy = item.text()?;
         let (namespace, _tablespace, access_method) = (item.text()?, item.text()?, item.text()?);
         if self.minor >= 16 {
             let _relation_kind = item.int()?;
@@ -261,7 +272,11 @@ impl Reader {
         while item.text()?.is_some() {}
         let has_data = match item.byte()? {
             // "Position not known yet" on a pipe, "known" in a file.
-            1 | 2 => true,
+            1 => true,
+            2 => {
+                self.has_positions = true;
+                true
+            }
             3 => false,
             other => return Err(damaged(format!("an entry's data are in state {other}")).into()),
         };
@@ -289,6 +304,7 @@ impl Reader {
                 schema: namespace?.unwrap_or_default(),
                 tag: tag.clone(),
                 copy: copy?.unwrap_or_default(),
+                copy_at,
                 at: 0,
                 bytes: 0,
             };
@@ -350,31 +366,6 @@ impl Reader {
         Ok(())
     }
 
-    /// The next integer among the data; none while its end is missing.
-    fn int(&mut self, input: &mut &[u8]) -> Option<i64> {
-        if self.pending.is_empty()
-            && let Some((bytes, rest)) = input.split_at_checked(INT_BYTES)
-        {
-            *input = rest;
-            return Some(integer(bytes));
-        }
-        let (bytes, rest) = input.split_at((INT_BYTES - self.pending.len()).min(input.len()));
-        *input = rest;
-        self.pending.extend_from_slice(bytes);
-        if self.pending.len() < INT_BYTES {
-            return None;
-        }
-        let value = integer(&self.pending);
-        self.pending.clear();
-        Some(value)
-    }
-
-    fn length(&mut self, input: &mut &[u8]) -> Result<Option<usize>> {
-        self.int(input)
-            .map(|length| usize::try_from(length).map_err(|_| damaged("a chunk has a negative length")))
-            .transpose()
-    }
-
     fn data(&mut self, mut input: &[u8]) -> Result<()> {
         while !input.is_empty() {
             // Taken out, so that it can be worked on beside `self`; every arm puts the next one in its place.
@@ -385,12 +376,12 @@ impl Reader {
                     input = &input[1..];
                     State::BlockId(kind)
                 }
-                State::BlockId(kind) => match self.int(&mut input) {
+                State::BlockId(kind) => match self.integers.next(&mut input) {
                     None => State::BlockId(kind),
                     Some(id) => self.block(kind, id)?,
                 },
                 State::Table(block) => self.table_data(block, &mut input)?,
-                State::Objects => match self.int(&mut input) {
+                State::Objects => match self.integers.next(&mut input) {
                     None => State::Objects,
                     Some(0) => State::Block,
                     Some(oid) => {
@@ -398,13 +389,13 @@ impl Reader {
                         State::Object { hasher: LargeObjectHasher::new(oid), left: 0 }
                     }
                 },
-                State::Object { hasher, left: 0 } => match self.length(&mut input)? {
+                State::Object { hasher, left: 0 } => match self.integers.length(&mut input)? {
                     None => State::Object { hasher, left: 0 },
                     Some(0) => {
                         self.summary.large_objects.add(hasher.digest());
                         State::Objects
                     }
-                    Some(left) => State::Object { hasher, left },
+                    Some(left) => State::Object { hasher, left: left as usize },
                 },
                 State::Object { mut hasher, left } => {
                     let (bytes, rest) = input.split_at(left.min(input.len()));
@@ -433,7 +424,7 @@ impl Reader {
     fn table_data(&mut self, mut block: Box<TableBlock>, input: &mut &[u8]) -> Result<State> {
         while !input.is_empty() {
             if block.left == 0 {
-                match self.length(input)? {
+                match self.integers.length(input)? {
                     None => break,
                     Some(0) => {
                         if !block.terminated || block.rows.inside_row() {
@@ -442,7 +433,7 @@ impl Reader {
                         self.summary.tables[block.table].rows = block.rows.total();
                         return Ok(State::Block);
                     }
-                    Some(length) => block.left = length,
+                    Some(length) => block.left = length as usize,
                 }
             }
             let (bytes, rest) = input.split_at(block.left.min(input.len()));

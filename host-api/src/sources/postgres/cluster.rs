@@ -52,6 +52,12 @@ const SETTINGS: &[(&str, &str)] = &[
     ("checkpoint_timeout", "1d"),
     ("shared_buffers", "256MB"),
     ("maintenance_work_mem", "256MB"),
+    // As many indexes are made side by side as there are jobs. Workers for each beside that are more processes than processors, and have what is
+    // sorted written out, to hand it over.
+    ("max_parallel_maintenance_workers", "0"),
+    // Statistics from a tenth of the usual sample: enough for the few questions that a drill asks. A sample of the usual size reads most pages
+    // of a table of 250 MB.
+    ("default_statistics_target", "10"),
     ("max_connections", "64"),
     // A restore in few transactions locks thousands of tables in one.
     ("max_locks_per_transaction", "1024"),
@@ -119,7 +125,7 @@ impl<'a> Cluster<'a> {
 
     /// The role that restores, and those that things belong to. They can log in, so that the service under test can.
     fn prepare(&self, facts: &PostgresFacts) -> Result<()> {
-        let admin = PostgresSource { user: ADMINISTRATOR.into(), ..self.binding_of_server() };
+        let admin = self.binding_of_administrator();
         let tools = Tools::new(self.cx, &admin)?;
         let user = sql::identifier(&self.source.user);
         let mut statements = vec![if self.binding.superuser {
@@ -143,6 +149,18 @@ impl<'a> Cluster<'a> {
         Ok(())
     }
 
+    /// As its superuser sees it.
+    pub fn binding_of_administrator(&self) -> PostgresSource {
+        PostgresSource { user: ADMINISTRATOR.into(), ..self.binding_of_server() }
+    }
+
+    /// Makes a named pipe in its directory, of the server's user. It goes with the directory.
+    pub fn make_pipe(&self) -> Result<PathBuf> {
+        let pipe = self.directory.join(format!("rows-{}", crate::identifier::fresh()));
+        self.run(&self.command("mkfifo", &["-m", "0600", "--", &pipe.display().to_string()]))?;
+        Ok(pipe)
+    }
+
     /// Whether anything of it lies there.
     pub fn is_there(&self) -> Result<bool> {
         disk::exists(&self.directory)
@@ -160,14 +178,20 @@ impl<'a> Cluster<'a> {
         let data = self.directory.join("data");
         // pg_ctl signals whatever process has the number in postmaster.pid. After a restart of the machine that may be anybody's, the live
         // server's own: only one that answers here is told.
-        if answers(&self.directory) && data.join("postmaster.pid").exists() {
+        let number = data.join("postmaster.pid");
+        if answers(&self.directory) && number.exists() {
             let text = data.display().to_string();
-            let seconds = END_LIMIT.as_secs().to_string();
-            let stop = ["-D", &text, "-m", "immediate", "-w", "-s", "-t", &seconds, "stop"];
+            let stop = ["-D", &text, "-m", "immediate", "-W", "-s", "stop"];
             let stop = self.command(&self.program("pg_ctl"), &stop);
-            // One that has ended meanwhile is what is wanted; one that can't be told is killed next.
-            if let Err(e) = child::run(&cx.within(END_LIMIT + Duration::from_secs(5)), &stop, b"", 64 * 1024) {
-                tracing::warn!(error = %e, "the private server {} could not be told to end", self.directory.display());
+            let within = cx.within(END_LIMIT);
+            match child::run(&within, &stop, b"", 64 * 1024) {
+                // Its last act is to remove that file. pg_ctl would wait for the same, and look ten times a second.
+                Ok(_) => drop(child::wait_until(&within, END_LIMIT, || !number.exists())),
+                // One that has ended meanwhile is what is wanted; one that can't be told is killed next.
+                Err(e) => {
+                    let directory = self.directory.display();
+                    tracing::warn!(error = %e, "the private server {directory} could not be told to end");
+                }
             }
         }
         // Whatever of it pg_ctl did not know of, or could not end: one that was just being made or started when its engine died.

@@ -3,28 +3,26 @@
 //! Every table is read with the archive's own COPY statement, in a session pinned as the dump's was, and counted and hashed by the same
 //! code. The structure is compared through `pg_dump` itself: the entries it would write, each with a digest of its definition.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeMap, HashSet};
 
 use crate::Finding;
 use crate::error::{Error, Result};
-use crate::manifest::{PostgresFacts, SourceManifest, TableFacts};
+use crate::manifest::{PostgresFacts, SourceManifest};
 use crate::sources::{Member, ObjectSource, Question, Row, Verified};
 
+use super::cluster::Cluster;
 use super::dump::{TABLES, session_encoding};
 use super::rows::{LargeObjectHasher, RowSum};
 use super::session::Session;
-use super::sql;
 use super::tools::Tools;
 
+mod reading;
 mod rows_alone;
 mod structure;
 
+use reading::{Candidate, Reading};
 pub(super) use structure::same_structure;
 
-/// Sessions that read tables side by side; hashing keeps up with two, and more would only wait for the disk.
-const READERS_MAX: usize = 2;
 const CATALOG_ROWS_MAX: usize = 10_000_000;
 /// Large objects are read in pieces of this size: a whole one may not fit a value.
 const PIECE_BYTES: u32 = 256 * 1024;
@@ -35,9 +33,11 @@ const LISTED_MAX: usize = 50;
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
 const PIN: &str = "SET LOCAL search_path = ''; SET LOCAL row_security = off;";
 
+/// What a candidate is, held against its manifest. `private`: the server that it has for itself, if it has one.
 pub(super) fn verify(
     tools: &Tools<'_>,
     member: &Member,
+    private: Option<&Cluster<'_>>,
     source: &SourceManifest,
     objects: &dyn ObjectSource,
     questions: &[Question],
@@ -61,12 +61,12 @@ pub(super) fn verify(
             check_database(&mut session, facts, &mut findings)?;
             check_extensions(&mut session, facts, &mut findings)?;
             check_matviews(&mut session, facts, &mut findings)?;
-            let tables = find_tables(&mut session, facts, &mut findings)?;
+            let tables = reading::find_tables(&mut session, facts, &mut findings)?;
             check_tables_unexpected(&mut session, &tables, &mut findings)?;
             tables
         }
         Some(data_only) => {
-            let mut tables = find_tables(&mut session, facts, &mut findings)?;
+            let mut tables = reading::find_tables(&mut session, facts, &mut findings)?;
             rows_alone::leave_kept(data_only, facts, &mut tables, &mut findings)?;
             rows_alone::check_columns(&mut session, facts, &tables, &mut findings)?;
             tables
@@ -83,7 +83,8 @@ pub(super) fn verify(
             None => structure::check(tools, place, source, objects, server),
             Some(_) => Ok(Vec::new()),
         });
-        let rows = read_tables(tools, place, encoding, facts, &tables, &mut of_rows);
+        let candidate = Candidate { tools, place, encoding, private };
+        let rows = reading::read_tables(&candidate, facts, &tables, &mut of_rows);
         (structure.join().unwrap_or_else(|_| Err(Error::failed("a bug: a thread panicked"))), rows)
     });
     findings.extend(of_structure?);
@@ -147,60 +148,6 @@ fn check_extensions(session: &mut Session<'_>, facts: &PostgresFacts, findings: 
         ));
     }
     Ok(())
-}
-
-/// A table to read: its place in the facts, and the statement.
-struct Reading {
-    table: usize,
-    oid: String,
-    copy: String,
-    size_bytes: u64,
-}
-
-fn find_tables(session: &mut Session<'_>, facts: &PostgresFacts, findings: &mut Vec<Finding>) -> Result<Vec<Reading>> {
-    let names: Vec<String> = facts.tables.iter().map(|t| sql::literal(&t.name)).collect();
-    let rows = session.rows(
-        &format!(
-            "SELECT c.oid, pg_catalog.pg_relation_size(c.oid) \
-             FROM pg_catalog.unnest(ARRAY[{}]::text[]) WITH ORDINALITY AS n(name, i) \
-             LEFT JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(n.name) ORDER BY n.i",
-            names.join(", ")
-        ),
-        CATALOG_ROWS_MAX,
-    )?;
-    // Rows that an extension puts in its own tables are not in an archive: it says which are.
-    let conditions: HashMap<String, String> = session
-        .rows(
-            "SELECT pg_catalog.unnest(extconfig), pg_catalog.unnest(extcondition) FROM pg_catalog.pg_extension",
-            CATALOG_ROWS_MAX,
-        )?
-        .into_iter()
-        .filter_map(|row| Some((row.first()?.clone()?, row.get(1)?.clone()?)))
-        .filter(|(_, condition)| !condition.is_empty())
-        .collect();
-    let mut tables = Vec::new();
-    for (table, (expected, row)) in facts.tables.iter().zip(&rows).enumerate() {
-        let [Some(oid), Some(size)] = row.as_slice() else {
-            listed(
-                findings,
-                Finding::error("table-missing", format!("table {} is missing", expected.name), "use another backup"),
-            );
-            continue;
-        };
-        let copy = expected
-            .copy
-            .as_deref()
-            .ok_or_else(|| Error::failed(format!("the manifest does not say how {} was read", expected.name)))?;
-        let (from, columns) = sql::copy_parts(copy)?;
-        let copy = match conditions.get(oid) {
-            Some(condition) => {
-                format!("COPY (SELECT {} FROM ONLY {from} {condition}) TO STDOUT;", columns.trim_matches(['(', ')']))
-            }
-            None => format!("COPY {from} {columns} TO STDOUT;"),
-        };
-        tables.push(Reading { table, oid: oid.clone(), copy, size_bytes: size.parse().unwrap_or(0) });
-    }
-    Ok(tables)
 }
 
 fn check_tables_unexpected(session: &mut Session<'_>, tables: &[Reading], findings: &mut Vec<Finding>) -> Result<()> {
@@ -387,105 +334,6 @@ fn check_catalog(session: &mut Session<'_>, server: u32, findings: &mut Vec<Find
         ));
     }
     Ok(())
-}
-
-/// Reads every table, large ones first, and gives the number of rows.
-fn read_tables(
-    tools: &Tools<'_>,
-    place: &str,
-    encoding: &str,
-    facts: &PostgresFacts,
-    readings: &[Reading],
-    findings: &mut Vec<Finding>,
-) -> Result<u64> {
-    let mut order: Vec<&Reading> = readings.iter().collect();
-    order.sort_by_key(|r| std::cmp::Reverse(r.size_bytes));
-    let (next, total_bytes) = (AtomicUsize::new(0), order.iter().map(|r| r.size_bytes).sum::<u64>());
-    let results: Mutex<(BTreeMap<usize, Read>, u64)> = Mutex::default();
-    let read = || -> Result<()> {
-        let mut session = None;
-        while let Some(reading) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let open = match &mut session {
-                Some(session) => session,
-                none => {
-                    let mut fresh = Session::open(tools, place, encoding)?;
-                    fresh.run(&format!("{BEGIN} {PIN}"))?;
-                    none.insert(fresh)
-                }
-            };
-            let found = match open.hash(&reading.copy) {
-                Ok(sum) => Read::Rows(sum),
-                // Such a column does not exist: a difference, not a check that could not run. The session ended with it.
-                Err(e) if open.failed_with.as_deref() == Some("42703") => {
-                    session = None;
-                    Read::OtherColumns(e)
-                }
-                Err(e) => return Err(e.context(format!("reading table {}", facts.tables[reading.table].name))),
-            };
-            let mut results = results.lock().expect("no panic while held");
-            results.0.insert(reading.table, found);
-            results.1 += reading.size_bytes;
-            tools.cx.report(&format!("verify {place}"), results.1, Some(total_bytes));
-        }
-        session.map_or(Ok(()), |session| session.close().map(drop))
-    };
-    let readers = std::thread::available_parallelism().map_or(1, usize::from).min(READERS_MAX).min(order.len());
-    std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..readers).map(|_| scope.spawn(read)).collect();
-        readers.into_iter().try_for_each(|reader| {
-            reader.join().unwrap_or_else(|_| Err(Error::failed("a bug: a reading thread panicked")))
-        })
-    })?;
-    let (results, _) = results.into_inner().expect("no panic while held");
-    if results.len() != readings.len() {
-        return Err(Error::failed(format!("{} of {} tables were read", results.len(), readings.len())));
-    }
-    let mut rows = 0;
-    for (table, found) in results {
-        let expected = &facts.tables[table];
-        match found {
-            Read::Rows(sum) => {
-                rows += sum.rows;
-                compare_rows(expected, sum, findings);
-            }
-            Read::OtherColumns(e) => listed(
-                findings,
-                Finding::error(
-                    "table-columns",
-                    format!("table {} has other columns than in the backup: {}", expected.name, e.message),
-                    "stage the backup again",
-                ),
-            ),
-        }
-    }
-    Ok(rows)
-}
-
-enum Read {
-    Rows(RowSum),
-    OtherColumns(Error),
-}
-
-fn compare_rows(expected: &TableFacts, found: RowSum, findings: &mut Vec<Finding>) {
-    if found.rows != expected.rows {
-        listed(
-            findings,
-            Finding::error(
-                "row-count",
-                format!("table {} has {} rows, the backup has {}", expected.name, found.rows, expected.rows),
-                "use another backup",
-            ),
-        );
-    } else if found.hex() != expected.hash {
-        listed(
-            findings,
-            Finding::error(
-                "content-hash",
-                format!("table {} has {} rows as in the backup, but with other contents", expected.name, found.rows),
-                "use another backup",
-            ),
-        );
-    }
 }
 
 /// Adds a finding, up to [`LISTED_MAX`] of its rule, then one that says there are more.

@@ -28,6 +28,8 @@ pub(super) struct Entry {
     pub tag: String,
     /// The COPY statement of a table's data.
     pub copy: String,
+    /// Where in the entry that begins, with its length in front, bytes.
+    pub copy_at: usize,
     /// Where it begins, bytes.
     pub at: u64,
     /// How long it is, bytes.

@@ -1,6 +1,7 @@
 //! Where scratch candidates go: next to the live database, to another server, or to a private one.
 
 use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
 
 use crate::bindings::{PostgresSource, ScratchCluster, ScratchPostgres};
 use crate::checks::Seen;
@@ -9,10 +10,10 @@ use crate::disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identifier::shown;
 use crate::manifest::SourceManifest;
-use crate::sources::{Identity, Member, ObjectSource};
+use crate::sources::{Identity, Member, ObjectSource, SpooledFile};
 
 use super::cluster::{self, Cluster};
-use super::stage::{Manner, Tablespaces, archive_of, stage as stage_at};
+use super::stage::{Fetched, Manner, Tablespaces, archive_of, spool, stage as stage_at};
 use super::tools::Tools;
 use super::{GENERATED_PREFIX, PostgresDriver, facts, leftovers, look};
 
@@ -69,9 +70,9 @@ pub(super) fn stage<'a>(
     names: &Names<'_>,
     manner: &dyn Fn(Tablespaces) -> Manner<'a>,
 ) -> Result<Identity> {
-    let into = |binding: &PostgresSource, tablespaces, spooled| {
+    let into = |binding: &PostgresSource, tablespaces, fetched: Option<Fetched<'_>>| {
         PostgresDriver::work_at(cx, binding, |tools| {
-            stage_at(tools, source, objects, names.database, &manner(tablespaces), spooled)
+            stage_at(tools, source, objects, names.database, &manner(tablespaces), fetched)
         })
     };
     if binding.scratch.is_some() && manner(Tablespaces::None).data_only.is_some() {
@@ -88,15 +89,29 @@ pub(super) fn stage<'a>(
             let (facts, archive) = (facts(source)?, archive_of(source)?);
             cluster.make_room(source.objects.iter().map(|object| object.plain_bytes).sum())?;
             // Neither needs the other, and each has a marker of its own: the directory's name, and that of the spooled file.
-            let (made, spooled) = std::thread::scope(|scope| {
-                let making = scope.spawn(|| cluster.make(facts));
-                let spooled = objects.spool(cx, archive);
-                (making.join().unwrap_or_else(|_| Err(Error::failed("a bug: a thread panicked"))), spooled)
+            let server = cluster.binding_of_server();
+            let (made, unused) = std::thread::scope(|scope| {
+                let wanted = manner(Tablespaces::None);
+                let fetching = scope.spawn({
+                    let server = &server;
+                    move || spool(cx, server, objects, archive, &wanted)
+                });
+                let mut fetching = Some(fetching);
+                let made = cluster.make(facts).and_then(|()| {
+                    let fetching = fetching.take();
+                    into(
+                        &server,
+                        Tablespaces::None,
+                        fetching.map(|fetching| Box::new(move || joined(fetching)) as Fetched<'_>),
+                    )
+                });
+                (made, fetching.map(joined))
             });
-            let made = spooled.and_then(|spooled| {
-                made?;
-                into(&cluster.binding_of_server(), Tablespaces::None, Some(spooled))
-            });
+            // What the store said goes before what came of the server: without an archive, nobody needs one.
+            let made = match unused {
+                Some(Err(e)) => Err(e),
+                _ => made,
+            };
             let made = made.map(|mut identity| {
                 identity.insert(cluster::IDENTITY_KEY.into(), cluster.directory().display().to_string());
                 identity
@@ -116,19 +131,37 @@ pub(super) fn stage<'a>(
     }
 }
 
-/// Ends a member's private server, with all that is in it; none where it has none.
-pub(super) fn end_cluster(cx: &StepContext, binding: &PostgresSource, member: &Member) -> Option<Result<()>> {
-    let directory = lies(member)?;
-    let named = directory.file_name().and_then(|name| name.to_str()).filter(|name| name.starts_with(GENERATED_PREFIX));
-    let (Some(name), Some(parent)) = (named, directory.parent()) else {
-        return Some(Err(Error::refused(format!("{} has no generated name", shown(&directory.display().to_string())))));
-    };
-    // As it was made, wherever such servers are made today.
-    let of = match &binding.scratch {
-        Some(ScratchPostgres::Cluster(of)) => ScratchCluster { directory: parent.to_owned(), ..of.clone() },
-        _ => ScratchCluster { directory: parent.to_owned(), bin_dir: None, prefix: Vec::new(), superuser: false },
-    };
-    Some(Cluster::of(cx, &of, binding, name).end(cx))
+fn joined(fetching: ScopedJoinHandle<'_, Result<SpooledFile>>) -> Result<SpooledFile> {
+    fetching.join().unwrap_or_else(|_| Err(Error::failed("a bug: a thread panicked")))
+}
+
+/// A member's private server: as it was made, wherever such servers are made today.
+pub(super) struct Private {
+    binding: ScratchCluster,
+    name: String,
+}
+
+impl Private {
+    /// The one of this member; none where it has none.
+    pub fn of(binding: &PostgresSource, member: &Member) -> Result<Option<Self>> {
+        let Some(directory) = lies(member) else { return Ok(None) };
+        let named = directory.file_name().and_then(|name| name.to_str());
+        let (Some(name), Some(parent)) = (named.filter(|name| name.starts_with(GENERATED_PREFIX)), directory.parent())
+        else {
+            return Err(Error::refused(format!("{} has no generated name", shown(&directory.display().to_string()))));
+        };
+        let (parent, name) = (parent.to_owned(), name.to_owned());
+        let binding = match &binding.scratch {
+            Some(ScratchPostgres::Cluster(of)) => ScratchCluster { directory: parent, ..of.clone() },
+            _ => ScratchCluster { directory: parent, bin_dir: None, prefix: Vec::new(), superuser: false },
+        };
+        Ok(Some(Self { binding, name }))
+    }
+
+    /// For one operation.
+    pub fn cluster<'a>(&'a self, cx: &'a StepContext, source: &'a PostgresSource) -> Cluster<'a> {
+        Cluster::of(cx, &self.binding, source, &self.name)
+    }
 }
 
 /// Whether a drill finds what it needs, without making anything.

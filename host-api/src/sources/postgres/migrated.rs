@@ -320,6 +320,7 @@ impl ObjectWriter for PrivateWriter {
             stored_sha256: String::new(),
             plain_bytes: self.bytes,
             plain_sha256: String::new(),
+            plain_xxh3_128: None,
         })
     }
 }

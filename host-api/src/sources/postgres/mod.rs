@@ -14,7 +14,7 @@
 //! | [`migrated`], [`contents`] | one with the structure of the live database, and of the backup only the rows |
 //! | [`export`] | a backup as the text that `pg_dump` writes, compressed |
 //! | [`load`], [`script`], [`plain_text`] | such a text from elsewhere in a database of its own; what it is held against before |
-//! | [`compare`] | read a candidate back and compare it with the manifest |
+//! | [`compare`], [`written`] | read a candidate back and compare it with the manifest; where a private server writes the rows itself |
 //! | [`look`] | what can be seen of a server without changing anything: versions, rights, room, clock |
 //! | [`preflight`], [`swap`] | put it in service by two renames in one transaction; take that back |
 
@@ -47,6 +47,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 mod tools;
+mod written;
 
 use std::io::Write;
 use std::path::Path;
@@ -133,25 +134,28 @@ const PREVIOUS: &str = "prev_";
 
 /// The identity of a database: by OID, which survives a rename.
 fn identity(tools: &Tools<'_>, database: &str) -> Result<Option<Identity>> {
-    let oid = tools.value(
-        &tools.binding.maintenance_database,
-        &format!("SELECT oid FROM pg_database WHERE datname = {}", sql::literal(database)),
-    )?;
-    let Some(oid) = oid else { return Ok(None) };
-    Ok(Some(Identity::from([
-        ("system-identifier".into(), system_identifier(tools, &tools.binding.maintenance_database)?),
-        ("oid".into(), oid),
-    ])))
+    let maintenance = &tools.binding.maintenance_database;
+    let query = format!("SELECT oid, {MAY_READ_SYSTEM} FROM pg_database WHERE datname = {}", sql::literal(database));
+    let found = tools.rows(maintenance, &query)?.pop().unwrap_or_default();
+    let [Some(oid), Some(may_read)] = found.as_slice() else { return Ok(None) };
+    let system = if may_read == "t" { read_system(tools, maintenance)? } else { UNKNOWN_SYSTEM.into() };
+    Ok(Some(Identity::from([("system-identifier".into(), system), ("oid".into(), oid.clone())])))
 }
 
 /// What is said where the server does not let the role read its identifier.
 const UNKNOWN_SYSTEM: &str = "unknown";
 
+/// Whether the role may read the server's identifier.
+const MAY_READ_SYSTEM: &str = "has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')";
+
 fn system_identifier(tools: &Tools<'_>, database: &str) -> Result<String> {
-    let allowed = "SELECT has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')";
-    if tools.value(database, allowed)?.as_deref() != Some("t") {
-        return Ok(UNKNOWN_SYSTEM.into());
+    match tools.value(database, &format!("SELECT {MAY_READ_SYSTEM}"))?.as_deref() {
+        Some("t") => read_system(tools, database),
+        _ => Ok(UNKNOWN_SYSTEM.into()),
     }
+}
+
+fn read_system(tools: &Tools<'_>, database: &str) -> Result<String> {
     let id = tools.value(database, "SELECT system_identifier FROM pg_catalog.pg_control_system()")?;
     Ok(id.unwrap_or_else(|| UNKNOWN_SYSTEM.into()))
 }
@@ -320,9 +324,11 @@ impl SourceDriver for PostgresDriver {
         objects: &dyn ObjectSource,
         questions: &[Question],
     ) -> Result<Verified> {
+        let private = elsewhere::Private::of(&self.binding, member)?;
+        let private = private.as_ref().map(|private| private.cluster(cx, &self.binding));
         self.work_on(cx, member, |tools| {
             staged(tools, member)?;
-            compare::verify(tools, member, source, objects, questions)
+            compare::verify(tools, member, private.as_ref(), source, objects, questions)
         })
     }
 
@@ -364,8 +370,8 @@ impl SourceDriver for PostgresDriver {
     }
 
     fn discard(&self, cx: &StepContext, member: &Member) -> Result<()> {
-        if let Some(gone) = elsewhere::end_cluster(cx, &self.binding, member) {
-            return gone;
+        if let Some(private) = elsewhere::Private::of(&self.binding, member)? {
+            return private.cluster(cx, &self.binding).end(cx);
         }
         self.work_on(cx, member, |tools| {
             let oid = part(&member.identity, "oid")?;

@@ -1,7 +1,7 @@
 //! One `psql` kept open: statements go in, COPY text comes out, in one session and, where begun, one transaction.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ChildStdin;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::tools::{Tools, sqlstate};
 /// Longest line of an answer that is read as values; hashed rows have no such limit.
 const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A pipe of 1 MiB takes 2 GB/s at this pace, several times what any tool writes.
-const GATHERING: Duration = Duration::from_micros(500);
+pub(super) const GATHERING: Duration = Duration::from_micros(500);
 
 /// A `psql` child that is given one statement after the other.
 pub(super) struct Session<'a> {
@@ -55,6 +55,21 @@ impl<'a> Session<'a> {
     /// Runs statements that answer nothing.
     pub fn run(&mut self, statements: &str) -> Result<()> {
         self.send(statements)?;
+        self.nothing_more()
+    }
+
+    /// Says that the step has come to this place.
+    pub fn at(&self, place: &str) {
+        self.tools.cx.at(place);
+    }
+
+    /// Readable once an answer comes, or the session has ended.
+    pub fn answers(&self) -> BorrowedFd<'_> {
+        self.stdout.get_ref().as_fd()
+    }
+
+    /// Reads the end of an answer that has nothing else.
+    pub fn nothing_more(&mut self) -> Result<()> {
         self.lines(|line| {
             Err(Error::failed(format!(
                 "psql answered something unexpected: {}",
@@ -109,9 +124,9 @@ impl<'a> Session<'a> {
         rows.map_err(|e| e.context(format!("query `{name}`")))
     }
 
-    /// Counts and hashes what a `COPY … TO STDOUT` gives.
-    pub fn hash(&mut self, copy: &str) -> Result<RowSum> {
-        self.send(copy)?;
+    /// Counts and hashes the rows of what a COPY statement names: a table with its columns, or a query in brackets.
+    pub fn hash(&mut self, what: &str) -> Result<RowSum> {
+        self.send(&format!("COPY {what} TO STDOUT;"))?;
         let mut hasher = RowHasher::new();
         loop {
             let Ok(buffer @ [_, ..]) = self.stdout.fill_buf() else {
@@ -221,6 +236,6 @@ impl Read for Gathering {
 }
 
 /// A pipe of 1 MiB: fewer switches between the tool and us. False where that is not allowed; the usual size does.
-fn widen(pipe: &impl AsFd) -> bool {
+pub(super) fn widen(pipe: &impl AsFd) -> bool {
     rustix::pipe::fcntl_setpipe_size(pipe, READ_BYTES).is_ok_and(|bytes| bytes >= READ_BYTES)
 }

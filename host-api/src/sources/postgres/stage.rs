@@ -4,6 +4,8 @@ use std::fs::File;
 
 use sha2::{Digest, Sha256};
 
+use crate::bindings::PostgresSource;
+use crate::context::StepContext;
 use crate::error::{Context, Error, Result};
 use crate::manifest::{ObjectEntry, PostgresFacts, SourceManifest};
 use crate::sources::{DataOnly, Identity, ObjectSource, SpooledFile};
@@ -57,14 +59,17 @@ impl Tablespaces {
     }
 }
 
-/// Makes a candidate of this name, or finds it whole. `spooled`: its archive, where that was fetched before.
+/// An archive that is fetched meanwhile: waits for it.
+pub(super) type Fetched<'a> = Box<dyn FnOnce() -> Result<SpooledFile> + 'a>;
+
+/// Makes a candidate of this name, or finds it whole. `fetched`: its archive, where that is on its way already.
 pub(super) fn stage(
     tools: &Tools<'_>,
     source: &SourceManifest,
     objects: &dyn ObjectSource,
     place: &str,
     manner: &Manner<'_>,
-    spooled: Option<SpooledFile>,
+    fetched: Option<Fetched<'_>>,
 ) -> Result<Identity> {
     let facts = facts(source)?;
     let maintenance = &tools.binding.maintenance_database;
@@ -92,7 +97,10 @@ pub(super) fn stage(
         }
     }
 
-    let spooled = spooled.map_or_else(|| objects.spool(tools.cx, entry), Ok)?;
+    let spooled = match fetched {
+        Some(fetched) => fetched()?,
+        None => spool(tools.cx, tools.binding, objects, entry, manner)?,
+    };
     let restored = format!("restore {place}");
     // Asked and compared before anything is made.
     let migrated = manner
@@ -147,6 +155,20 @@ pub(super) fn stage(
                 .ok_or_else(|| Error::failed(format!("database {place} is gone right after it was filled")))
         });
     made.map_err(|e| clean_up(tools, place, e))
+}
+
+/// Fetches an archive, in a form in which it is restored fast.
+pub(super) fn spool(
+    cx: &StepContext,
+    into: &PostgresSource,
+    objects: &dyn ObjectSource,
+    entry: &ObjectEntry,
+    manner: &Manner<'_>,
+) -> Result<SpooledFile> {
+    let several = into.prefix.is_empty() && restoring::side_by_side(manner.jobs) > 1;
+    let mut restorable = archive::Restorable::new(several && manner.data_only.is_none());
+    let spooled = objects.spool_through(cx, entry, &mut |content, file| restorable.pass(content, file))?;
+    restorable.finish().map(|()| spooled)
 }
 
 /// The object that is restored.

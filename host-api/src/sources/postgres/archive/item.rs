@@ -29,6 +29,46 @@ pub(super) fn integer(bytes: &[u8]) -> i64 {
     if bytes[0] == 0 { value } else { -value }
 }
 
+/// Reads integers from a stream that comes in pieces of any size.
+#[derive(Default)]
+pub(super) struct Integers {
+    /// The beginning of one whose end has not come yet.
+    pending: Vec<u8>,
+}
+
+impl Integers {
+    /// Whether one has begun and not ended.
+    pub(super) fn inside(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Takes the next one off the input; none while its end is missing.
+    pub(super) fn next(&mut self, input: &mut &[u8]) -> Option<i64> {
+        if self.pending.is_empty()
+            && let Some((bytes, rest)) = input.split_at_checked(INT_BYTES)
+        {
+            *input = rest;
+            return Some(integer(bytes));
+        }
+        let (bytes, rest) = input.split_at((INT_BYTES - self.pending.len()).min(input.len()));
+        *input = rest;
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() < INT_BYTES {
+            return None;
+        }
+        let value = integer(&self.pending);
+        self.pending.clear();
+        Some(value)
+    }
+
+    /// The next one, of which only what is not negative makes sense.
+    pub(super) fn length(&mut self, input: &mut &[u8]) -> Result<Option<u32>> {
+        self.next(input)
+            .map(|length| u32::try_from(length).map_err(|_| damaged("a chunk has a negative length")))
+            .transpose()
+    }
+}
+
 /// Reads one item of the head from a buffer that may end too early.
 pub(super) struct Item<'a> {
     pub(super) bytes: &'a [u8],

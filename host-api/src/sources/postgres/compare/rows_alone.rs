@@ -9,7 +9,8 @@ use crate::sources::DataOnly;
 
 use super::super::session::Session;
 use super::super::sql;
-use super::{CATALOG_ROWS_MAX, Reading, listed};
+use super::reading::Reading;
+use super::{CATALOG_ROWS_MAX, listed};
 
 /// Takes out the tables whose rows are the live database's. They and the structure are compared with nothing.
 pub(super) fn leave_kept(

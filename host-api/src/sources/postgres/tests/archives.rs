@@ -1,22 +1,22 @@
 //! The archive's reader: pieces of any size, cut and flipped archives.
 
-use super::super::archive::{Reader, Summary, read, read_head};
+use super::super::archive::{Reader, Restorable, Summary, read, read_head};
 use super::*;
 
 /// A small archive with everything a reader meets: names, several tables, a large object, no columns.
-fn small() -> Option<Vec<u8>> {
+fn small(database: &str) -> Option<Vec<u8>> {
     let server = PgServer::shared()?;
-    server.create("small");
+    server.create(database);
     server.sql(
-        "small",
+        database,
         &[
             "CREATE TABLE a(i int PRIMARY KEY, \"T x\" text); INSERT INTO a SELECT i, repeat('x', i) FROM generate_series(1, 40) i",
             "CREATE TABLE b(); INSERT INTO b DEFAULT VALUES",
             "SELECT lo_from_bytea(0, '\\x0001')",
         ],
     );
-    let taken = take(&driver(server.source("small")), &[]);
-    server.sql("postgres", &["DROP DATABASE small"]);
+    let taken = take(&driver(server.source(database)), &[]);
+    server.sql("postgres", &[&format!("DROP DATABASE {database}")]);
     Some(taken.objects.bytes())
 }
 
@@ -30,7 +30,7 @@ fn in_pieces(bytes: &[u8], size: usize) -> crate::Result<Summary> {
 
 #[test]
 fn pieces_cuts_and_flips() {
-    let Some(archive) = small() else { return };
+    let Some(archive) = small("small") else { return };
     let whole = read(archive.as_slice()).unwrap();
     assert_eq!(whole.tables.iter().map(|t| t.rows.rows).collect::<Vec<_>>(), [40, 1]);
     assert_eq!(whole.large_objects.rows, 1);
@@ -113,4 +113,44 @@ fn the_lines_in_the_formats_page_are_those_of_the_vector() {
     let formats = std::fs::read_to_string(docs.join("FORMATS.md")).unwrap();
     let shown = lines.lines().filter(|line| formats.lines().any(|shown| shown == *line));
     assert_eq!(shown.count(), 3, "{lines}");
+}
+
+fn restorable(archive: &[u8], size: usize, freeze: bool) -> crate::Result<Vec<u8>> {
+    let (mut restorable, mut written) = (Restorable::new(freeze), Vec::new());
+    archive.chunks(size).try_for_each(|piece| restorable.pass(piece, &mut written))?;
+    restorable.finish().map(|()| written)
+}
+
+#[test]
+fn what_is_restored_holds_what_the_archive_holds() {
+    let Some(archive) = small("restorable") else { return };
+    let whole = read(archive.as_slice()).unwrap();
+    for size in [1, 7, 4096] {
+        let joined = restorable(&archive, size, false).unwrap();
+        assert_eq!(read(joined.as_slice()).unwrap(), whole);
+        assert!(joined.len() < archive.len(), "a row's chunk has a length of its own no more");
+    }
+    let mut frozen = read(restorable(&archive, 4096, true).unwrap().as_slice()).unwrap();
+    let tables = std::mem::replace(&mut frozen.tables, whole.tables.clone());
+    assert_eq!(frozen, whole);
+    for (table, before) in tables.iter().zip(&whole.tables) {
+        assert_eq!(table.rows, before.rows);
+        assert_eq!(table.copy, before.copy.replace(" FROM stdin;", " FROM stdin WITH (FREEZE);"));
+    }
+    for end in 0..archive.len() {
+        // Between two blocks it may end; that one is missing, pg_restore finds.
+        if let Ok(cut) = restorable(&archive[..end], 4096, true) {
+            assert!(read(cut.as_slice()).is_err(), "{end}");
+        }
+    }
+    for at in 0..archive.len() {
+        for bit in [0x01, 0x80, 0xff] {
+            let mut flipped = archive.clone();
+            flipped[at] ^= bit;
+            // An answer or an error, no panic, and no more than was there.
+            if let Ok(written) = restorable(&flipped, 4096, true) {
+                assert!(written.len() < archive.len() + 100);
+            }
+        }
+    }
 }

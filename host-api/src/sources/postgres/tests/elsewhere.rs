@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::super::elsewhere;
 use super::super::testing::ClusterPlace;
+use super::super::tools::Tools;
 use super::roundtrip::write_script;
 use super::*;
 use crate::bindings::{ScratchCluster, ScratchPostgres, ScratchServer};
@@ -131,6 +133,69 @@ fn a_failed_staging_leaves_no_server_and_one_that_was_cut_off_is_begun_anew() {
     place.is_clean();
 }
 
+#[test]
+fn large_tables_of_a_private_server_are_written_by_it_and_compared_the_same() {
+    let server = server!();
+    server.create("written");
+    server.sql(
+        "written",
+        &[
+            "CREATE SCHEMA \"S; x\"",
+            "CREATE TABLE \"S; x\".\"läsge's\"(a int PRIMARY KEY, b text, c int GENERATED ALWAYS AS (a * 2) STORED)",
+            "INSERT INTO \"S; x\".\"läsge's\" SELECT i, E'tab\\t nl\\n \\\\. ü ' || repeat(md5(i::text), 10) FROM generate_series(1, 20000) i",
+            "CREATE TABLE values_of_their_own(a text)",
+            "INSERT INTO values_of_their_own SELECT string_agg(md5((i * 1000 + j)::text), '') FROM generate_series(1, 3) i, \
+             generate_series(1, 100000) j GROUP BY i",
+            "CREATE TABLE small AS SELECT 1 AS a",
+        ],
+    );
+    let place = ClusterPlace::new();
+    let driver = driver(place.source(server.source("written")));
+    let taken = take(&driver, &[]);
+    let member = into_scratch(&cx(), &driver, &taken).unwrap();
+    let verified = verify(&driver, &member, &taken);
+    assert_eq!((rules(&verified), verified.rows), (vec![], 20_004));
+    let pipes = || {
+        let names = std::fs::read_dir(&member.identity["cluster"]).unwrap();
+        names.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("rows-")).count()
+    };
+    assert_eq!(pipes(), 0);
+
+    // Every kind of difference is found there too.
+    let execute = |statement: &str| driver.execute(&cx(), &member, &[statement.into()]).unwrap();
+    execute("UPDATE \"S; x\".\"läsge's\" SET b = b || '!' WHERE a = 7");
+    let verified = verify(&driver, &member, &taken);
+    assert_eq!(rules(&verified), ["content-hash"]);
+    execute("DELETE FROM \"S; x\".\"läsge's\" WHERE a = 7");
+    execute("ALTER TABLE values_of_their_own RENAME a TO b");
+    let verified = verify(&driver, &member, &taken);
+    assert!(["row-count", "table-columns"].iter().all(|rule| rules(&verified).contains(rule)), "{verified:?}");
+    execute("ALTER TABLE values_of_their_own RENAME b TO a");
+
+    // Cut off in the middle: nothing goes on, and nothing waits for the other end of a pipe.
+    let error = driver.verify(&cx().ended_at("server writes rows"), &member, &taken.manifest, &taken.objects, &[]);
+    assert_eq!(error.unwrap_err().kind, ErrorKind::Cancelled);
+    let others = || {
+        let admin = PostgresSource { user: "lifeboat_cluster".into(), ..elsewhere::of(&driver.binding, &member) };
+        let cx = cx();
+        let tools = Tools::new(&cx, &admin).unwrap();
+        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'lifeboat/%' AND pid <> pg_backend_pid()";
+        tools.value("postgres", sessions).unwrap().unwrap()
+    };
+    assert!(crate::child::wait_until(&cx(), Duration::from_secs(20), || others() == "0"), "{} go on", others());
+
+    // That it is the server who writes them: only its superuser can have it do so.
+    let admin = PostgresSource { user: "lifeboat_cluster".into(), ..elsewhere::of(&driver.binding, &member) };
+    Tools::new(&cx(), &admin)
+        .and_then(|tools| tools.statements("postgres", false, &["ALTER ROLE lifeboat_cluster NOLOGIN".into()]))
+        .unwrap();
+    let error = driver.verify(&cx(), &member, &taken.manifest, &taken.objects, &[]).unwrap_err();
+    assert!(error.message.contains("lifeboat_cluster") && error.message.contains("reading table"), "{error}");
+    assert_eq!(pipes(), 0);
+    driver.discard(&cx(), &member).unwrap();
+    place.is_clean();
+}
+
 /// Gives its archive, or an error, once a private server answers.
 struct OnceItAnswers<'a> {
     objects: &'a Memory,
@@ -139,14 +204,14 @@ struct OnceItAnswers<'a> {
 }
 
 impl ObjectSource for OnceItAnswers<'_> {
-    fn spool(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<SpooledFile> {
+    fn spool_through(&self, cx: &StepContext, entry: &ObjectEntry, write: &mut SpoolWrite<'_>) -> Result<SpooledFile> {
         let answers = || self.place.holds().iter().any(|directory| super::super::cluster::answers(directory));
         assert!(!answers(), "the archive is not fetched after the server was made");
         assert!(crate::child::wait_until(cx, Duration::from_secs(60), answers), "nor before");
         if self.fails {
             return Err(crate::Error::failed("the store is gone"));
         }
-        self.objects.spool(cx, entry)
+        self.objects.spool_through(cx, entry, write)
     }
     fn stream(&self, cx: &StepContext, entry: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
         self.objects.stream(cx, entry)

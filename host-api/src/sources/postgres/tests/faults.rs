@@ -198,14 +198,21 @@ fn a_restore_that_fails_leaves_nothing() {
         assert!(error.message.contains(part), "{script}: {error}");
         assert_eq!(generated(&server, id), "", "{script}");
     }
-    // An archive cut in the middle of a table.
-    let cut = Memory::default();
+    // An archive cut in the middle of a table, and one with rows that make no sense.
     let bytes = taken.objects.bytes();
-    cut.objects.lock().unwrap().insert("data".into(), bytes[..bytes.len() / 2].to_vec());
-    let broken = Taken { objects: cut, manifest: taken.manifest.clone(), dumped: take(&good, &[]).dumped };
-    let error = attempt(&good, &cx(), &broken).unwrap_err();
-    assert!(error.message.contains("pg_restore ended with"), "{error}");
-    assert_eq!(generated(&server, id), "");
+    let half = bytes.len() / 2;
+    let senseless = bytes[half..].iter().map(|byte| if *byte == b'\t' { b' ' } else { *byte });
+    for (bytes, part) in [
+        (bytes[..half].to_vec(), "ends in the middle"),
+        (bytes[..half].iter().copied().chain(senseless).collect(), "pg_restore ended with"),
+    ] {
+        let objects = Memory::default();
+        objects.objects.lock().unwrap().insert("data".into(), bytes);
+        let broken = Taken { objects, manifest: taken.manifest.clone(), dumped: take(&good, &[]).dumped };
+        let error = attempt(&good, &cx(), &broken).unwrap_err();
+        assert!(error.message.contains(part), "{error}");
+        assert_eq!(generated(&server, id), "");
+    }
 
     // Cancelled in the middle.
     let bin = with_script(&server, "pg_restore", "REAL/psql -X -q -h $PWD/nowhere; sleep 60");

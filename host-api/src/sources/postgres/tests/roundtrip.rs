@@ -238,3 +238,60 @@ pub(super) fn write_script(path: &std::path::Path, text: &str) {
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
+
+/// How many of the restored tables with rows are frozen, and how many there are.
+fn frozen(server: &PgServer, member: &Member) -> String {
+    server.sql(
+        &member.place,
+        &["SELECT count(*) FILTER (WHERE relallvisible > 0), count(*) FROM pg_class WHERE relkind = 'r' AND relpages > 0 \
+           AND relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema')"],
+    )
+}
+
+#[test]
+fn several_jobs_restore_rows_that_are_frozen() {
+    let server = server!();
+    awkward(&server, "to_freeze");
+    // Rows of a domain: what checks it must still be asked.
+    server.sql(
+        "to_freeze",
+        &[
+            "CREATE DOMAIN day AS date CHECK (VALUE > '2000-01-01')",
+            "CREATE TABLE dated AS SELECT day '2026-11-27' AS at",
+        ],
+    );
+    let driver = driver(server.source("to_freeze"));
+    let mut taken = take(&driver, &[]);
+    let staged = |taken: &Taken, jobs| {
+        let id = crate::identifier::fresh();
+        let options = StageOptions { jobs, ..StageOptions::default() };
+        let member = driver.stage(&cx(), &taken.manifest, &taken.objects, &id, &Target::Beside, &options).unwrap();
+        assert_eq!(rules(&verify(&driver, &member, taken)), [""; 0]);
+        member
+    };
+    let tables = "14";
+    let several = staged(&taken, 2);
+    let expected = if std::thread::available_parallelism().unwrap().get() > 1 { tables } else { "0" };
+    assert_eq!(frozen(&server, &several), format!("{expected}|{tables}"));
+    driver.discard(&cx(), &several).unwrap();
+    // One job empties no table before it fills it: there is nothing it may freeze.
+    let one = staged(&taken, 1);
+    assert_eq!(frozen(&server, &one), format!("0|{tables}"));
+    driver.discard(&cx(), &one).unwrap();
+
+    // Rows of partitions that are loaded through their root, which can't be frozen.
+    let out = std::process::Command::new(server.bin_dir.join("pg_dump"))
+        .args(["-Fc", "-Z0", "--load-via-partition-root", "-U", "postgres", "-h", &server.host, "-p"])
+        .args([&server.port.to_string(), "-d", "to_freeze"])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(out.stdout.windows(17).any(|w| w == b"COPY public.parte"), "the dump is of partitions");
+    taken.objects = Memory::default();
+    taken.objects.objects.lock().unwrap().insert("data".into(), out.stdout);
+    let through_root = stage(&driver, &taken).unwrap();
+    let rows =
+        server.sql(&through_root.place, &["SELECT count(*) FROM ONLY parted_1", "SELECT count(*) FROM parted_2"]);
+    assert_eq!(rows, "1\n2");
+    driver.discard(&cx(), &through_root).unwrap();
+}
