@@ -7,6 +7,7 @@
 //! What is stored has a SHA-256, which nobody can match with other bytes. What comes of those bytes is then certain but for a fault of a
 //! machine, for which a restore compares the faster xxh3-128; a check of the content compares its SHA-256.
 
+mod ahead;
 mod reading;
 #[cfg(test)]
 mod tests;
@@ -142,12 +143,6 @@ struct Shared(Arc<Mutex<Tallied>>);
 impl Shared {
     fn get(&self) -> MutexGuard<'_, Tallied> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Read for Shared {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.get().read(buffer)
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::NamedTempFile;
 
+use super::ahead::Ahead;
 use super::{CHUNK_BYTES, CHUNKS_AHEAD, ContentTally, Meter, Shared, Tallied, Tally, error_of};
 use crate::context::StepContext;
 use crate::disk::{free_bytes, private_dir};
@@ -147,8 +148,8 @@ pub(crate) fn check_content(
     Ok(())
 }
 
-/// An object's content, compared with its entry at the end; fails there rather than ending as if all were well. Reading, hashing and
-/// decompressing what is stored happen on a thread of their own, beside the hashing and the use of the content.
+/// An object's content, compared with its entry at the end; fails there rather than ending as if all were well. What is stored is read and
+/// hashed on one thread, decompressed on another, beside the hashing and the use of the content.
 struct Checked {
     pieces: Receiver<Result<Piece, Fault>>,
     returning: SyncSender<Vec<u8>>,
@@ -310,20 +311,20 @@ fn decompress(
 const AGE_HEADER_BYTES_MAX: u64 = 64 * 1024;
 
 /// What the decompressor reads: an object's bytes, decrypted where they are encrypted.
-type Opened = BufReader<Box<dyn Read + Send>>;
+type Opened = Box<dyn BufRead + Send>;
 
 /// An age header is a few hundred bytes for each recipient; it is read before the digest of the whole can be.
 fn decrypted(store: &ObjectStore, entry: &ObjectEntry, stored: &Shared, key: Option<&Key>) -> Result<Opened, Fault> {
-    let Some(key) = key else { return Ok(BufReader::with_capacity(CHUNK_BYTES, Box::new(stored.clone()))) };
-    let mut buffered = BufReader::with_capacity(CHUNK_BYTES, stored.clone());
-    let head = match header(&mut buffered) {
+    let mut ahead = Ahead::of(stored)?;
+    let Some(key) = key else { return Ok(Box::new(ahead)) };
+    let head = match header(&mut ahead) {
         Ok(head) => head,
         Err(e) => return Err(explain_in(store.name(), entry, &mut stored.get(), &e)),
     };
-    let header = age::Decryptor::new_buffered(std::io::Cursor::new(head).chain(buffered));
+    let header = age::Decryptor::new_buffered(std::io::Cursor::new(head).chain(ahead));
     let opened = header.and_then(|decryptor| decryptor.decrypt(key.identities()));
     match opened {
-        Ok(reader) => Ok(BufReader::with_capacity(CHUNK_BYTES, Box::new(reader))),
+        Ok(reader) => Ok(Box::new(BufReader::with_capacity(CHUNK_BYTES, reader))),
         Err(e) => {
             let why = match &e {
                 age::DecryptError::NoMatchingKeys => {
