@@ -16,6 +16,16 @@ use crate::stores::ObjectStore;
 use crate::work::Work;
 use crate::{Finding, dump};
 
+/// Writes a script that can be run at once. Another process does: while we have a file open for writing, a child that another test starts may
+/// inherit that, and a program that somebody writes to can't be run.
+pub(crate) fn write_program(path: &std::path::Path, text: &str) {
+    let mut install = std::process::Command::new("install");
+    let mut child =
+        install.args(["-m", "0755", "/dev/stdin"]).arg(path).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
 /// A database `db` and a directory `files`, two stores, and a log of what the drivers were asked to do.
 pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,

@@ -24,11 +24,9 @@ struct Program {
 
 impl Program {
     fn new(name: &str, script: &str) -> Self {
-        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
-        std::fs::write(&path, script).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        crate::testing::write_program(&path, script);
         Self { path: path.display().to_string(), dir }
     }
 

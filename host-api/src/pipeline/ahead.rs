@@ -14,6 +14,8 @@ pub(super) struct Ahead {
     /// What has come and is not used up: bytes, and how many of them were given out.
     chunk: (Vec<u8>, usize),
     ended: bool,
+    /// Once failed, always failed: a reader that asks again gets no end of file.
+    failed: bool,
 }
 
 impl Ahead {
@@ -26,7 +28,7 @@ impl Ahead {
             .name("lifeboat-read".into())
             .spawn(move || read(&stored, &sending, &empties))
             .map_err(|e| Error::failed(format!("starting a thread: {e}")))?;
-        Ok(Self { chunks, returning, chunk: (Vec::new(), 0), ended: false })
+        Ok(Self { chunks, returning, chunk: (Vec::new(), 0), ended: false, failed: false })
     }
 }
 
@@ -52,11 +54,14 @@ fn read(stored: &Shared, chunks: &SyncSender<std::io::Result<Vec<u8>>>, empties:
 
 impl BufRead for Ahead {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        if self.failed {
+            return Err(std::io::Error::other("reading failed before"));
+        }
         if self.chunk.1 == self.chunk.0.len() && !self.ended {
             let gone = |_| std::io::Error::other("a bug: the reading thread panicked");
-            let next = self.chunks.recv().map_err(gone).and_then(|next| next);
-            self.ended = !matches!(&next, Ok(chunk) if !chunk.is_empty());
-            let (used, _) = std::mem::replace(&mut self.chunk, (next?, 0));
+            let next = self.chunks.recv().map_err(gone).and_then(|next| next).inspect_err(|_| self.failed = true)?;
+            self.ended = next.is_empty();
+            let (used, _) = std::mem::replace(&mut self.chunk, (next, 0));
             // The other thread may have ended, and then needs it no more.
             let _ = self.returning.try_send(used);
         }

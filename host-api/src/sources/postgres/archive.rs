@@ -20,7 +20,7 @@ use super::rows::{LargeObjectHasher, RowHasher, RowSum};
 use super::sql;
 use crate::error::{Context, Error, Result};
 
-use item::{INT_BYTES, ITEM_BYTES_MAX, Integers, Item, Stop, damaged, kept};
+use item::{INT_BYTES, ITEM_BYTES_MAX, Integers, Item, Stop, damaged, kept, object_id};
 pub(super) use restorable::Restorable;
 
 /// Most of the table of contents that is kept: names and COPY statements of tables.
@@ -165,6 +165,16 @@ impl Reader {
             0 => Ok(self.summary),
             missing => Err(damaged(format!("the data of {missing} entries are missing at its end"))),
         }
+    }
+
+    /// The entries that were read since the last time, for whoever asked for them. They are not kept any more.
+    fn take_entries(&mut self) -> Vec<Entry> {
+        let taken: Vec<Entry> = self.entries.iter_mut().flat_map(std::mem::take).collect();
+        for entry in &taken {
+            self.kept_bytes -=
+                [&entry.schema, &entry.tag, &entry.copy].map(|text| text.len() + 64).iter().sum::<usize>();
+        }
+        taken
     }
 
     /// What the header and the table of contents say; none before they are complete. Rows have not been counted.
@@ -384,10 +394,7 @@ impl Reader {
                 State::Objects => match self.integers.next(&mut input) {
                     None => State::Objects,
                     Some(0) => State::Block,
-                    Some(oid) => {
-                        let oid = u32::try_from(oid).map_err(|_| damaged("a large object has a negative id"))?;
-                        State::Object { hasher: LargeObjectHasher::new(oid), left: 0 }
-                    }
+                    Some(oid) => State::Object { hasher: LargeObjectHasher::new(object_id(oid)?), left: 0 },
                 },
                 State::Object { hasher, left: 0 } => match self.integers.length(&mut input)? {
                     None => State::Object { hasher, left: 0 },

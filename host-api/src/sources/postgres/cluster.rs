@@ -154,9 +154,11 @@ impl<'a> Cluster<'a> {
         PostgresSource { user: ADMINISTRATOR.into(), ..self.binding_of_server() }
     }
 
-    /// Makes a named pipe in its directory, of the server's user. It goes with the directory.
+    /// Makes a named pipe of the server's user, in a directory of its own: once that is gone, the server can't make a file of this name.
     pub fn make_pipe(&self) -> Result<PathBuf> {
-        let pipe = self.directory.join(format!("rows-{}", crate::identifier::fresh()));
+        let directory = self.directory.join(format!("rows-{}", crate::identifier::fresh()));
+        self.run(&self.command("mkdir", &["-m", "0700", "--", &directory.display().to_string()]))?;
+        let pipe = directory.join("pipe");
         self.run(&self.command("mkfifo", &["-m", "0600", "--", &pipe.display().to_string()]))?;
         Ok(pipe)
     }

@@ -1,6 +1,7 @@
 //! Where scratch candidates go: next to the live database, to another server, or to a private one.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
 
 use crate::bindings::{PostgresSource, ScratchCluster, ScratchPostgres};
@@ -13,7 +14,7 @@ use crate::manifest::SourceManifest;
 use crate::sources::{Identity, Member, ObjectSource, SpooledFile};
 
 use super::cluster::{self, Cluster};
-use super::stage::{Fetched, Manner, Tablespaces, archive_of, spool, stage as stage_at};
+use super::stage::{Fetched, Manner, Tablespaces, archive_of, may_freeze, spool, stage as stage_at};
 use super::tools::Tools;
 use super::{GENERATED_PREFIX, PostgresDriver, facts, leftovers, look};
 
@@ -88,30 +89,26 @@ pub(super) fn stage<'a>(
             let cluster = Cluster::of(cx, private, binding, names.cluster);
             let (facts, archive) = (facts(source)?, archive_of(source)?);
             cluster.make_room(source.objects.iter().map(|object| object.plain_bytes).sum())?;
-            // Neither needs the other, and each has a marker of its own: the directory's name, and that of the spooled file.
             let server = cluster.binding_of_server();
-            let (made, unused) = std::thread::scope(|scope| {
-                let wanted = manner(Tablespaces::None);
-                let fetching = scope.spawn({
-                    let server = &server;
-                    move || spool(cx, server, objects, archive, &wanted)
-                });
-                let mut fetching = Some(fetching);
-                let made = cluster.make(facts).and_then(|()| {
-                    let fetching = fetching.take();
-                    into(
-                        &server,
-                        Tablespaces::None,
-                        fetching.map(|fetching| Box::new(move || joined(fetching)) as Fetched<'_>),
-                    )
-                });
-                (made, fetching.map(joined))
+            let wanted = manner(Tablespaces::None);
+            // What is wrong with the tools is said where they are needed.
+            let freeze = may_freeze(&Tools::new(cx, &server)?, facts, &wanted).unwrap_or(false);
+            // Neither needs the other, and each has a marker of its own: the directory's name, and that of the spooled file.
+            let unwanted = AtomicBool::new(false);
+            let made = std::thread::scope(|scope| {
+                let unwanted = &unwanted;
+                let fetching =
+                    scope.spawn(move || spool(objects, archive, cx, freeze, &|| !unwanted.load(Ordering::Relaxed)));
+                let made = match cluster.make(facts) {
+                    Ok(()) => into(&server, Tablespaces::None, Some(Box::new(|| joined(fetching)))),
+                    // What the store said before goes first: without an archive, nobody needs a server.
+                    Err(error) if fetching.is_finished() => joined(fetching).and(Err(error)),
+                    Err(error) => Err(error),
+                };
+                // Nobody waits for the rest of it.
+                unwanted.store(made.is_err(), Ordering::Relaxed);
+                made
             });
-            // What the store said goes before what came of the server: without an archive, nobody needs one.
-            let made = match unused {
-                Some(Err(e)) => Err(e),
-                _ => made,
-            };
             let made = made.map(|mut identity| {
                 identity.insert(cluster::IDENTITY_KEY.into(), cluster.directory().display().to_string());
                 identity

@@ -119,7 +119,7 @@ impl Migrated {
     }
 
     /// Fills a new database.
-    pub fn fill(&self, tools: &Tools<'_>, backup: &Path, place: &str, jobs: u32) -> Result<()> {
+    pub fn fill(&self, tools: &Tools<'_>, backup: &Path, place: &str, jobs: usize) -> Result<()> {
         let live = |arguments: &[&str]| {
             restoring::restore(tools, place, arguments, Archive::File(self.archive.path(), jobs))
                 .map_err(|e| e.context("the live structure"))

@@ -282,7 +282,8 @@ impl SourceDriver for PostgresDriver {
         let beside = *target == Target::Beside;
         // What is kept is the environment's word, and goes on record with the candidate.
         let data_only = options.data_only.then(|| DataOnly { kept: self.binding.data_only_keeps.clone() });
-        let manner = |tablespaces| Manner { tablespaces, jobs: options.jobs, data_only: data_only.as_ref() };
+        let jobs = restoring::side_by_side(options.jobs);
+        let manner = |tablespaces| Manner { tablespaces, jobs, data_only: data_only.as_ref() };
         let identity = if beside {
             let manner = manner(Tablespaces::AsLive);
             self.work(cx, |tools| stage::stage(tools, source, objects, &place, &manner, None))?

@@ -12,7 +12,7 @@ use super::tools::Tools;
 /// What `pg_restore` reads.
 pub(super) enum Archive<'a> {
     /// A file. Behind a prefix our files may not be seen: it then goes through the pipe, which several jobs can't share.
-    File(&'a Path, u32),
+    File(&'a Path, usize),
     /// A stream.
     Stream(Box<dyn Read + Send>),
 }
@@ -29,7 +29,7 @@ pub(super) fn restore(tools: &Tools<'_>, place: &str, arguments: &[&str], archiv
             Some(Box::new(File::open(path).doing(|| "opening the archive".into())?))
         }
         Archive::File(path, jobs) => {
-            spec = spec.arg("-j").arg(side_by_side(jobs).to_string()).arg(path);
+            spec = spec.arg("-j").arg(jobs.to_string()).arg(path);
             None
         }
     };

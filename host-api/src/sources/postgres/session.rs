@@ -58,6 +58,11 @@ impl<'a> Session<'a> {
         self.nothing_more()
     }
 
+    /// An error once the step should end.
+    pub fn check(&self) -> Result<()> {
+        self.tools.cx.check()
+    }
+
     /// Says that the step has come to this place.
     pub fn at(&self, place: &str) {
         self.tools.cx.at(place);

@@ -4,9 +4,8 @@ use std::fs::File;
 
 use sha2::{Digest, Sha256};
 
-use crate::bindings::PostgresSource;
 use crate::context::StepContext;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::manifest::{ObjectEntry, PostgresFacts, SourceManifest};
 use crate::sources::{DataOnly, Identity, ObjectSource, SpooledFile};
 
@@ -20,8 +19,8 @@ use super::{archive, facts, globals, identity, sql, statistics};
 pub(super) struct Manner<'a> {
     /// Where its files go.
     pub tablespaces: Tablespaces,
-    /// Parallel jobs; never more than there are processors.
-    pub jobs: u32,
+    /// Parallel jobs; no more than there are processors.
+    pub jobs: usize,
     /// With only the rows of the backup.
     pub data_only: Option<&'a DataOnly>,
 }
@@ -99,7 +98,7 @@ pub(super) fn stage(
 
     let spooled = match fetched {
         Some(fetched) => fetched()?,
-        None => spool(tools.cx, tools.binding, objects, entry, manner)?,
+        None => spool(objects, entry, tools.cx, may_freeze(tools, facts, manner)?, &|| true)?,
     };
     let restored = format!("restore {place}");
     // Asked and compared before anything is made.
@@ -157,18 +156,34 @@ pub(super) fn stage(
     made.map_err(|e| clean_up(tools, place, e))
 }
 
+/// Whether what is restored in this manner may be frozen: see [`archive::Restorable::new`].
+pub(super) fn may_freeze(tools: &Tools<'_>, facts: &PostgresFacts, manner: &Manner<'_>) -> Result<bool> {
+    if manner.data_only.is_some() || manner.jobs == 1 || tools.outlive() {
+        return Ok(false);
+    }
+    let (_, restore) = tools.tool_version("pg_restore")?;
+    Ok(major(&facts.dump_version) == Some(restore))
+}
+
 /// Fetches an archive, in a form in which it is restored fast.
 pub(super) fn spool(
-    cx: &StepContext,
-    into: &PostgresSource,
     objects: &dyn ObjectSource,
     entry: &ObjectEntry,
-    manner: &Manner<'_>,
+    cx: &StepContext,
+    freeze: bool,
+    is_wanted: &dyn Fn() -> bool,
 ) -> Result<SpooledFile> {
-    let several = into.prefix.is_empty() && restoring::side_by_side(manner.jobs) > 1;
-    let mut restorable = archive::Restorable::new(several && manner.data_only.is_none());
-    let spooled = objects.spool_through(cx, entry, &mut |content, file| restorable.pass(content, file))?;
+    let mut restorable = archive::Restorable::new(freeze);
+    let spooled = objects.spool_through(cx, entry, &mut |content, file| match is_wanted() {
+        true => restorable.pass(content, file),
+        false => Err(Error::new(ErrorKind::Cancelled, "the archive is not wanted any more")),
+    })?;
     restorable.finish().map(|()| spooled)
+}
+
+/// The major version of a tool.
+fn major(version: &str) -> Option<u32> {
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// The object that is restored.
@@ -185,7 +200,6 @@ fn check_versions(tools: &Tools<'_>, facts: &PostgresFacts) -> Result<()> {
             .hint(format!("restore on PostgreSQL {source} or newer")));
     }
     let restore = tools.matching_version("pg_restore", server)?;
-    let major = |version: &str| version.split(|c: char| !c.is_ascii_digit()).next().and_then(|m| m.parse::<u32>().ok());
     match (major(&restore), major(&facts.dump_version)) {
         (Some(restore), Some(dump)) if restore >= dump => Ok(()),
         _ => Err(Error::refused(format!(
@@ -307,11 +321,10 @@ fn live_tablespace(tools: &Tools<'_>) -> Result<String> {
 }
 
 /// What is left to do for a candidate that has all its rows: statistics, and the mark.
-fn finish(tools: &Tools<'_>, place: &str, mark: &str, jobs: u32) -> Result<()> {
+fn finish(tools: &Tools<'_>, place: &str, mark: &str, jobs: usize) -> Result<()> {
     tools.cx.at("database filled");
     // Without statistics the first queries of a restored database are slow enough to look like an outage.
-    statistics::make(tools, place, restoring::side_by_side(jobs))
-        .map_err(|e| e.context(format!("analysing {place}")))?;
+    statistics::make(tools, place, jobs).map_err(|e| e.context(format!("analysing {place}")))?;
     tools.statements(
         &tools.binding.maintenance_database,
         false,

@@ -20,6 +20,8 @@ use super::rows::{RowHasher, RowSum};
 use super::session::{GATHERING, Session, widen};
 use super::sql;
 
+/// SQLSTATE of a right that is lacking, and of a file that is not there.
+const NO_PIPE: [&str; 2] = ["42501", "58P01"];
 /// How long one wait may take.
 const WAIT_LIMIT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
@@ -50,7 +52,9 @@ impl<'a> WrittenRows<'a> {
         }
         self.session.nothing_more()?;
         // The server closes its end before it says that it is done: what is there now is all that comes.
-        while self.take(&mut hasher)? {}
+        while self.take(&mut hasher)? {
+            self.session.check()?;
+        }
         if hasher.inside_row() {
             return Err(Error::failed("what the server wrote ends within a row"));
         }
@@ -60,6 +64,11 @@ impl<'a> WrittenRows<'a> {
     /// SQLSTATE of what ended it.
     pub fn failed_with(&self) -> Option<&str> {
         self.session.failed_with.as_deref()
+    }
+
+    /// Whether it ended because the server can't write there, and not by anything about the table.
+    pub fn has_no_pipe(&self) -> bool {
+        self.failed_with().is_some_and(|code| NO_PIPE.contains(&code))
     }
 
     /// Ends the session.
@@ -126,5 +135,6 @@ impl Drop for Pipe {
     fn drop(&mut self) {
         // If that fails, it goes with its server's directory.
         drop(std::fs::remove_file(&self.path));
+        self.path.parent().map(std::fs::remove_dir);
     }
 }

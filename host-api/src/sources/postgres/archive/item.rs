@@ -29,6 +29,12 @@ pub(super) fn integer(bytes: &[u8]) -> i64 {
     if bytes[0] == 0 { value } else { -value }
 }
 
+/// A large object's id. `pg_dump` writes it as a signed integer: those of the upper half look negative.
+pub(super) fn object_id(value: i64) -> Result<u32> {
+    let id = u32::try_from(value).ok().or_else(|| i32::try_from(value).ok().map(i32::cast_unsigned));
+    id.ok_or_else(|| damaged("a large object has an id that is none"))
+}
+
 /// Reads integers from a stream that comes in pieces of any size.
 #[derive(Default)]
 pub(super) struct Integers {

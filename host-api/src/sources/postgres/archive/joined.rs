@@ -4,12 +4,9 @@
 //! chunk by chunk too, with a system call each: for rows of 300 bytes, a sixth of the time of the whole restore. What chunks the data come in
 //! means nothing.
 
-use std::io::Write;
-
 use super::damaged;
-use super::item::{INT_BYTES, Integers};
+use super::item::{INT_BYTES, Integers, object_id};
 use crate::error::Result;
-use crate::pipeline::error_of;
 
 /// Chunks are joined up to this size, bytes: it fits the fastest part of a processor's cache, and larger ones gain nothing.
 const JOINED_BYTES: usize = 32 * 1024;
@@ -45,8 +42,8 @@ enum State {
 }
 
 impl Joining {
-    /// Takes the next bytes.
-    pub fn pass(&mut self, mut input: &[u8], into: &mut dyn Write) -> Result<()> {
+    /// Takes the next bytes, and gives what can be written.
+    pub fn take(&mut self, mut input: &[u8], into: &mut Vec<u8>) -> Result<()> {
         while !input.is_empty() {
             self.state = match self.state {
                 State::Block => {
@@ -70,8 +67,15 @@ impl Joining {
             };
         }
         let ready = self.growing.unwrap_or(self.out.len());
-        into.write_all(&self.out[..ready]).map_err(error_of)?;
-        self.out.drain(..ready);
+        let growing = self.out[ready..].to_vec();
+        self.out.truncate(ready);
+        if into.is_empty() {
+            std::mem::swap(into, &mut self.out);
+        } else {
+            into.append(&mut self.out);
+        }
+        self.out.clear();
+        self.out.extend_from_slice(&growing);
         self.growing = self.growing.map(|_| 0);
         Ok(())
     }
@@ -86,6 +90,11 @@ impl Joining {
 
     /// What comes behind an integer.
     fn behind(&mut self, state: State, value: i64) -> Result<State> {
+        if matches!(state, State::Objects) {
+            let id = object_id(value)?;
+            self.signed(value);
+            return Ok(if id == 0 { State::Block } else { State::Object });
+        }
         let length = u32::try_from(value).map_err(|_| damaged("a negative number stands where none may"))?;
         Ok(match (state, length) {
             (State::Table, 0) => {
@@ -105,14 +114,9 @@ impl Joining {
                     _ => return Err(damaged(format!("the data block of entry {id} has type {kind}"))),
                 }
             }
-            (_, value) => {
-                self.integer(value);
-                match (state, value) {
-                    (State::Objects, 0) => State::Block,
-                    (State::Object, 0) => State::Objects,
-                    (State::Object, length) => State::ObjectData(length as usize),
-                    _ => State::Object,
-                }
+            (_, length) => {
+                self.integer(length);
+                if length == 0 { State::Objects } else { State::ObjectData(length as usize) }
             }
         })
     }
@@ -151,8 +155,13 @@ impl Joining {
     }
 
     fn integer(&mut self, value: u32) {
-        self.out.push(0);
-        self.out.extend_from_slice(&value.to_le_bytes());
+        self.signed(i64::from(value));
+    }
+
+    fn signed(&mut self, value: i64) {
+        self.out.push(u8::from(value < 0));
+        // Its sign stands by itself; no integer has more than four bytes.
+        self.out.extend_from_slice(&value.unsigned_abs().to_le_bytes()[..INT_BYTES - 1]);
     }
 }
 
@@ -177,7 +186,7 @@ mod tests {
 
     fn passed(blocks: &[u8], size: usize) -> Result<Vec<u8>> {
         let (mut joining, mut written) = (Joining::default(), Vec::new());
-        blocks.chunks(size).try_for_each(|piece| joining.pass(piece, &mut written))?;
+        blocks.chunks(size).try_for_each(|piece| joining.take(piece, &mut written))?;
         Ok(written)
     }
 
@@ -185,7 +194,9 @@ mod tests {
     fn chunks_of_tables_are_joined_and_all_else_stays() {
         let (row, half, long) = ([b'r'; 300], vec![b'h'; JOINED_BYTES / 2], vec![b'l'; 3 * JOINED_BYTES]);
         let rows = vec![&row[..]; 200];
-        let objects = objects(3, &[(4711, &[b"some", b"more"]), (4712, &[]), (4713, &[&long])]);
+        let mut objects = objects(3, &[(4711, &[b"some", b"more"]), (4712, &[]), (4713, &[&long])]);
+        // An id of the upper half.
+        objects.splice(6..11, [1, 5, 0, 0, 0]);
         let blocks = [
             table(1, &rows),
             table(2, &[]),
@@ -227,7 +238,7 @@ mod tests {
         let blocks = table(1, &vec![&[b'r'; 300][..]; 10_000]);
         let (mut joining, mut written) = (Joining::default(), Vec::new());
         for piece in blocks.chunks(100_000) {
-            joining.pass(piece, &mut written).unwrap();
+            joining.take(piece, &mut written).unwrap();
             assert!(joining.out.len() <= INT_BYTES + JOINED_BYTES);
         }
         assert!(joining.out.is_empty());

@@ -4,7 +4,7 @@
 //! - Tables are filled with rows that are frozen, where that is asked for. To a row that was just copied in, whoever reads it first adds that
 //!   its transaction is over, and so writes every page of the table again; years later a vacuum does so once more. `COPY … WITH (FREEZE)`
 //!   writes rows as they will be. It takes a table that the same transaction made or emptied; `pg_restore` empties each before it fills it, if
-//!   it made it and works with several jobs.
+//!   it made it, works with several jobs, and finds the table's name in the statement as it would write it itself.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -14,84 +14,138 @@ use super::super::sql;
 use super::item::INT_BYTES;
 use super::joined::Joining;
 use super::{Reader, damaged};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pipeline::error_of;
 
 /// Takes an archive in pieces of any size and writes it.
 pub(in super::super) struct Restorable {
-    freeze: bool,
     at: At,
+    /// What is to be written next.
+    out: Vec<u8>,
+    /// Why it makes no sense. What is wrong with the stored object is said first: it is read to its end.
+    failed: Option<Error>,
 }
 
 enum At {
-    /// What of the archive has come, and what it says, until the table of contents is complete.
-    Head(Box<Reader>, Vec<u8>),
+    Head(Head),
     Blocks(Joining),
-    /// It says itself where its blocks are: it stays as it is.
+    /// It says itself where its blocks are: they stay as they are.
     Positioned,
 }
 
+/// The header and the table of contents, as far as they have come.
+struct Head {
+    reader: Box<Reader>,
+    /// What is not written yet: an item whose end has not come.
+    pending: Vec<u8>,
+    /// How much was written or left out, bytes of the archive.
+    passed: u64,
+    /// Tables that the archive makes: schema and name.
+    made: BTreeSet<(String, String)>,
+    frozen: bool,
+}
+
 impl Restorable {
-    /// Before the first byte. `freeze`: several jobs will restore all of it.
+    /// Before the first byte. `freeze`: several jobs of a `pg_restore` of the same major version as `pg_dump` will restore all of it. One of
+    /// another version may quote other names, and takes such a table for one that is filled through a root.
     pub fn new(freeze: bool) -> Self {
-        let reader = Reader { entries: Some(Vec::new()), ..Reader::new() };
-        Self { freeze, at: At::Head(Box::new(reader), Vec::new()) }
+        let reader = Reader { entries: freeze.then(Vec::new), ..Reader::new() };
+        let (pending, made) = (Vec::new(), BTreeSet::new());
+        let head = Head { reader: Box::new(reader), pending, passed: 0, made, frozen: false };
+        Self { at: At::Head(head), out: Vec::new(), failed: None }
     }
 
-    /// Takes the next bytes.
+    /// Takes the next bytes; an error only where they can't be written.
     pub fn pass(&mut self, bytes: &[u8], into: &mut dyn Write) -> Result<()> {
-        let (reader, head) = match &mut self.at {
-            At::Head(reader, head) => (reader, head),
-            At::Blocks(joining) => return joining.pass(bytes, into),
+        if self.failed.is_some() {
+            return Ok(());
+        }
+        let out = &mut self.out;
+        out.clear();
+        let taken = match &mut self.at {
+            At::Head(head) => head.take(bytes, out).map(|next| {
+                if let Some(next) = next {
+                    self.at = next;
+                }
+            }),
+            At::Blocks(joining) => joining.take(bytes, out),
             At::Positioned => return into.write_all(bytes).map_err(error_of),
         };
-        let fed = reader.feed(bytes);
-        head.extend_from_slice(bytes);
-        if reader.head().is_none() {
-            return fed;
-        }
-        let (entries, head) = (reader.entries.take().unwrap_or_default(), std::mem::take(head));
-        if reader.has_positions {
-            self.at = At::Positioned;
-            return into.write_all(&head).map_err(error_of);
-        }
-        let blocks = usize::try_from(reader.head_bytes).unwrap_or(head.len());
-        let (head, blocks) = head.split_at(blocks.min(head.len()));
-        let mut joining = Joining::default();
-        let written = if self.freeze { into.write_all(&frozen(head, &entries)) } else { into.write_all(head) };
-        written.map_err(error_of)?;
-        joining.pass(blocks, into)?;
-        self.at = At::Blocks(joining);
-        Ok(())
+        self.failed = taken.err();
+        into.write_all(out).map_err(error_of)
     }
 
-    /// The end: an error if there was no whole table of contents, or a block has no end.
+    /// The end, once the object was compared: an error if it makes no sense, has no whole table of contents, or a block has no end.
     pub fn finish(self) -> Result<()> {
-        match self.at {
-            At::Head(..) => Err(damaged("it ends within its table of contents")),
-            At::Blocks(joining) => joining.finish(),
-            At::Positioned => Ok(()),
+        match (self.failed, self.at) {
+            (Some(e), _) => Err(e),
+            (None, At::Head(_)) => Err(damaged("it ends within its table of contents")),
+            (None, At::Blocks(joining)) => joining.finish(),
+            (None, At::Positioned) => Ok(()),
         }
     }
 }
 
-/// The beginning of an archive with other COPY statements.
-fn frozen(head: &[u8], entries: &[Entry]) -> Vec<u8> {
-    let named = |entry: &Entry| (entry.schema.clone(), entry.tag.clone());
-    let made: BTreeSet<_> = entries.iter().filter(|entry| entry.kind == "TABLE").map(named).collect();
-    let mut written = Vec::with_capacity(head.len() + entries.len() * 16);
-    let mut from = 0;
-    for entry in entries.iter().filter(|entry| entry.kind == "TABLE DATA" && made.contains(&named(entry))) {
-        let (Some(statement), Ok(at)) = (frozen_copy(entry), usize::try_from(entry.at)) else { continue };
-        let (Ok(length), at) = (u32::try_from(statement.len()), at + entry.copy_at) else { continue };
-        written.extend_from_slice(&head[from..at]);
-        written.push(0);
-        written.extend_from_slice(&length.to_le_bytes());
-        written.extend_from_slice(statement.as_bytes());
-        from = at + INT_BYTES + entry.copy.len();
+impl Head {
+    /// Takes the next bytes; what comes behind the table of contents, once that is complete.
+    fn take(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<At>> {
+        let fed = self.reader.feed(bytes);
+        self.pending.extend_from_slice(bytes);
+        let is_whole = self.reader.head().is_some();
+        if !is_whole {
+            fed?;
+        }
+        let whole = usize::try_from(self.reader.head_bytes - self.passed).unwrap_or(usize::MAX);
+        let rest = self.pending.split_off(whole.min(self.pending.len()));
+        let items = std::mem::replace(&mut self.pending, rest);
+        self.write(&items, out)?;
+        self.passed = self.reader.head_bytes;
+        if !is_whole {
+            return Ok(None);
+        }
+        let blocks = std::mem::take(&mut self.pending);
+        if self.reader.has_positions {
+            out.extend_from_slice(&blocks);
+            return Ok(Some(At::Positioned));
+        }
+        let mut joining = Joining::default();
+        joining.take(&blocks, out)?;
+        Ok(Some(At::Blocks(joining)))
     }
-    written.extend_from_slice(&head[from..]);
-    written
+
+    /// Writes whole items, with other COPY statements where that is wanted.
+    fn write(&mut self, items: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        let mut from = 0;
+        for entry in self.reader.take_entries() {
+            let name = (entry.schema.clone(), entry.tag.clone());
+            match entry.kind.as_str() {
+                // Before their data: that is the order in which pg_restore makes them.
+                "TABLE" => drop(self.made.insert(name)),
+                "TABLE DATA" if self.made.contains(&name) && !self.reader.has_positions => {
+                    let Some(statement) = frozen_copy(&entry) else { continue };
+                    let (Ok(length), Ok(at)) =
+                        (u32::try_from(statement.len()), usize::try_from(entry.at - self.passed))
+                    else {
+                        continue;
+                    };
+                    let at = at + entry.copy_at;
+                    out.extend_from_slice(&items[from..at]);
+                    out.push(0);
+                    out.extend_from_slice(&length.to_le_bytes());
+                    out.extend_from_slice(statement.as_bytes());
+                    from = at + INT_BYTES + entry.copy.len();
+                    self.frozen = true;
+                }
+                _ => {}
+            }
+        }
+        out.extend_from_slice(&items[from..]);
+        if self.frozen && self.reader.has_positions {
+            // Another length before them has moved the blocks from where it says.
+            return Err(damaged("it says of some of its blocks where they are, and of others not"));
+        }
+        Ok(())
+    }
 }
 
 /// The statement that fills an entry's own table; none where it fills another, a partition's root, which can't be filled so.
@@ -176,6 +230,37 @@ mod tests {
     fn an_archive_that_says_where_its_blocks_are_stays_as_it_is() {
         let positioned = archive(2, ENTRIES, CHUNKS);
         assert_eq!(passed(&positioned, true, 7).unwrap(), positioned);
+        // One that says so of its last entry only.
+        let mut mixed = archive(1, ENTRIES, CHUNKS);
+        let at = mixed.windows(9).rposition(|w| *w == [1, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        mixed[at] = 2;
+        assert!(passed(&mixed, true, 7).unwrap_err().message.contains("of some of its blocks"));
+        assert_eq!(passed(&mixed, true, mixed.len()).unwrap(), mixed);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said_at_the_end_and_nothing_is_written_after_it() {
+        let mut whole = archive(1, ENTRIES, CHUNKS);
+        whole[6] = 9;
+        let (mut restorable, mut written) = (Restorable::new(true), Vec::new());
+        whole.chunks(50).try_for_each(|piece| restorable.pass(piece, &mut written)).unwrap();
+        assert_eq!(written, b"");
+        assert!(restorable.finish().unwrap_err().message.contains("format 1.9"));
+    }
+
+    #[test]
+    fn no_more_of_a_table_of_contents_is_kept_than_an_entry() {
+        let entries: Vec<_> =
+            (0..40_000).map(|_| ("STATISTICS DATA", "public", "a long name that says much", "")).collect();
+        let (whole, mut restorable) = (archive(1, &entries, CHUNKS), Restorable::new(true));
+        for piece in whole.chunks(10_000) {
+            restorable.pass(piece, &mut std::io::sink()).unwrap();
+            if let At::Head(head) = &restorable.at {
+                assert!(head.pending.len() < 1000);
+                assert!(head.reader.kept_bytes < 10_000, "{}", head.reader.kept_bytes);
+            }
+        }
+        restorable.finish().unwrap();
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Finding;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{PostgresFacts, TableFacts};
 
 use super::super::cluster::Cluster;
+use super::super::leftovers;
 use super::super::rows::RowSum;
 use super::super::session::Session;
 use super::super::sql;
@@ -135,11 +136,16 @@ pub(super) fn read_tables(
         reader.close()
     };
     let readers = std::thread::available_parallelism().map_or(1, usize::from).min(READERS_MAX).min(order.len());
-    std::thread::scope(|scope| {
+    let read = std::thread::scope(|scope| {
         let readers: Vec<_> = (0..readers).map(|_| scope.spawn(read)).collect();
         readers.into_iter().try_for_each(|reader| {
             reader.join().unwrap_or_else(|_| Err(Error::failed("a bug: a reading thread panicked")))
         })
+    });
+    read.map_err(|error| match &administrator {
+        // Its sessions are another role's, which whoever cleans up behind the candidate's does not see.
+        Some((_, tools)) => leftovers::after(tools, error),
+        None => error,
     })?;
     let (results, _) = results.into_inner().expect("no panic while held");
     if results.len() != readings.len() {
@@ -183,39 +189,57 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn read(&mut self, reading: &Reading) -> Result<Read> {
-        let written = match self.administrator {
-            // A query may call what the archive brought: not as a superuser.
-            Some(administrator) if !reading.is_query && reading.size_bytes >= WRITTEN_BYTES_MIN => Some(administrator),
-            _ => None,
-        };
-        let (found, code) = match written {
-            Some((private, tools)) => {
-                let open = match &mut self.written {
-                    Some(open) => open,
-                    none => none.insert(WrittenRows::open(self.candidate.session(tools)?, private.make_pipe()?)?),
-                };
-                (open.hash(&reading.what), open.failed_with())
+        // A query may call what the archive brought: not as a superuser.
+        if !reading.is_query && reading.size_bytes >= WRITTEN_BYTES_MIN {
+            if let Some(read) = self.read_written(reading)? {
+                return Ok(read);
             }
-            None => {
-                let open = match &mut self.sent {
-                    Some(open) => open,
-                    none => none.insert(self.candidate.session(self.candidate.tools)?),
-                };
-                (open.hash(&reading.what), open.failed_with.as_deref())
-            }
+        }
+        let open = match &mut self.sent {
+            Some(open) => open,
+            none => none.insert(self.candidate.session(self.candidate.tools)?),
         };
-        match found {
+        match open.hash(&reading.what) {
             Ok(sum) => Ok(Read::Rows(sum)),
-            Err(e) if code == Some(UNDEFINED_COLUMN) => {
+            Err(e) if open.failed_with.as_deref() == Some(UNDEFINED_COLUMN) => {
                 // The session ended with it.
-                match written {
-                    Some(_) => self.written = None,
-                    None => self.sent = None,
-                }
+                self.sent = None;
                 Ok(Read::OtherColumns(e))
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// The same by the server itself; none where it has no pipe to write to. Then it can still be asked.
+    fn read_written(&mut self, reading: &Reading) -> Result<Option<Read>> {
+        let Some((private, tools)) = self.administrator else { return Ok(None) };
+        let opened = match self.written.take() {
+            Some(open) => Ok(open),
+            None => self.candidate.session(tools).and_then(|session| WrittenRows::open(session, private.make_pipe()?)),
+        };
+        let mut open = match opened {
+            Ok(open) => open,
+            Err(e) => return self.without_pipe(e),
+        };
+        match open.hash(&reading.what) {
+            Ok(sum) => {
+                self.written = Some(open);
+                Ok(Some(Read::Rows(sum)))
+            }
+            Err(e) if open.failed_with() == Some(UNDEFINED_COLUMN) => Ok(Some(Read::OtherColumns(e))),
+            Err(e) if open.has_no_pipe() => self.without_pipe(e),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// After this failure the tables are asked for; unless the step itself is over.
+    fn without_pipe(&mut self, error: Error) -> Result<Option<Read>> {
+        if matches!(error.kind, ErrorKind::Cancelled | ErrorKind::TimedOut) {
+            return Err(error);
+        }
+        tracing::warn!(%error, "the private server can't write rows into a pipe: they are asked for");
+        self.administrator = None;
+        Ok(None)
     }
 
     fn close(self) -> Result<()> {

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use super::super::elsewhere;
 use super::super::testing::ClusterPlace;
 use super::super::tools::Tools;
-use super::roundtrip::write_script;
 use super::*;
 use crate::bindings::{ScratchCluster, ScratchPostgres, ScratchServer};
 use crate::checks::{Aspect, Level};
 use crate::error::ErrorKind;
+use crate::testing::write_program;
 
 impl ClusterPlace {
     fn source(&self, source: PostgresSource) -> PostgresSource {
@@ -133,6 +133,9 @@ fn a_failed_staging_leaves_no_server_and_one_that_was_cut_off_is_begun_anew() {
     place.is_clean();
 }
 
+/// Text with all that COPY escapes.
+const TEXT: &str = "E'tab\\t nl\\n \\\\. ü ' || repeat(md5(i::text), 10)";
+
 #[test]
 fn large_tables_of_a_private_server_are_written_by_it_and_compared_the_same() {
     let server = server!();
@@ -142,7 +145,7 @@ fn large_tables_of_a_private_server_are_written_by_it_and_compared_the_same() {
         &[
             "CREATE SCHEMA \"S; x\"",
             "CREATE TABLE \"S; x\".\"läsge's\"(a int PRIMARY KEY, b text, c int GENERATED ALWAYS AS (a * 2) STORED)",
-            "INSERT INTO \"S; x\".\"läsge's\" SELECT i, E'tab\\t nl\\n \\\\. ü ' || repeat(md5(i::text), 10) FROM generate_series(1, 20000) i",
+            &format!("INSERT INTO \"S; x\".\"läsge's\"(a, b) SELECT i, {TEXT} FROM generate_series(1, 20000) i"),
             "CREATE TABLE values_of_their_own(a text)",
             "INSERT INTO values_of_their_own SELECT string_agg(md5((i * 1000 + j)::text), '') FROM generate_series(1, 3) i, \
              generate_series(1, 100000) j GROUP BY i",
@@ -153,8 +156,18 @@ fn large_tables_of_a_private_server_are_written_by_it_and_compared_the_same() {
     let driver = driver(place.source(server.source("written")));
     let taken = take(&driver, &[]);
     let member = into_scratch(&cx(), &driver, &taken).unwrap();
-    let verified = verify(&driver, &member, &taken);
-    assert_eq!((rules(&verified), verified.rows), (vec![], 20_004));
+    // How many tables the server writes.
+    let written = || {
+        let count = Arc::new(Mutex::new(0));
+        let counted = count.clone();
+        let waypoint: crate::context::Waypoint =
+            Arc::new(move |place| *counted.lock().unwrap() += u32::from(place == "server writes rows"));
+        let cx = StepContext { waypoint, ..cx() };
+        let verified = driver.verify(&cx, &member, &taken.manifest, &taken.objects, &[]).unwrap();
+        assert_eq!((rules(&verified), verified.rows), (vec![], 20_004));
+        *count.lock().unwrap()
+    };
+    assert_eq!(written(), 2);
     let pipes = || {
         let names = std::fs::read_dir(&member.identity["cluster"]).unwrap();
         names.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("rows-")).count()
@@ -184,14 +197,16 @@ fn large_tables_of_a_private_server_are_written_by_it_and_compared_the_same() {
     };
     assert!(crate::child::wait_until(&cx(), Duration::from_secs(20), || others() == "0"), "{} go on", others());
 
-    // That it is the server who writes them: only its superuser can have it do so.
-    let admin = PostgresSource { user: "lifeboat_cluster".into(), ..elsewhere::of(&driver.binding, &member) };
-    Tools::new(&cx(), &admin)
-        .and_then(|tools| tools.statements("postgres", false, &["ALTER ROLE lifeboat_cluster NOLOGIN".into()]))
-        .unwrap();
-    let error = driver.verify(&cx(), &member, &taken.manifest, &taken.objects, &[]).unwrap_err();
-    assert!(error.message.contains("lifeboat_cluster") && error.message.contains("reading table"), "{error}");
-    assert_eq!(pipes(), 0);
+    // Where it has no pipe, they are asked for.
+    execute(&format!("INSERT INTO \"S; x\".\"läsge's\"(a, b) SELECT 7, {}", TEXT.replace("i::text", "'7'")));
+    let allow = |mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&member.identity["cluster"], mode).unwrap();
+    };
+    allow(0o500);
+    assert_eq!(written(), 0);
+    allow(0o700);
+    assert_eq!(written(), 2);
     driver.discard(&cx(), &member).unwrap();
     place.is_clean();
 }
@@ -335,7 +350,7 @@ fn what_a_private_server_lacks_is_said_before_anything_is_made() {
         std::os::unix::fs::symlink(server.bin_dir.join(name), bin.path().join(name)).unwrap();
     }
     let real = server.bin_dir.display();
-    write_script(
+    write_program(
         &bin.path().join("pg_ctl"),
         &format!(
             "#!/bin/sh\ncase \"$*\" in *' start') exec {real}/pg_ctl \"$@\" -o '-c shared_buffers=nonsense' ;; esac\nexec {real}/pg_ctl \"$@\"\n"

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use super::roundtrip::write_script;
 use super::*;
 use crate::bindings::Secret;
 use crate::error::{Error, ErrorKind};
+use crate::testing::write_program;
 
 /// PostgreSQL's programs with one of them replaced by a script, in which `REAL` stands for the true one's directory.
 pub(super) fn with_script(server: &PgServer, tool: &str, script: &str) -> tempfile::TempDir {
@@ -16,7 +16,7 @@ pub(super) fn with_script(server: &PgServer, tool: &str, script: &str) -> tempfi
     }
     let real = server.bin_dir.display().to_string();
     let script = format!("#!/bin/sh\ncase \"$1\" in --version) exec {real}/{tool} --version;; esac\n{script}\n");
-    write_script(&bin.path().join(tool), &script.replace("REAL", &real));
+    write_program(&bin.path().join(tool), &script.replace("REAL", &real));
     bin
 }
 
@@ -77,7 +77,7 @@ fn connections_that_fail_say_why() {
     // A program of ours by the name of one that hands it on, and which does not.
     let deaf = tempfile::tempdir().unwrap();
     let sudo = deaf.path().join("sudo");
-    write_script(&sudo, "#!/bin/sh\nshift\nexec env -i \"$@\"\n");
+    write_program(&sudo, "#!/bin/sh\nshift\nexec env -i \"$@\"\n");
     expect(&behind(&[&sudo.display().to_string()]), ErrorKind::Denied, "and saw none");
 
     let error = driver(server.source("no such db")).check(&cx()).unwrap_err();
@@ -103,7 +103,7 @@ fn other_versions_of_the_tools_are_refused() {
         for name in ["psql", "pg_dump", "pg_restore"].into_iter().filter(|name| *name != tool) {
             std::os::unix::fs::symlink(server.bin_dir.join(name), bin.path().join(name)).unwrap();
         }
-        write_script(&bin.path().join(tool), &format!("#!/bin/sh\necho '{tool} (PostgreSQL) 99.1 (Debian 99.1-1)'\n"));
+        write_program(&bin.path().join(tool), &format!("#!/bin/sh\necho '{tool} (PostgreSQL) 99.1 (Debian 99.1-1)'\n"));
         let error = using(&server, "versions", bin.path()).check(&cx()).unwrap_err();
         expect(&error, ErrorKind::Refused, "version 99.1");
         assert!(error.hint.as_ref().unwrap().contains("bin-dir"));

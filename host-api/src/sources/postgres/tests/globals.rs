@@ -1,8 +1,8 @@
 //! Roles beside a dump: kept where the server gives them, said where not.
 
-use super::roundtrip::write_script;
 use super::*;
 use crate::error::ErrorKind;
+use crate::testing::write_program;
 
 /// PostgreSQL's programs, with this for `pg_dumpall`; none: not there at all.
 fn with(server: &PgServer, pg_dumpall: Option<&str>) -> tempfile::TempDir {
@@ -11,7 +11,7 @@ fn with(server: &PgServer, pg_dumpall: Option<&str>) -> tempfile::TempDir {
         std::os::unix::fs::symlink(server.bin_dir.join(name), bin.path().join(name)).unwrap();
     }
     if let Some(script) = pg_dumpall {
-        write_script(&bin.path().join("pg_dumpall"), &format!("#!/bin/sh\n{script}\n"));
+        write_program(&bin.path().join("pg_dumpall"), &format!("#!/bin/sh\n{script}\n"));
     }
     bin
 }

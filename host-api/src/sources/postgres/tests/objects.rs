@@ -1,7 +1,7 @@
 //! Whatever a schema may hold comes back, and is looked up in the catalogs of both databases; and what is not restored is said.
 
-use super::roundtrip::write_script;
 use super::*;
+use crate::testing::write_program;
 
 /// One statement or a few about each kind of object; `ROLE` is a role of this test's own.
 const OBJECTS: &[&str] = &[
@@ -362,7 +362,7 @@ fn an_older_target_is_refused_before_anything_is_written() {
         "#!/bin/sh\ncase \"$1\" in --version) exec {real}/pg_restore --version;; esac\ntouch {}/called\n",
         bin.path().display()
     );
-    write_script(&bin.path().join("pg_restore"), &script);
+    write_program(&bin.path().join("pg_restore"), &script);
     let older = super::driver(PostgresSource { bin_dir: Some(bin.path().to_owned()), ..server.source("ahead") });
     let id = crate::identifier::fresh();
     let error = stage_as(&older, &taken, &id).unwrap_err();

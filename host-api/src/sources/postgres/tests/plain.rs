@@ -265,7 +265,7 @@ fn a_text_runs_no_program_of_ours() {
         std::os::unix::fs::symlink(server.bin_dir.join(tool), bin.path().join(tool)).unwrap();
     }
     let real = server.bin_dir.display();
-    super::roundtrip::write_script(
+    crate::testing::write_program(
         &bin.path().join("psql"),
         &format!(
             "#!/bin/sh\ncase \"$1\" in --version) echo 'psql (PostgreSQL) {old}'; exit;; esac\nexec {real}/psql \"$@\"\n"

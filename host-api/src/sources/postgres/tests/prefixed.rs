@@ -2,11 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use super::roundtrip::write_script;
 use super::*;
 use crate::bindings::Secret;
 use crate::child::wait_until;
 use crate::error::ErrorKind;
+use crate::testing::write_program;
 
 /// A program called `docker` that behaves like `docker exec`.
 struct Container {
@@ -16,7 +16,7 @@ struct Container {
 impl Container {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        write_script(&dir.path().join("docker"), include_str!("container.sh"));
+        write_program(&dir.path().join("docker"), include_str!("container.sh"));
         Self { dir }
     }
 
@@ -137,7 +137,7 @@ fn everything_works_as_another_user_and_over_a_shell() {
     // What a real ssh does with what it is given: joins it with spaces, for a shell.
     let dir = tempfile::tempdir().unwrap();
     let ssh = dir.path().join("ssh");
-    write_script(&ssh, "#!/bin/sh\nshift\nexec env -i PATH=\"$PATH\" sh -c \"$*\"\n");
+    write_program(&ssh, "#!/bin/sh\nshift\nexec env -i PATH=\"$PATH\" sh -c \"$*\"\n");
     through(&[&ssh.display().to_string(), "db1", "nice"]);
 
     let user = std::env::var("LIFEBOAT_PG_USER").unwrap_or_else(|_| "postgres".into());
