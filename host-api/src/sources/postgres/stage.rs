@@ -15,6 +15,9 @@ use super::restoring::{self, Archive};
 use super::tools::Tools;
 use super::{archive, facts, globals, identity, sql, statistics};
 
+/// What a refusal of `COPY … WITH (FREEZE)` names, in whatever language the server says it.
+const FREEZING: &str = "COPY FREEZE";
+
 /// How a candidate is made.
 pub(super) struct Manner<'a> {
     /// Where its files go.
@@ -129,30 +132,37 @@ pub(super) fn stage(
     };
     let tablespace = if manner.tablespaces == Tablespaces::AsLive { live_tablespace(tools)? } else { String::new() };
     let quoted = sql::identifier(place);
-    tools.cx.report(&restored, 0, Some(spooled.bytes));
-    let made = tools
-        .statements(
-            maintenance,
-            false,
-            &[format!("CREATE DATABASE {quoted} WITH TEMPLATE = template0 {locale}{tablespace}")],
-        )
-        .map_err(|e| e.context(format!("creating database {place}")))
-        .inspect(|_| tools.cx.at("database created"))
-        .and_then(|_| match &migrated {
-            Some(migrated) => migrated.fill(tools, spooled.path(), place, manner.jobs),
-            None => restoring::restore(
-                tools,
-                place,
-                manner.tablespaces.options(),
-                Archive::File(spooled.path(), manner.jobs),
-            ),
-        })
-        .and_then(|()| finish(tools, place, &mark, manner.jobs))
-        .and_then(|()| {
-            tools.cx.report(&restored, spooled.bytes, Some(spooled.bytes));
-            identity(tools, place)?
-                .ok_or_else(|| Error::failed(format!("database {place} is gone right after it was filled")))
-        });
+    let create = format!("CREATE DATABASE {quoted} WITH TEMPLATE = template0 {locale}{tablespace}");
+    let restore_from = |spooled: &SpooledFile| {
+        tools.cx.report(&restored, 0, Some(spooled.bytes));
+        tools
+            .statements(maintenance, false, std::slice::from_ref(&create))
+            .map_err(|e| e.context(format!("creating database {place}")))?;
+        tools.cx.at("database created");
+        match &migrated {
+            Some(migrated) => migrated.fill(tools, spooled.path(), place, manner.jobs)?,
+            None => {
+                let archive = Archive::File(spooled.path(), manner.jobs);
+                restoring::restore(tools, place, manner.tablespaces.options(), archive)?;
+            }
+        }
+        finish(tools, place, &mark, manner.jobs)?;
+        tools.cx.report(&restored, spooled.bytes, Some(spooled.bytes));
+        identity(tools, place)?
+            .ok_or_else(|| Error::failed(format!("database {place} is gone right after it was filled")))
+    };
+    let made = match restore_from(&spooled) {
+        // pg_restore took a table for another kind than we did. What only saves time is no reason to fail.
+        Err(error) if error.message.contains(FREEZING) => {
+            tracing::warn!(%error, "restoring {place} again, with rows that are not frozen");
+            drop(spooled);
+            tools.drop_database(place).and_then(|()| {
+                let spooled = spool(objects, entry, tools.cx, false, &|| true)?;
+                restore_from(&spooled)
+            })
+        }
+        made => made,
+    };
     made.map_err(|e| clean_up(tools, place, e))
 }
 
