@@ -190,10 +190,11 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn read(&mut self, reading: &Reading) -> Result<Read> {
         // A query may call what the archive brought: not as a superuser.
-        if !reading.is_query && reading.size_bytes >= WRITTEN_BYTES_MIN {
-            if let Some(read) = self.read_written(reading)? {
-                return Ok(read);
-            }
+        if !reading.is_query
+            && reading.size_bytes >= WRITTEN_BYTES_MIN
+            && let Some(read) = self.read_written(reading)?
+        {
+            return Ok(read);
         }
         let open = match &mut self.sent {
             Some(open) => open,
