@@ -248,6 +248,8 @@ fn frozen(server: &PgServer, member: &Member) -> String {
 fn several_jobs_restore_rows_that_are_frozen() {
     let server = server!();
     awkward(&server, "to_freeze");
+    // Nobody else is to freeze anything meanwhile: only this table has rows enough for it.
+    server.sql("to_freeze", &["ALTER TABLE plain SET (autovacuum_enabled = off)"]);
     // Rows of a domain: what checks it must still be asked.
     server.sql(
         "to_freeze",
