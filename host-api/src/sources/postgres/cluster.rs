@@ -1,7 +1,7 @@
 //! A private server for one scratch candidate: made, filled, asked and thrown away. Nothing of it is meant to outlive a crash, so nothing
 //! of it is flushed; nobody but us reaches it, so it asks for no password.
 //!
-//! It lies in one directory of mode 0700, `lb_ID_HASH` in the configured one, with its socket, its log and its data. The directory's name
+//! It lies in one directory of mode 0700, `lb_ID_HASH` in the configured one, with its socket, its log, its data, and pipes while rows are read back. The directory's name
 //! is the marker: whatever is in it belongs to the candidate of this id and goes with it. The server outlives the step, and an engine that is
 //! killed; it ends when the candidate is discarded.
 

@@ -92,13 +92,15 @@ pub(super) fn stage<'a>(
             let server = cluster.binding_of_server();
             let wanted = manner(Tablespaces::None);
             // What is wrong with the tools is said where they are needed.
-            let freeze = may_freeze(&Tools::new(cx, &server)?, facts, &wanted).unwrap_or(false);
+            let tools = Tools::new(cx, &server)?;
+            let restore = tools.tool_version("pg_restore");
+            let freeze = restore.is_ok_and(|(_, restore)| may_freeze(&tools, facts, &wanted, restore));
             // Neither needs the other, and each has a marker of its own: the directory's name, and that of the spooled file.
             let unwanted = AtomicBool::new(false);
             let made = std::thread::scope(|scope| {
                 let unwanted = &unwanted;
                 let fetching =
-                    scope.spawn(move || spool(objects, archive, cx, freeze, &|| !unwanted.load(Ordering::Relaxed)));
+                    scope.spawn(move || spool(cx, objects, archive, freeze, &|| !unwanted.load(Ordering::Relaxed)));
                 let made = match cluster.make(facts) {
                     Ok(()) => into(&server, Tablespaces::None, Some(Box::new(|| joined(fetching)))),
                     // What the store said before goes first: without an archive, nobody needs a server.

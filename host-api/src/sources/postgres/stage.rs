@@ -75,7 +75,7 @@ pub(super) fn stage(
 ) -> Result<Identity> {
     let facts = facts(source)?;
     let maintenance = &tools.binding.maintenance_database;
-    check_versions(tools, facts)?;
+    let restore = check_versions(tools, facts)?;
     if manner.data_only.is_none() {
         check_roles(tools, facts, source.objects.iter().any(|object| object.role == globals::ROLE))?;
     }
@@ -101,7 +101,7 @@ pub(super) fn stage(
 
     let spooled = match fetched {
         Some(fetched) => fetched()?,
-        None => spool(objects, entry, tools.cx, may_freeze(tools, facts, manner)?, &|| true)?,
+        None => spool(tools.cx, objects, entry, may_freeze(tools, facts, manner, restore), &|| true)?,
     };
     let restored = format!("restore {place}");
     // Asked and compared before anything is made.
@@ -157,7 +157,7 @@ pub(super) fn stage(
             tracing::warn!(%error, "restoring {place} again, with rows that are not frozen");
             drop(spooled);
             tools.drop_database(place).and_then(|()| {
-                let spooled = spool(objects, entry, tools.cx, false, &|| true)?;
+                let spooled = spool(tools.cx, objects, entry, false, &|| true)?;
                 restore_from(&spooled)
             })
         }
@@ -166,20 +166,17 @@ pub(super) fn stage(
     made.map_err(|e| clean_up(tools, place, e))
 }
 
-/// Whether what is restored in this manner may be frozen: see [`archive::Restorable::new`].
-pub(super) fn may_freeze(tools: &Tools<'_>, facts: &PostgresFacts, manner: &Manner<'_>) -> Result<bool> {
-    if manner.data_only.is_some() || manner.jobs == 1 || tools.outlive() {
-        return Ok(false);
-    }
-    let (_, restore) = tools.tool_version("pg_restore")?;
-    Ok(major(&facts.dump_version) == Some(restore))
+/// Whether what is restored in this manner, by a `pg_restore` of this major version, may be frozen: see [`archive::Restorable::new`].
+pub(super) fn may_freeze(tools: &Tools<'_>, facts: &PostgresFacts, manner: &Manner<'_>, restore: u32) -> bool {
+    let by_several = manner.jobs > 1 && !tools.outlive();
+    by_several && manner.data_only.is_none() && major(&facts.dump_version) == Some(restore)
 }
 
 /// Fetches an archive, in a form in which it is restored fast.
 pub(super) fn spool(
+    cx: &StepContext,
     objects: &dyn ObjectSource,
     entry: &ObjectEntry,
-    cx: &StepContext,
     freeze: bool,
     is_wanted: &dyn Fn() -> bool,
 ) -> Result<SpooledFile> {
@@ -201,8 +198,9 @@ pub(super) fn archive_of(source: &SourceManifest) -> Result<&ObjectEntry> {
     source.objects.first().ok_or_else(|| Error::failed(format!("source `{}` has no object", source.name)))
 }
 
-/// The intended server must be at least as new as the source, and `pg_restore` its own and at least as new as `pg_dump` was.
-fn check_versions(tools: &Tools<'_>, facts: &PostgresFacts) -> Result<()> {
+/// The intended server must be at least as new as the source, and `pg_restore` its own and at least as new as `pg_dump` was. The major
+/// version of `pg_restore`.
+fn check_versions(tools: &Tools<'_>, facts: &PostgresFacts) -> Result<u32> {
     let server = tools.server_version(&tools.binding.maintenance_database)?;
     let (source, target) = (facts.server_version_num / 10_000, server / 10_000);
     if target < source {
@@ -211,7 +209,7 @@ fn check_versions(tools: &Tools<'_>, facts: &PostgresFacts) -> Result<()> {
     }
     let restore = tools.matching_version("pg_restore", server)?;
     match (major(&restore), major(&facts.dump_version)) {
-        (Some(restore), Some(dump)) if restore >= dump => Ok(()),
+        (Some(restore), Some(dump)) if restore >= dump => Ok(restore),
         _ => Err(Error::refused(format!(
             "pg_restore is version {restore}, the archive was made by pg_dump {}",
             crate::identifier::shown(&facts.dump_version)

@@ -38,7 +38,7 @@ struct Head {
     reader: Box<Reader>,
     /// What is not written yet: an item whose end has not come.
     pending: Vec<u8>,
-    /// How much was written or left out, bytes of the archive.
+    /// How much of the archive is done with, bytes.
     passed: u64,
     /// Tables that the archive makes: schema and name.
     made: BTreeSet<(String, String)>,

@@ -263,6 +263,43 @@ fn a_private_server_is_made_while_the_archive_is_fetched() {
     place.is_clean();
 }
 
+/// An archive that never ends, as one that takes hours to fetch.
+struct Endless(std::time::Instant);
+
+impl ObjectSource for Endless {
+    fn spool_through(&self, _: &StepContext, _: &ObjectEntry, write: &mut SpoolWrite<'_>) -> Result<SpooledFile> {
+        while self.0.elapsed() < Duration::from_secs(60) {
+            write(b"", &mut std::io::sink())?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("nobody stops it");
+    }
+    fn stream(&self, _: &StepContext, _: &ObjectEntry) -> Result<Box<dyn Read + Send>> {
+        panic!("not asked for");
+    }
+    fn private_file(&self, _: &StepContext) -> Result<tempfile::NamedTempFile> {
+        panic!("not asked for");
+    }
+}
+
+#[test]
+fn an_archive_is_not_fetched_to_its_end_for_a_server_that_can_not_be_made() {
+    let server = server!();
+    filled(&server, "endless");
+    let place = ClusterPlace::new();
+    let taken = take(&driver(server.source("endless")), &[]);
+    let nothing = tempfile::tempdir().unwrap();
+    let binding = ScratchCluster { bin_dir: Some(nothing.path().to_owned()), ..place.binding() };
+    let driver =
+        driver(PostgresSource { scratch: Some(ScratchPostgres::Cluster(binding)), ..server.source("endless") });
+    let id = crate::identifier::fresh();
+    let objects = Endless(std::time::Instant::now());
+    let error =
+        driver.stage(&cx(), &taken.manifest, &objects, &id, &scratch(&id), &StageOptions::default()).unwrap_err();
+    assert!(error.message.contains("initdb"), "{error}");
+    place.is_clean();
+}
+
 #[test]
 fn data_alone_are_not_restored_where_their_structure_is_not() {
     let server = server!();
